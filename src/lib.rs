@@ -1,0 +1,3 @@
+//! Callsign.
+
+pub mod wire;

@@ -1,0 +1,87 @@
+//! EDNS(0): the OPT pseudo record of a query (RFC 6891).
+
+use super::query::Malformed;
+use super::{Header, rtype, u16_at};
+
+/// What a client says about itself in its OPT record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// The largest datagram that the client can take, in octets, as asked.
+    pub payload: u16,
+    /// EDNS version; only 0 is known.
+    pub version: u8,
+    /// Whether the client wants DNSSEC records (RFC 3225).
+    pub dnssec_ok: bool,
+}
+
+impl Edns {
+    /// Walks the records that follow the question, which ends at `at`, for the one OPT that a query may have.
+    pub(super) fn parse(message: &[u8], header: &Header, mut at: usize) -> Result<Option<Edns>, Malformed> {
+        for _ in 0..u32::from(header.answers) + u32::from(header.authorities) {
+            at = Record::parse(message, at).ok_or(Malformed::Records)?.end;
+        }
+        let mut found = None;
+        for _ in 0..header.additionals {
+            let record = Record::parse(message, at).ok_or(Malformed::Records)?;
+            at = record.end;
+            if record.rtype != rtype::OPT {
+                continue;
+            }
+            if found.is_some() {
+                return Err(Malformed::TwoOpts);
+            }
+            if !record.root || !options_are_whole(record.rdata) {
+                return Err(Malformed::Records);
+            }
+            let [_, version, flags, _] = record.ttl;
+            found = Some(Edns { payload: record.class, version, dnssec_ok: flags & 0x80 != 0 });
+        }
+        Ok(found)
+    }
+}
+
+/// RFC 6891 section 6.1.2: each option is a code, a length and that many octets.
+fn options_are_whole(mut rdata: &[u8]) -> bool {
+    while !rdata.is_empty() {
+        let Some(length) = u16_at(rdata, 2) else { return false };
+        let Some(rest) = rdata.get(4 + usize::from(length)..) else { return false };
+        rdata = rest;
+    }
+    true
+}
+
+/// One resource record, of which only the frame is looked at.
+struct Record<'m> {
+    root: bool,
+    rtype: u16,
+    class: u16,
+    ttl: [u8; 4],
+    rdata: &'m [u8],
+    end: usize,
+}
+
+impl<'m> Record<'m> {
+    #[inline]
+    fn parse(message: &'m [u8], at: usize) -> Option<Record<'m>> {
+        let fixed = skip_name(message, at)?;
+        let rtype = u16_at(message, fixed)?;
+        let class = u16_at(message, fixed + 2)?;
+        let ttl = *message.get(fixed + 4..)?.first_chunk()?;
+        let start = fixed + 10;
+        let end = start + usize::from(u16_at(message, fixed + 8)?);
+        Some(Record { root: fixed == at + 1, rtype, class, ttl, rdata: message.get(start..end)?, end })
+    }
+}
+
+/// The offset just past the name at `at`: past its root or past its first pointer.
+#[inline]
+fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        match *message.get(at)? {
+            0 => return Some(at + 1),
+            length @ 1..=63 => at += 1 + usize::from(length),
+            0xc0..=0xff => return Some(at + 2),
+            _ => return None,
+        }
+    }
+}

@@ -1,3 +1,4 @@
 //! Callsign.
 
 pub mod wire;
+pub mod zone;

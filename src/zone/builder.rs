@@ -1,0 +1,725 @@
+//! From facts to tables. A change rebuilds what it touches; everything else is shared with the table before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::facts::{Change, Key, NamespaceFact, PodFact, PortFact, Reach, ServiceFact, SliceFact};
+use super::service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
+use super::{
+    Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Visibility, Zone, address_of, bits, hash,
+};
+use crate::wire::{label_of, name_from_text};
+
+/// A Service as the builder knows it: what was said of it, and what was made of that.
+#[derive(Default)]
+struct Known {
+    fact: Option<Arc<ServiceFact>>,
+    slices: BTreeMap<Box<str>, Arc<SliceFact>>,
+    built: Option<Arc<Service>>,
+}
+
+/// A namespace as the builder knows it.
+#[derive(Default)]
+struct Place {
+    name: Option<NamespaceName>,
+    fact: Option<NamespaceFact>,
+    services: BTreeSet<Box<str>>,
+}
+
+/// What a table cost to make: its promise is that this follows the change and not the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Services, nicknames, namespaces and reverse names made anew.
+    pub rebuilt: usize,
+    /// Octets copied along the paths to them.
+    pub copied: usize,
+}
+
+/// Something about the facts that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Two Services claim one alias; the first keeps it.
+    AliasClaimed {
+        /// The alias.
+        alias: String,
+        /// Who keeps it.
+        kept_by: String,
+        /// Who does not.
+        refused: String,
+    },
+    /// Several Services are the default of one kind of database: none is.
+    TwoDefaults {
+        /// The kind.
+        kind: String,
+        /// The Services.
+        services: Vec<String>,
+    },
+    /// A Service of that name beats the alias.
+    AliasShadowed {
+        /// The alias, which is also a Service's name.
+        alias: String,
+        /// The Service that claims it.
+        claimed_by: String,
+    },
+    /// A Namespace is also a public top-level domain.
+    TopLevelDomain {
+        /// The Namespace.
+        namespace: String,
+    },
+    /// Several endpoints of an `addressType: FQDN` slice, or such a slice beside addresses: it is skipped.
+    FqdnSkipped {
+        /// The Service.
+        service: String,
+    },
+}
+
+/// Holds all facts and makes tables of them.
+pub struct Builder {
+    zone: Zone,
+    services: HashMap<Key, Known>,
+    slices: HashMap<Key, Box<str>>,
+    places: HashMap<Box<str>, Place>,
+    nicknames: HashMap<Key, BTreeSet<Box<str>>>,
+    hidden: usize,
+    dirty_services: HashSet<Key>,
+    dirty_nicknames: HashSet<Key>,
+    dirty_places: HashSet<Box<str>>,
+    pods: HashMap<u64, Box<[u128]>>,
+    changed: bool,
+    work: Work,
+    reports: Vec<Report>,
+}
+
+impl Builder {
+    /// A builder that knows nothing.
+    pub fn new(settings: Arc<Settings>) -> Builder {
+        Builder {
+            zone: Zone::unsynced(settings),
+            services: HashMap::new(),
+            slices: HashMap::new(),
+            places: HashMap::new(),
+            nicknames: HashMap::new(),
+            hidden: 0,
+            dirty_services: HashSet::new(),
+            dirty_nicknames: HashSet::new(),
+            dirty_places: HashSet::new(),
+            pods: HashMap::new(),
+            changed: false,
+            work: Work::default(),
+            reports: Vec::new(),
+        }
+    }
+
+    /// Takes in one change. What it touches is rebuilt by the next [`publish`](Self::publish).
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(key, fact) => self.apply_service(key, fact),
+            Change::Slice(key, fact) => self.apply_slice(key, fact),
+            Change::Namespace(name, fact) => self.apply_namespace(name, fact),
+            Change::Pod(key, fact) => self.apply_pod(&key, fact),
+        }
+    }
+
+    /// The cluster has been learnt.
+    pub fn set_synced(&mut self) {
+        self.changed |= !self.zone.synced;
+        self.zone.synced = true;
+    }
+
+    /// Serials start no lower than this: what an earlier run published last.
+    pub fn set_serial_floor(&mut self, serial: u32) {
+        self.zone.serial = serial;
+    }
+
+    /// The next table, or `None` if no answer differs from the last one's.
+    pub fn publish(&mut self) -> Option<Arc<Zone>> {
+        self.work = Work::default();
+        for key in std::mem::take(&mut self.dirty_services) {
+            self.rebuild_service(&key);
+        }
+        for key in std::mem::take(&mut self.dirty_nicknames) {
+            self.rebuild_nickname(&key);
+        }
+        for name in std::mem::take(&mut self.dirty_places) {
+            self.rebuild_namespace(&name);
+        }
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.zone.hides = self.hidden > 0;
+        self.zone.serial = next_serial(self.zone.serial, SystemTime::now());
+        Some(Arc::new(self.zone.clone()))
+    }
+
+    /// What the last table cost.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// What was found since this was last called.
+    pub fn take_reports(&mut self) -> Vec<Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// All Services with what was said of them and how many endpoints their slices list.
+    pub fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFact, u32)> {
+        self.services.iter().filter_map(|(key, known)| {
+            let total = known.slices.values().map(|slice| slice.total).sum();
+            Some((key, &**known.fact.as_ref()?, total))
+        })
+    }
+
+    /// The settings that tables are made with.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.zone.settings
+    }
+
+    fn apply_service(&mut self, key: Key, fact: Option<ServiceFact>) {
+        let known = self.services.entry(key.clone()).or_default();
+        let fact = fact.map(Arc::new);
+        if known.fact == fact {
+            if known.fact.is_none() && known.slices.is_empty() {
+                self.services.remove(&key);
+            }
+            return;
+        }
+        let old = std::mem::replace(&mut known.fact, fact.clone());
+        let empty = known.fact.is_none() && known.slices.is_empty() && known.built.is_none();
+        for (fact, present) in [(&old, false), (&fact, true)] {
+            for nickname in fact.iter().flat_map(|fact| nicknames_of(&key, fact, &self.zone.settings)) {
+                let nickname = Key { namespace: key.namespace.clone(), name: nickname };
+                let claims = self.nicknames.entry(nickname.clone()).or_default();
+                if present {
+                    claims.insert(key.name.clone());
+                } else {
+                    claims.remove(&key.name);
+                }
+                self.dirty_nicknames.insert(nickname);
+            }
+        }
+        let place = self.places.entry(key.namespace.clone()).or_default();
+        if fact.is_some() {
+            place.services.insert(key.name.clone());
+        } else {
+            place.services.remove(&key.name);
+        }
+        self.dirty_places.insert(key.namespace.clone());
+        if empty {
+            self.services.remove(&key);
+        }
+        self.dirty_services.insert(key);
+    }
+
+    fn apply_slice(&mut self, key: Key, fact: Option<SliceFact>) {
+        let service = |name: &str| Key { namespace: key.namespace.clone(), name: name.into() };
+        let owner = fact.as_ref().and_then(|fact| fact.service.clone());
+        let before = match &owner {
+            Some(owner) => self.slices.insert(key.clone(), owner.clone()),
+            None => self.slices.remove(&key),
+        };
+        if let Some(before) = before.filter(|before| Some(before) != owner.as_ref()) {
+            let before = service(&before);
+            if let Some(known) = self.services.get_mut(&before) {
+                known.slices.remove(&key.name);
+                if known.fact.is_none() && known.slices.is_empty() && known.built.is_none() {
+                    self.services.remove(&before);
+                }
+            }
+            self.dirty_services.insert(before);
+        }
+        if let (Some(owner), Some(fact)) = (owner, fact) {
+            let owner = service(&owner);
+            let slices = &mut self.services.entry(owner.clone()).or_default().slices;
+            if slices.get(&key.name).is_none_or(|held| **held != fact) {
+                slices.insert(key.name, Arc::new(fact));
+                self.dirty_services.insert(owner);
+            }
+        }
+    }
+
+    fn apply_namespace(&mut self, name: Box<str>, fact: Option<NamespaceFact>) {
+        let place = self.places.entry(name.clone()).or_default();
+        if place.fact == fact {
+            return;
+        }
+        if fact.is_some() && place.fact.is_none() && super::tld::is_public(&name) {
+            self.reports.push(Report::TopLevelDomain { namespace: name.to_string() });
+        }
+        let visible_to = |fact: &Option<NamespaceFact>| fact.as_ref().and_then(|fact| fact.visible_to.clone());
+        if visible_to(&place.fact) != visible_to(&fact) {
+            for service in &place.services {
+                self.dirty_services.insert(Key { namespace: name.clone(), name: service.clone() });
+            }
+        }
+        place.fact = fact;
+        self.dirty_places.insert(name);
+    }
+
+    fn apply_pod(&mut self, key: &Key, fact: Option<PodFact>) {
+        let host_network = fact.as_ref().is_some_and(|fact| fact.host_network);
+        let pod = self.pod_hash(key);
+        let claimed: Box<[u128]> = match &fact {
+            Some(fact) => {
+                let mut addresses: Vec<u128> = fact.addresses.iter().copied().map(bits).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                addresses.into()
+            }
+            None => Box::default(),
+        };
+        let before = match claimed.is_empty() {
+            true => self.pods.remove(&pod),
+            false => self.pods.insert(pod, claimed.clone()),
+        };
+        let tag = pod << 1 | u64::from(host_network);
+        let is_it =
+            |address: u128| move |claim: &Claim| claim.address() == address && claim.pod >> 1 == pod & u64::MAX >> 1;
+        for address in before.iter().flatten().filter(|address| !claimed.contains(address)) {
+            self.work.copied += self.zone.claims.remove(hash::address(*address), is_it(*address));
+            self.changed = true;
+        }
+        if claimed.is_empty() {
+            return;
+        }
+        let Some(namespace) = self.place_name(&key.namespace) else { return };
+        for address in claimed.iter().copied() {
+            let held = self.zone.claims.get(hash::address(address), is_it(address));
+            if held.is_none_or(|claim| claim.pod != tag) {
+                let claim = Claim { address: address.to_ne_bytes(), pod: tag, namespace: namespace.clone() };
+                self.work.copied += self.zone.claims.insert(claim, is_it(address));
+                self.changed = true;
+            }
+        }
+    }
+
+    /// 63 bits: the lowest of a claim's 64 says whether the pod is on the host network.
+    fn pod_hash(&self, key: &Key) -> u64 {
+        let settings = &self.zone.settings;
+        settings.seed.pair(settings.hash(key.name.as_bytes()), settings.hash(key.namespace.as_bytes()))
+            & (u64::MAX >> 1)
+    }
+
+    /// The one copy of a namespace's name, which everything else shares.
+    fn place_name(&mut self, namespace: &str) -> Option<NamespaceName> {
+        let place = match self.places.get_mut(namespace) {
+            Some(place) => place,
+            None => self.places.entry(namespace.into()).or_default(),
+        };
+        if place.name.is_none() {
+            place.name = Some(NamespaceName::new(self.zone.settings.seed, &label_of(namespace).ok()?));
+        }
+        place.name.clone()
+    }
+
+    fn rebuild_service(&mut self, key: &Key) {
+        let Some(namespace) = self.place_name(&key.namespace) else { return };
+        let Ok(label) = label_of(&key.name) else { return };
+        let default = self.places.get(&key.namespace).and_then(|place| place.fact.as_ref()?.visible_to.clone());
+        let Some(known) = self.services.get_mut(key) else { return };
+        let old = known.built.take();
+        let settings = &self.zone.settings;
+        let new = known.fact.as_ref().map(|fact| {
+            let name = match &old {
+                Some(old) => old.name.clone(),
+                None => Arc::new(ServiceName::new(settings.seed, &label, namespace.label())),
+            };
+            let visible_to = fact.visible_to.as_ref().or(default.as_ref());
+            let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
+            let (service, skipped) = build_service(name, visibility, fact, known.slices.values(), settings.ttl);
+            if skipped {
+                self.reports.push(Report::FqdnSkipped { service: key.to_string() });
+            }
+            service
+        });
+        self.work.rebuilt += 1;
+        if old.as_deref() == new.as_ref() {
+            known.built = old;
+            return;
+        }
+        known.built = new.map(Arc::new);
+        let built = known.built.clone();
+        if known.fact.is_none() && known.slices.is_empty() {
+            self.services.remove(key);
+        }
+        self.replace_service(key, old, built);
+    }
+
+    fn replace_service(&mut self, key: &Key, old: Option<Arc<Service>>, new: Option<Arc<Service>>) {
+        self.changed = true;
+        let Some(name) = new.as_ref().or(old.as_ref()).map(|service| service.name.clone()) else { return };
+        let is_it = |slot: &(u64, Arc<Service>)| *slot.1.name == *name;
+        self.work.copied += match &new {
+            Some(new) => self.zone.services.insert((name.hash(), new.clone()), is_it),
+            None => self.zone.services.remove(name.hash(), is_it),
+        };
+        let ready = |service: &Option<Arc<Service>>| service.as_ref().map_or(0, |service| service.endpoints.all.len());
+        self.zone.endpoints = self.zone.endpoints + ready(&new) - ready(&old);
+        let hidden = |service: &Option<Arc<Service>>| {
+            usize::from(service.as_ref().is_some_and(|service| service.visibility.is_some()))
+        };
+        self.hidden = self.hidden + hidden(&new) - hidden(&old);
+        if hidden(&new) + hidden(&old) > 0 {
+            self.dirty_places.insert(key.namespace.clone());
+        }
+        let (before, after) = (addresses_of(old.as_deref()), addresses_of(new.as_deref()));
+        let owner = |address: &u128| Owner { address: address.to_be_bytes(), service: name.clone() };
+        for gone in before.difference(&after) {
+            self.zone.owners.remove(&owner(gone));
+            self.work.rebuilt += 1;
+        }
+        for come in after.difference(&before) {
+            self.zone.owners.insert(owner(come));
+            self.work.rebuilt += 1;
+        }
+        if let Some(fact) = self.services.get(key).and_then(|known| known.fact.as_ref()) {
+            for nickname in nicknames_of(key, fact, &self.zone.settings) {
+                self.dirty_nicknames.insert(Key { namespace: key.namespace.clone(), name: nickname });
+            }
+        }
+    }
+
+    fn rebuild_nickname(&mut self, key: &Key) {
+        let (Some(namespace), Ok(label)) = (self.place_name(&key.namespace), label_of(&key.name)) else { return };
+        let claims = self.nicknames.get(key).into_iter().flatten();
+        let mut claims: Vec<(i64, &Box<str>, &Known)> = claims
+            .filter_map(|name| {
+                let known = self.services.get(&Key { namespace: key.namespace.clone(), name: name.clone() })?;
+                Some((known.fact.as_ref()?.created, name, known))
+            })
+            .collect();
+        claims.sort_by_key(|(created, name, _)| (*created, *name));
+        let built = |wanted: &dyn Fn(&str, &ServiceFact) -> bool| -> Box<[Arc<Service>]> {
+            let claims =
+                claims.iter().filter(|(_, name, known)| known.fact.as_ref().is_some_and(|fact| wanted(name, fact)));
+            claims.filter_map(|(_, _, known)| known.built.clone()).collect()
+        };
+        let nickname = Nickname {
+            name: ServiceName::new(self.zone.settings.seed, &label, namespace.label()),
+            aliases: built(&|_, fact| fact.aliases.contains(&key.name)),
+            defaults: built(&|name, fact| is_default_of(name, fact, &key.name)),
+        };
+        if let [kept, refused @ ..] = &*nickname.aliases {
+            for refused in refused {
+                let (alias, kept_by, refused) = (key.to_string(), kept.name.text(), refused.name.text());
+                self.reports.push(Report::AliasClaimed { alias, kept_by, refused });
+            }
+            if self.services.get(key).is_some_and(|known| known.fact.is_some()) {
+                self.reports.push(Report::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
+            }
+        }
+        if nickname.defaults.len() > 1 {
+            let services = nickname.defaults.iter().map(|service| service.name.text()).collect();
+            self.reports.push(Report::TwoDefaults { kind: key.to_string(), services });
+        }
+        let hash = nickname.name.hash();
+        let is_it = |slot: &Arc<Nickname>| slot.name == nickname.name;
+        let held = self.zone.nicknames.get(hash, is_it);
+        self.work.rebuilt += 1;
+        if nickname.aliases.is_empty() && nickname.defaults.is_empty() {
+            self.nicknames.remove(key);
+            if held.is_some() {
+                self.changed = true;
+                self.work.copied += self.zone.nicknames.remove(hash, is_it);
+            }
+        } else if held.is_none_or(|held| !same_nickname(held, &nickname)) {
+            self.changed = true;
+            let nickname = Arc::new(nickname);
+            self.work.copied += self.zone.nicknames.insert(nickname.clone(), |slot| slot.name == nickname.name);
+        }
+    }
+
+    fn rebuild_namespace(&mut self, name: &str) {
+        let Some(namespace) = self.place_name(name) else { return };
+        let Some(place) = self.places.get(name) else { return };
+        let is_it = |slot: &Arc<Namespace>| slot.name == namespace;
+        self.work.rebuilt += 1;
+        if place.fact.is_none() && place.services.is_empty() {
+            self.places.remove(name);
+            let copied = self.zone.namespaces.remove(namespace.hash(), is_it);
+            self.changed |= copied > 0;
+            self.work.copied += copied;
+            return;
+        }
+        let settings = &self.zone.settings;
+        let visible_to = place.fact.as_ref().and_then(|fact| fact.visible_to.as_ref());
+        let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
+        let application =
+            name.as_bytes().strip_prefix(&*settings.application_prefix).and_then(|app| std::str::from_utf8(app).ok());
+        let (mut open, mut exceptions, mut candidates) = (false, Vec::new(), Vec::new());
+        // Only a namespace that hides something, or is an application, needs a look at its Services.
+        if visibility.is_some() || application.is_some_and(|app| !app.is_empty()) {
+            for service in &place.services {
+                let key = Key { namespace: name.into(), name: service.clone() };
+                let Some(Known { fact: Some(fact), built: Some(built), .. }) = self.services.get(&key) else {
+                    continue;
+                };
+                if fact.visible_to.is_some() {
+                    match &built.visibility {
+                        None => open = true,
+                        Some(exception) if !exceptions.contains(exception) => exceptions.push(exception.clone()),
+                        Some(_) => {}
+                    }
+                }
+                if let Some(app) = application.filter(|app| !app.is_empty()) {
+                    candidates.push(candidate(app, service, fact, built));
+                }
+            }
+        }
+        let new = Namespace {
+            name: namespace.clone(),
+            open: open && visibility.is_some(),
+            exceptions: if visibility.is_some() { exceptions.into() } else { Box::default() },
+            visibility,
+            application: candidates.into(),
+        };
+        if self.zone.namespaces.get(namespace.hash(), is_it).is_none_or(|held| **held != new) {
+            self.changed = true;
+            self.work.copied += self.zone.namespaces.insert(Arc::new(new), is_it);
+        }
+    }
+}
+
+/// Serials count 256ths of a second, or ones while changes come faster: so they grow with every change, and a later
+/// start is ahead of an earlier one without remembering anything. Publishing is limited to fewer than 256 tables a
+/// second on average; 32 bits come round after 194 days, which RFC 1982 arithmetic bridges as long as no 97 days
+/// pass without a change.
+fn next_serial(last: u32, now: SystemTime) -> u32 {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let clock = (since.as_millis() * 256 / 1000) as u32;
+    let ahead = clock.wrapping_sub(last) as i32 > 0;
+    if last == 0 || ahead { clock } else { last.wrapping_add(1) }
+}
+
+/// Aliases, and the kinds of database that the Service may be the default of.
+fn nicknames_of(key: &Key, fact: &ServiceFact, settings: &Settings) -> Vec<Box<str>> {
+    let mut nicknames = fact.aliases.clone();
+    if fact.default {
+        for kind in &settings.database_kinds {
+            let kind = String::from_utf8_lossy(kind.get(1..).unwrap_or(&[]));
+            if is_default_of(&key.name, fact, &kind) {
+                nicknames.push(kind.into());
+            }
+        }
+    }
+    nicknames.sort_unstable();
+    nicknames.dedup();
+    nicknames
+}
+
+fn is_default_of(name: &str, fact: &ServiceFact, kind: &str) -> bool {
+    fact.default && name.strip_prefix(kind).is_some_and(|rest| rest.len() > 1 && rest.starts_with('-'))
+}
+
+fn same_nickname(a: &Nickname, b: &Nickname) -> bool {
+    let same =
+        |a: &[Arc<Service>], b: &[Arc<Service>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+    same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
+}
+
+fn addresses_of(service: Option<&Service>) -> BTreeSet<u128> {
+    let Some(service) = service else { return BTreeSet::new() };
+    let mut addresses: BTreeSet<u128> = service.endpoints.all.iter().map(|endpoint| bits(endpoint.address)).collect();
+    if let Kind::Cluster(_) = service.kind {
+        let v4 = service.a.octets().chunks(16).filter_map(|record| record.last_chunk::<4>());
+        addresses.extend(v4.map(|octets| bits(IpAddr::from(*octets))));
+        let v6 = service.aaaa.octets().chunks(28).filter_map(|record| record.last_chunk::<16>());
+        addresses.extend(v6.map(|octets| bits(IpAddr::from(*octets))));
+    }
+    addresses
+}
+
+/// `fullname(release, chart)` as charts make it: at most 63 characters, one trailing dash dropped, and the release
+/// alone when it already names the chart.
+pub(crate) fn full_name(release: &str, chart: &str) -> String {
+    let trim = |text: &str| {
+        let cut: String = text.chars().take(63).collect();
+        cut.strip_suffix('-').unwrap_or(&cut).to_owned()
+    };
+    let chart = trim(&chart.to_lowercase());
+    let name = if release.contains(&chart) { release.to_owned() } else { format!("{release}-{chart}") };
+    trim(&name.to_lowercase())
+}
+
+fn candidate(app: &str, name: &str, fact: &ServiceFact, built: &Service) -> Candidate {
+    let release = fact.release.as_deref().unwrap_or(app);
+    Candidate {
+        name: built.name.clone(),
+        visibility: built.visibility.clone(),
+        full_name: fact.chart.as_ref().is_some_and(|chart| full_name(release, chart) == name),
+        app_name: name == app,
+        main: fact.main,
+    }
+}
+
+/// Ports as lookups use them: the same one once, and those that repeat a number marked.
+fn ports_of(facts: &[PortFact]) -> Box<[Port]> {
+    let mut ports: Vec<Port> = Vec::with_capacity(facts.len());
+    for fact in facts {
+        let label = match fact.name.is_empty() {
+            true => Box::default(),
+            false => label_of(&format!("_{}", fact.name)).unwrap_or_default(),
+        };
+        let repeats = ports.iter().any(|port| port.number == fact.number);
+        let port = Port { label, protocol: fact.protocol, number: fact.number, repeats };
+        let twin =
+            |other: &Port| other.number == port.number && other.label == port.label && other.protocol == port.protocol;
+        if !ports.iter().any(twin) {
+            ports.push(port);
+        }
+    }
+    ports.into()
+}
+
+/// The ports of several groups as one.
+fn merged(groups: &[Box<[Port]>], indices: &[u16]) -> Box<[Port]> {
+    let mut ports: Vec<Port> = Vec::new();
+    for port in indices.iter().flat_map(|index| groups[usize::from(*index)].iter()) {
+        let twin =
+            |other: &Port| other.number == port.number && other.label == port.label && other.protocol == port.protocol;
+        if !ports.iter().any(twin) {
+            let repeats = ports.iter().any(|other| other.number == port.number);
+            ports.push(Port { repeats, ..port.clone() });
+        }
+    }
+    ports.into()
+}
+
+fn group_of(groups: &mut Vec<Box<[Port]>>, ports: Box<[Port]>) -> u16 {
+    let index = groups.iter().position(|group| *group == ports).unwrap_or_else(|| {
+        groups.push(ports);
+        groups.len() - 1
+    });
+    index as u16
+}
+
+/// Makes a Service of its fact and slices; says whether an FQDN slice had to be skipped.
+fn build_service<'s>(
+    name: Arc<ServiceName>,
+    visibility: Option<Arc<Visibility>>,
+    fact: &ServiceFact,
+    slices: impl Iterator<Item = &'s Arc<SliceFact>> + Clone,
+    ttl: u32,
+) -> (Service, bool) {
+    let mut service = Service {
+        name,
+        visibility,
+        kind: Kind::Headless,
+        a: Rrset::default(),
+        aaaa: Rrset::default(),
+        endpoints: Endpoints::default(),
+    };
+    let mut skipped = false;
+    match &fact.reach {
+        Reach::External(target) => service.kind = Kind::Alias(target.clone()),
+        Reach::Cluster(addresses) => {
+            service.kind = Kind::Cluster(ports_of(&fact.ports));
+            (service.a, service.aaaa) = rrsets(addresses.iter().copied(), ttl);
+            service.endpoints = endpoints(slices);
+        }
+        Reach::Headless => {
+            service.endpoints = endpoints(slices.clone());
+            (service.a, service.aaaa) = rrsets(service.endpoints.all.iter().map(|endpoint| endpoint.address), ttl);
+            let mut targets: Vec<&Box<[u8]>> = slices.flat_map(|slice| &slice.targets).collect();
+            targets.sort_unstable();
+            targets.dedup();
+            match targets.as_slice() {
+                [] => {}
+                [only] if service.endpoints.all.is_empty() => service.kind = Kind::Alias(Some((*only).clone())),
+                _ => skipped = true,
+            }
+        }
+    }
+    (service, skipped)
+}
+
+fn rrsets(addresses: impl Iterator<Item = IpAddr>, ttl: u32) -> (Rrset, Rrset) {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    // IPv4-mapped addresses are IPv4: no client could use them in an AAAA record.
+    for address in addresses.map(|address| address_of(bits(address))) {
+        match address {
+            IpAddr::V4(address) => v4.push(address),
+            IpAddr::V6(address) => v6.push(address),
+        }
+    }
+    v4.sort_unstable();
+    v4.dedup();
+    v6.sort_unstable();
+    v6.dedup();
+    (Rrset::a(&v4, ttl), Rrset::aaaa(&v6, ttl))
+}
+
+fn endpoints<'s>(slices: impl Iterator<Item = &'s Arc<SliceFact>>) -> Endpoints {
+    let mut groups: Vec<Box<[Port]>> = Vec::new();
+    let mut all: Vec<Endpoint> = Vec::new();
+    for slice in slices.filter(|slice| !slice.ready.is_empty()) {
+        let group = group_of(&mut groups, ports_of(&slice.ports));
+        all.extend(slice.ready.iter().map(|endpoint| Endpoint {
+            address: endpoint.address,
+            group,
+            label: endpoint.name.as_deref().and_then(|name| label_of(name).ok()),
+        }));
+    }
+    all.sort_unstable_by(|a, b| (a.address, &a.label, a.group).cmp(&(b.address, &b.label, b.group)));
+    all.dedup();
+    let (mut labelled, plain): (Vec<u32>, Vec<u32>) =
+        (0..all.len() as u32).partition(|index| all[*index as usize].label.is_some());
+    labelled.sort_by(|a, b| all[*a as usize].label.cmp(&all[*b as usize].label));
+    let same_name = |a: &u32, b: &u32| {
+        let (a, b) = (&all[*a as usize], &all[*b as usize]);
+        a.label == b.label && (a.label.is_some() || a.address == b.address)
+    };
+    let mut targets = Vec::new();
+    for run in plain.chunk_by(same_name).chain(labelled.chunk_by(same_name)) {
+        let mut indices: Vec<u16> = run.iter().map(|index| all[*index as usize].group).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let group = match indices.as_slice() {
+            [only] => *only,
+            several => {
+                let ports = merged(&groups, several);
+                group_of(&mut groups, ports)
+            }
+        };
+        targets.push(Target { endpoint: run[0], group });
+    }
+    Endpoints { all: all.into(), labelled: labelled.into(), targets: targets.into(), groups: groups.into() }
+}
+
+/// An ExternalName as a name on the wire; IP literals and what is no name have none.
+pub fn external_name(text: &str) -> Option<Box<[u8]>> {
+    let literal = text.trim_end_matches('.').parse::<IpAddr>().is_ok();
+    name_from_text(text).ok().filter(|wire| !literal && wire.len() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn full_names_of_charts() {
+        for (release, chart, expected) in [
+            ("sabnzbd", "sabnzbd", "sabnzbd"),
+            ("sab", "sabnzbd", "sab-sabnzbd"),
+            ("sabnzbd-23", "sabnzbd", "sabnzbd-23"),
+            ("my", "Home-Assistant", "my-home-assistant"),
+            ("app", "x-", "app-x"),
+        ] {
+            assert_eq!(full_name(release, chart), expected);
+        }
+        assert_eq!(full_name(&"a".repeat(62), "-b").len(), 62, "cut to 63, then one dash dropped");
+    }
+
+    #[test]
+    fn serials_grow_by_the_clock_or_by_one() {
+        let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
+        let first = next_serial(0, at(1_700_000_000));
+        assert_eq!(next_serial(first, at(1_700_000_000)), first.wrapping_add(1), "two changes within one tick");
+        assert_eq!(next_serial(first, at(1_700_000_001)), first.wrapping_add(256));
+        assert_eq!(next_serial(first, at(1_699_999_000)), first.wrapping_add(1), "a clock set back");
+        let later = next_serial(0, at(1_700_000_000 + 86_400 * 90));
+        assert!(later.wrapping_sub(first) as i32 > 0, "ninety days later is later (RFC 1982)");
+    }
+}

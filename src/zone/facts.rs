@@ -1,0 +1,172 @@
+//! Facts: what a source (the Kubernetes API, manifests, a saved file) says about the cluster, stripped of everything
+//! that no answer needs. Names are lower-case labels, addresses are parsed: what is wrong never gets this far.
+
+use std::net::IpAddr;
+
+/// An object of a namespace. The namespace comes first so that keys sort by it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// A label.
+    pub namespace: Box<str>,
+    /// A label for a Service; any object name for slices and pods.
+    pub name: Box<str>,
+}
+
+impl Key {
+    /// A key from its two parts.
+    pub fn new(namespace: &str, name: &str) -> Key {
+        Key { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// The default.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "TCP",
+            Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
+        }
+    }
+
+    /// The label of SRV names (RFC 2782), with its length octet.
+    pub fn label(self) -> &'static [u8] {
+        match self {
+            Protocol::Tcp => b"\x04_tcp",
+            Protocol::Udp => b"\x04_udp",
+            Protocol::Sctp => b"\x05_sctp",
+        }
+    }
+}
+
+/// A port of a Service or of an EndpointSlice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFact {
+    /// Empty for an unnamed port.
+    pub name: Box<str>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port number.
+    pub number: u16,
+    /// Services only: where the port leads, a number or a port's name, if it differs from `number`.
+    pub target: Option<Box<str>>,
+    /// `appProtocol`, if given.
+    pub app_protocol: Option<Box<str>>,
+}
+
+/// How a Service is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// `clusterIPs`: at most one of a family.
+    Cluster(Vec<IpAddr>),
+    /// `clusterIP: None`: its endpoints' addresses.
+    Headless,
+    /// `externalName`: a name in wire format, lower case, root included; `None` if it is an IP literal or no name.
+    External(Option<Box<[u8]>>),
+}
+
+/// Who may see a Service: `callsign.dev/visible-to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VisibleTo {
+    /// `*`: everyone.
+    Everyone,
+    /// `cluster`: callers whose namespace is known.
+    Cluster,
+    /// `namespace` or a list: its own namespace and these.
+    Namespaces(Vec<Box<str>>),
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFact {
+    /// How it is reached.
+    pub reach: Reach,
+    /// In the order of the object.
+    pub ports: Vec<PortFact>,
+    /// Creation time in seconds since 1970; 0 where unknown.
+    pub created: i64,
+    /// `callsign.dev/alias`: labels.
+    pub aliases: Vec<Box<str>>,
+    /// `callsign.dev/default: "true"`.
+    pub default: bool,
+    /// `callsign.dev/visible-to`; `None` when the namespace decides.
+    pub visible_to: Option<VisibleTo>,
+    /// `callsign.dev/links`, as written.
+    pub links: Option<Box<str>>,
+    /// Label `app.kubernetes.io/instance`.
+    pub release: Option<Box<str>>,
+    /// Label `app.kubernetes.io/name`.
+    pub chart: Option<Box<str>>,
+    /// Label `service.name: main`.
+    pub main: bool,
+}
+
+/// A ready endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EndpointFact {
+    /// One address; an endpoint that lists several is several facts, as the usual cluster DNS has it.
+    pub address: IpAddr,
+    /// `hostname`, else the pod's name where that is wanted; `None`: named by its address.
+    pub name: Option<Box<str>>,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SliceFact {
+    /// Name of the Service in the same namespace; `None` if the slice has no such label.
+    pub service: Option<Box<str>>,
+    /// Ready endpoints only: no answer needs another.
+    pub ready: Vec<EndpointFact>,
+    /// How many endpoints the slice lists, ready or not.
+    pub total: u32,
+    /// Ports with a number.
+    pub ports: Vec<PortFact>,
+    /// Ready endpoints of an `addressType: FQDN` slice: names in wire format.
+    pub targets: Vec<Box<[u8]>>,
+}
+
+/// A Namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamespaceFact {
+    /// `callsign.dev/visible-to`: the default for all Services in it.
+    pub visible_to: Option<VisibleTo>,
+}
+
+/// A live pod: finished ones and those being deleted are no facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodFact {
+    /// `status.podIPs`.
+    pub addresses: Vec<IpAddr>,
+    /// It shares its node's addresses, so they say nothing about who is calling.
+    pub host_network: bool,
+}
+
+/// One change to the facts. `None` deletes.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A Service.
+    Service(Key, Option<ServiceFact>),
+    /// An EndpointSlice.
+    Slice(Key, Option<SliceFact>),
+    /// A Namespace.
+    Namespace(Box<str>, Option<NamespaceFact>),
+    /// A Pod.
+    Pod(Key, Option<PodFact>),
+}

@@ -1,0 +1,329 @@
+//! The immutable table that answers come from, and its builder.
+//!
+//! A [`Zone`] is never changed: the [`Builder`] makes the next one, which shares with the last everything that did not
+//! change, and the new one is published by swapping a pointer. Reading takes no lock and allocates nothing.
+
+mod builder;
+pub mod dashed;
+pub mod facts;
+mod hash;
+mod namespace;
+mod ordered;
+pub mod rrset;
+mod service;
+mod settings;
+mod table;
+pub mod tld;
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use builder::{Builder, Report, Work, external_name};
+pub use hash::Seed;
+pub use namespace::{Candidate, Namespace, NamespaceName};
+pub use rrset::Rrset;
+pub use service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
+pub use settings::{
+    APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
+};
+
+use ordered::Ordered;
+use table::{Slot, Table};
+
+/// Who may see a Service or a Namespace. Where there is none of these, everyone may.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Callers whose namespace is known.
+    Known,
+    /// Callers of these namespaces.
+    Among(Box<[NamespaceName]>),
+}
+
+impl Visibility {
+    /// Whether a caller of `namespace` (`None`: not known) may see it.
+    #[inline]
+    pub fn admits(&self, namespace: Option<&NamespaceName>) -> bool {
+        match (self, namespace) {
+            (_, None) => false,
+            (Visibility::Known, Some(_)) => true,
+            (Visibility::Among(names), Some(namespace)) => names.contains(namespace),
+        }
+    }
+}
+
+/// A pod's claim to an address: 40 bytes at most, for there may be 150,000 of them.
+#[derive(Clone, Debug)]
+struct Claim {
+    address: [u8; 16],
+    /// Hash of the pod's namespace and name; the lowest bit says that the pod is on the host network.
+    pod: u64,
+    namespace: NamespaceName,
+}
+
+const _: () = assert!(size_of::<Claim>() <= 40);
+
+impl Claim {
+    fn address(&self) -> u128 {
+        u128::from_ne_bytes(self.address)
+    }
+
+    fn host_network(&self) -> bool {
+        self.pod & 1 == 1
+    }
+}
+
+impl Slot for Claim {
+    #[inline(always)]
+    fn hash(&self) -> u64 {
+        hash::address(self.address())
+    }
+}
+
+/// A Service that an address belongs to, as a ClusterIP or as a ready endpoint's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Owner {
+    address: [u8; 16],
+    service: Arc<ServiceName>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Caller<'c> {
+    /// A client, known by its address.
+    Address(IpAddr),
+    /// Somebody in a namespace, as `explain --from` has it.
+    Namespace(&'c NamespaceName),
+    /// Nobody in particular.
+    Unknown,
+}
+
+/// How the namespace of a caller was found: the first of these that applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Told outright.
+    Told,
+    /// `--callers`.
+    Callers(Cidr),
+    /// The one live pod that owns the address.
+    Pod,
+    /// `--namespace`.
+    Default,
+    /// Not at all.
+    Unknown,
+}
+
+/// A caller whose namespace is looked up when it is first needed: most questions do not need it.
+pub struct Asker<'z> {
+    zone: &'z Zone,
+    address: Option<IpAddr>,
+    namespace: Cell<Option<Option<&'z NamespaceName>>>,
+}
+
+impl<'z> Asker<'z> {
+    /// For one question.
+    #[inline(always)]
+    pub fn new(zone: &'z Zone, caller: Caller<'z>) -> Asker<'z> {
+        let (address, namespace) = match caller {
+            Caller::Address(address) => (Some(address), None),
+            Caller::Namespace(name) => (None, Some(Some(name))),
+            Caller::Unknown => (None, Some(None)),
+        };
+        Asker { zone, address, namespace: Cell::new(namespace) }
+    }
+
+    /// The same caller, for a name that does not live as long as the table.
+    pub fn again<'n>(&self) -> Asker<'n>
+    where
+        'z: 'n,
+    {
+        Asker { zone: self.zone, address: self.address, namespace: Cell::new(self.namespace.get()) }
+    }
+
+    /// The caller's namespace, `None` when it is not known.
+    #[inline]
+    pub fn namespace(&self) -> Option<&'z NamespaceName> {
+        if let Some(known) = self.namespace.get() {
+            return known;
+        }
+        let found = self.address.and_then(|address| self.zone.namespace_of(address).0);
+        self.namespace.set(Some(found));
+        found
+    }
+
+    /// Whether the caller may see what has this visibility.
+    #[inline(always)]
+    pub fn sees(&self, visibility: &Option<Arc<Visibility>>) -> bool {
+        match visibility {
+            None => true,
+            Some(visibility) => visibility.admits(self.namespace()),
+        }
+    }
+
+    /// Whether the caller may know that a namespace exists.
+    #[inline]
+    pub fn sees_namespace(&self, namespace: &Namespace) -> bool {
+        namespace.open
+            || self.sees(&namespace.visibility)
+            || namespace.exceptions.iter().any(|visibility| visibility.admits(self.namespace()))
+    }
+}
+
+/// The table. Cloning it costs a few reference counts.
+#[derive(Clone)]
+pub struct Zone {
+    /// The flags.
+    pub settings: Arc<Settings>,
+    /// Serial of the SOA record.
+    pub serial: u32,
+    /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
+    pub synced: bool,
+    services: Table<(u64, Arc<Service>)>,
+    nicknames: Table<Arc<Nickname>>,
+    namespaces: Table<Arc<Namespace>>,
+    owners: Ordered<Owner>,
+    claims: Table<Claim>,
+    /// Whether anything is hidden from anyone: while nothing is, an address that has an owner has a name.
+    hides: bool,
+    endpoints: usize,
+}
+
+impl Zone {
+    /// A table that knows nothing yet.
+    pub fn unsynced(settings: Arc<Settings>) -> Zone {
+        Zone {
+            settings,
+            serial: 0,
+            synced: false,
+            services: Table::default(),
+            nicknames: Table::default(),
+            namespaces: Table::default(),
+            owners: Ordered::default(),
+            claims: Table::default(),
+            hides: false,
+            endpoints: 0,
+        }
+    }
+
+    /// The Service of these two labels (length octets included), whose hashes the caller has at hand. Visibility is
+    /// not looked at.
+    #[inline(always)]
+    pub fn service(&self, service: &[u8], namespace: &[u8], namespace_hash: u64) -> Option<&Arc<Service>> {
+        let hash = self.settings.seed.pair(self.settings.hash(service), namespace_hash);
+        let is_it =
+            |slot: &(u64, Arc<Service>)| slot.1.name.service() == service && slot.1.name.namespace() == namespace;
+        self.services.get(hash, is_it).map(|slot| &slot.1)
+    }
+
+    /// The Service of a name.
+    #[inline]
+    pub fn service_named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
+        self.services.get(name.hash(), |slot| *slot.1.name == *name).map(|slot| &slot.1)
+    }
+
+    /// What else the name means in the namespace.
+    #[inline]
+    pub fn nickname(&self, name: &[u8], namespace: &[u8], namespace_hash: u64) -> Option<&Nickname> {
+        if self.nicknames.is_empty() {
+            return None;
+        }
+        let hash = self.settings.seed.pair(self.settings.hash(name), namespace_hash);
+        let is_it = |slot: &Arc<Nickname>| slot.name.service() == name && slot.name.namespace() == namespace;
+        self.nicknames.get(hash, is_it).map(|slot| &**slot)
+    }
+
+    /// The namespace of a label (length octet included).
+    #[inline]
+    pub fn namespace(&self, label: &[u8]) -> Option<&Namespace> {
+        let hash = self.settings.hash(label);
+        self.namespaces.get(hash, |slot| slot.name.label() == label).map(|slot| &**slot)
+    }
+
+    /// Calls `visit` with each Service that owns the address, until it returns `false`.
+    #[inline]
+    pub fn owners_of(&self, address: IpAddr, mut visit: impl FnMut(&Service) -> bool) {
+        let key = bits(address).to_be_bytes();
+        self.owners.visit_from(
+            |owner| owner.address < key,
+            |owner| owner.address == key && self.service_named(&owner.service).is_none_or(|service| visit(service)),
+        );
+    }
+
+    /// Whether some Service that `sees` admits owns an address of the block. What is hidden is stepped over, a limited
+    /// number of times: a block of nothing but hidden addresses does not exist.
+    pub fn has_owner_within(&self, first: u128, last: u128, sees: impl Fn(&Service) -> bool) -> bool {
+        const STEPS: usize = 256;
+        let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
+        let (mut found, mut steps) = (false, 0);
+        self.owners.visit_from(
+            |owner| owner.address < first,
+            |owner| {
+                steps += 1;
+                if owner.address > last || steps > STEPS {
+                    return false;
+                }
+                found = !self.hides || self.service_named(&owner.service).is_some_and(|service| sees(service));
+                !found
+            },
+        );
+        found
+    }
+
+    /// The namespace that an address calls from, and what told so (see [`Origin`]).
+    #[inline]
+    pub fn namespace_of(&self, address: IpAddr) -> (Option<&NamespaceName>, Origin) {
+        let address = bits(address);
+        if let Some(caller) = self.settings.callers.iter().find(|caller| caller.block.contains(address)) {
+            return (Some(&caller.namespace), Origin::Callers(caller.block));
+        }
+        let mut pods = self.claims.with_hash(hash::address(address));
+        let mut pods = pods.by_ref().filter(|claim| claim.address() == address && !claim.host_network());
+        if let Some(claim) = pods.next() {
+            // Two live pods that claim one address are in doubt: then neither is believed, and nothing else either.
+            return match pods.next() {
+                None => (Some(&claim.namespace), Origin::Pod),
+                Some(_) => (None, Origin::Unknown),
+            };
+        }
+        match &self.settings.namespace {
+            Some(namespace) => (Some(namespace), Origin::Default),
+            None => (None, Origin::Unknown),
+        }
+    }
+
+    /// Whether a live pod of the namespace has the address.
+    #[inline]
+    pub fn has_pod(&self, address: IpAddr, namespace: &[u8]) -> bool {
+        let address = bits(address);
+        self.claims
+            .with_hash(hash::address(address))
+            .any(|claim| claim.address() == address && claim.namespace.label() == namespace)
+    }
+
+    /// Whether `--allow-from` lets this client ask.
+    #[inline(always)]
+    pub fn allows(&self, caller: Caller<'_>) -> bool {
+        match caller {
+            Caller::Address(address) if !self.settings.allow_from.is_empty() => {
+                let address = bits(address);
+                self.settings.allow_from.iter().any(|block| block.contains(address))
+            }
+            _ => true,
+        }
+    }
+
+    /// Every Service, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.iter().map(|slot| &slot.1)
+    }
+
+    /// Every namespace, in no order.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter().map(|slot| &**slot)
+    }
+
+    /// How much there is: Services, ready endpoints, addresses with a name.
+    pub fn size(&self) -> (usize, usize, usize) {
+        (self.services.len(), self.endpoints, self.owners.len())
+    }
+}

@@ -1,0 +1,282 @@
+//! What does not change while the program runs: the flags, in the form that lookups need.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::wire::{self, NameError};
+
+use super::namespace::NamespaceName;
+use super::rrset::Rrset;
+use super::{Seed, hash};
+
+/// `--pod-names`: which `a-b-c-d.ns.pod.Z` exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PodNames {
+    /// None.
+    #[default]
+    Off,
+    /// Every address of a namespace that exists.
+    Any,
+    /// Addresses of live pods of that namespace.
+    Verified,
+}
+
+/// A cluster domain, such as `cluster.local`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// Wire format, lower case, root included.
+    pub wire: Box<[u8]>,
+    /// Number of labels.
+    pub labels: usize,
+}
+
+impl Domain {
+    /// A domain from text.
+    ///
+    /// # Errors
+    /// When the text is no name, or the root.
+    pub fn new(text: &str) -> Result<Domain, NameError> {
+        let wire = wire::name_from_text(text)?;
+        let labels = wire::Name::parse(&wire, 0)?.labels();
+        if labels == 0 {
+            return Err(NameError::Empty);
+        }
+        Ok(Domain { wire, labels })
+    }
+
+    /// The domain as text, without a trailing dot.
+    pub fn text(&self) -> String {
+        wire::text_of(&self.wire)
+    }
+}
+
+/// A block of addresses. IPv4 is held as the block of mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    first: u128,
+    /// Length of the prefix among 128 bits.
+    prefix: u8,
+}
+
+impl Cidr {
+    /// Whether the block holds the address (see [`bits`]).
+    #[inline]
+    pub fn contains(&self, address: u128) -> bool {
+        (address ^ self.first) & mask(self.prefix) == 0
+    }
+
+    /// Whether some address is in both blocks.
+    pub fn overlaps(&self, other: &Cidr) -> bool {
+        (self.first ^ other.first) & mask(self.prefix.min(other.prefix)) == 0
+    }
+
+    /// A block of the addresses that begin with `prefix` bits of `first` (of 128).
+    pub fn new(first: u128, prefix: u8) -> Cidr {
+        Cidr { first: first & mask(prefix), prefix: prefix.min(128) }
+    }
+
+    /// The first address, as 128 bits.
+    pub fn first(&self) -> u128 {
+        self.first
+    }
+
+    /// Length of the prefix among 128 bits.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+}
+
+/// Why text is no block of addresses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no network; write ADDRESS/PREFIX, such as 10.96.0.0/16 or fd00::/48")]
+pub struct NoCidr(String);
+
+impl std::str::FromStr for Cidr {
+    type Err = NoCidr;
+
+    fn from_str(text: &str) -> Result<Cidr, NoCidr> {
+        let refuse = || NoCidr(text.to_owned());
+        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+        let address: IpAddr = address.parse().map_err(|_| refuse())?;
+        let width: u8 = if address.is_ipv4() { 32 } else { 128 };
+        let length = match length {
+            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+                digits.parse().map_err(|_| refuse())?
+            }
+            Some(_) => return Err(refuse()),
+            None => width,
+        };
+        if length > width {
+            return Err(refuse());
+        }
+        Ok(Cidr::new(bits(address), 128 - width + length))
+    }
+}
+
+fn mask(prefix: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
+}
+
+/// An address as 128 bits, IPv4 mapped into IPv6, so that both families are one kind of key.
+#[inline]
+pub fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(v6) => v6.to_bits(),
+    }
+}
+
+/// The inverse of [`bits`].
+#[inline]
+pub fn address_of(bits: u128) -> IpAddr {
+    Ipv6Addr::from_bits(bits).to_canonical()
+}
+
+/// What `--callers` says of one block.
+#[derive(Clone, Debug)]
+pub struct CallerBlock {
+    /// Addresses of the callers.
+    pub block: Cidr,
+    /// Their namespace.
+    pub namespace: NamespaceName,
+}
+
+/// All settings that an answer may depend on.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Key of the table's hashes.
+    pub seed: Seed,
+    /// `--cluster-domain`, at least one. The first is the one that targets are written in where the question names none.
+    pub domains: Vec<Domain>,
+    /// `--ttl` in seconds.
+    pub ttl: u32,
+    /// `--udp-payload`: the largest datagram sent, in octets.
+    pub udp_payload: u16,
+    /// `--advertise`: addresses of `ns.dns.Z`.
+    pub advertise_v4: Rrset,
+    /// The same, IPv6.
+    pub advertise_v6: Rrset,
+    /// `--reverse-cidr`: blocks in which an address without a name does not exist.
+    pub reverse: Vec<Cidr>,
+    /// `--pod-names`.
+    pub pod_names: PodNames,
+    /// Whether something answers for names that are not the cluster's.
+    pub forwarding: bool,
+    /// `--allow-from`; empty: everyone.
+    pub allow_from: Vec<Cidr>,
+    /// `--callers`, longest prefix first.
+    pub callers: Vec<CallerBlock>,
+    /// `--namespace`: of callers that nothing else tells.
+    pub namespace: Option<NamespaceName>,
+    /// `--database-kinds`: labels with their length octets.
+    pub database_kinds: Vec<Box<[u8]>>,
+    /// `--application-prefix`, without a length octet, lower case.
+    pub application_prefix: Box<[u8]>,
+    /// `--allow-tld-namespace`: labels with their length octets.
+    pub allowed_tlds: Vec<Box<[u8]>>,
+}
+
+/// Kinds of the database rule where `--database-kinds` does not replace them.
+pub const DATABASE_KINDS: &[&str] = &[
+    "mysql",
+    "mariadb",
+    "percona",
+    "postgres",
+    "postgresql",
+    "mongodb",
+    "mongo",
+    "redis",
+    "influxdb",
+    "elasticsearch",
+    "memcached",
+    "rabbitmq",
+];
+
+/// Default of `--application-prefix`.
+pub const APPLICATION_PREFIX: &str = "ix-";
+
+impl Settings {
+    /// Every setting at its default: `cluster.local`, TTL 5 s, 1,232 octets, no forwarding.
+    pub fn new(domains: Vec<Domain>) -> Settings {
+        Settings {
+            seed: Seed::random(),
+            domains,
+            ttl: 5,
+            udp_payload: 1232,
+            advertise_v4: Rrset::default(),
+            advertise_v6: Rrset::default(),
+            reverse: Vec::new(),
+            pod_names: PodNames::Off,
+            forwarding: false,
+            allow_from: Vec::new(),
+            callers: Vec::new(),
+            namespace: None,
+            database_kinds: DATABASE_KINDS.iter().filter_map(|kind| wire::label_of(kind).ok()).collect(),
+            application_prefix: APPLICATION_PREFIX.as_bytes().into(),
+            allowed_tlds: Vec::new(),
+        }
+    }
+
+    /// Sets the addresses of `ns.dns.Z`. TTL first: the records are encoded with it.
+    pub fn advertise(&mut self, addresses: &[IpAddr]) {
+        let v4 = addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(v4) => Some(*v4),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(*v6),
+        });
+        self.advertise_v4 = Rrset::a(&v4.collect::<Vec<Ipv4Addr>>(), self.ttl);
+        self.advertise_v6 = Rrset::aaaa(&v6.collect::<Vec<Ipv6Addr>>(), self.ttl);
+    }
+
+    /// The name of a namespace as lookups use it.
+    ///
+    /// # Errors
+    /// When the text is no label.
+    pub fn namespace_name(&self, text: &str) -> Result<NamespaceName, NameError> {
+        let label = wire::label_of(text)?;
+        Ok(NamespaceName::new(self.seed, &label))
+    }
+
+    /// The hash of a label that is no namespace's or Service's own copy.
+    #[inline(always)]
+    pub fn hash(&self, label: &[u8]) -> u64 {
+        self.seed.label(label)
+    }
+
+    /// The hash of an address.
+    #[inline(always)]
+    pub fn hash_address(&self, address: u128) -> u64 {
+        hash::address(address)
+    }
+
+    /// The TTL of SOA records: no negative answer is cached longer than five minutes.
+    #[inline(always)]
+    pub fn negative_ttl(&self) -> u32 {
+        self.ttl.min(300)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_from_text() {
+        for (text, inside, outside) in [
+            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.4"),
+            ("0.0.0.0/0", "255.1.1.1", "::1"),
+            ("fd00::/48", "fd00::1:2", "fd00:0:1::"),
+            ("10.1.2.3/24", "10.1.2.200", "10.1.3.0"),
+        ] {
+            let block: Cidr = text.parse().unwrap();
+            assert!(block.contains(bits(inside.parse().unwrap())), "{inside} in {text}");
+            assert!(!block.contains(bits(outside.parse().unwrap())), "{outside} not in {text}");
+        }
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "10.0.0.0/-1", "10.0.0.0/+8", "web"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,4 +1,6 @@
 //! Callsign.
 
+pub mod answer;
+pub mod resolve;
 pub mod wire;
 pub mod zone;

@@ -1,0 +1,135 @@
+//! Query octets in, reply octets out: the hot path, whole.
+
+mod records;
+
+use crate::resolve::{Outcome, Silent, Space, resolve};
+use crate::wire::{CLASS_IN, ExtendedError, HEADER_LEN, Header, OPT_LEN, Query, Question, Reply, flags, rcode, rtype};
+use crate::zone::{Asker, Caller, Zone};
+use records::Writer;
+
+/// How large a reply may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// A UDP datagram: what the client asked for, at least 512 octets (RFC 1035 section 4.2.1), at most `--udp-payload`.
+    Datagram,
+    /// A stream: 65,535 octets.
+    Stream,
+}
+
+/// Which zone a question fell into, for metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Realm {
+    /// A cluster domain.
+    Cluster,
+    /// `in-addr.arpa` or `ip6.arpa`.
+    Reverse,
+    /// Short names.
+    Short,
+    /// Everything else, and what could not be read.
+    Other,
+}
+
+/// What to do with a message. It carries what metrics need, so that answering touches none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send `reply[..len]`.
+    Reply {
+        /// Octets.
+        len: usize,
+        /// Extended response code.
+        rcode: u16,
+        /// Type asked for; 0 if the question could not be read.
+        qtype: u16,
+        /// Where the question fell.
+        realm: Realm,
+    },
+    /// Ask an upstream.
+    Forward,
+    /// Send nothing.
+    Drop,
+}
+
+/// Answers one DNS message. Pure and total: no I/O, no lock, no allocation, no panic.
+///
+/// `turn` rotates the records of an rrset: any number that differs from one query to the next.
+pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn: u16, reply: &mut [u8]) -> Verdict {
+    let Some(header) = Header::parse(query) else { return Verdict::Drop };
+    if header.is_reply() {
+        return Verdict::Drop;
+    }
+    if header.opcode() != 0 {
+        return refuse(zone, query, &header, rcode::NOTIMP, reply);
+    }
+    let Ok(Query { question, edns, .. }) = Query::parse(query, header) else {
+        return refuse(zone, query, &header, rcode::FORMERR, reply);
+    };
+    let settings = &*zone.settings;
+    let limit = match (limit, edns) {
+        (Limit::Stream, _) => usize::from(u16::MAX),
+        (Limit::Datagram, None) => 512,
+        (Limit::Datagram, Some(edns)) => usize::from(edns.payload.clamp(512, settings.udp_payload)),
+    };
+    let edns = edns.map(|edns| (edns, (settings.udp_payload, edns.dnssec_ok)));
+    let reserved = if edns.is_some() { OPT_LEN } else { 0 };
+    let flags = reply_flags(zone, &header);
+    let Some(out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
+    let (qtype, own) = (question.qtype, edns.map(|(_, own)| own));
+    let end = |out: Reply<'_>, rcode, error, realm| Verdict::Reply {
+        len: out.finish(rcode, own, error),
+        rcode,
+        qtype,
+        realm,
+    };
+    if edns.is_some_and(|(edns, _)| edns.version > 0) {
+        return end(out, rcode::BADVERS, None, Realm::Other);
+    }
+    if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
+        return end(out, rcode::REFUSED, None, Realm::Other);
+    }
+    let asker = Asker::new(zone, caller);
+    match resolve(zone, &asker, &question.name, &mut Silent) {
+        Outcome::Found(node, space) => {
+            let mut writer = Writer::new(zone, &asker, out, space, turn, &question.name);
+            let rcode = writer.found(node, qtype);
+            end(writer.out, rcode, None, realm(space))
+        }
+        Outcome::Missing(space) => {
+            let mut writer = Writer::new(zone, &asker, out, space, turn, &question.name);
+            let rcode = writer.missing(space);
+            end(writer.out, rcode, None, realm(space))
+        }
+        Outcome::NotReady => end(out, rcode::SERVFAIL, Some(ExtendedError::NotReady), Realm::Other),
+        Outcome::NotOurs if settings.forwarding => Verdict::Forward,
+        Outcome::NotOurs => end(out, rcode::REFUSED, None, Realm::Other),
+    }
+}
+
+fn realm(space: Space) -> Realm {
+    match space {
+        Space::Domain { .. } => Realm::Cluster,
+        Space::Reverse { .. } => Realm::Reverse,
+        Space::Short => Realm::Short,
+    }
+}
+
+/// RD and CD come back as they were, RA says whether anything is forwarded, everything else is cleared.
+#[inline(always)]
+fn reply_flags(zone: &Zone, header: &Header) -> u16 {
+    let available = if zone.settings.forwarding { flags::RA } else { 0 };
+    flags::QR | header.flags & (flags::OPCODE | flags::RD | flags::CD) | available
+}
+
+/// A reply to what is no query that can be answered. The question comes back if it can be read; nothing else of such
+/// a message is believed, so there is no OPT.
+#[cold]
+fn refuse(zone: &Zone, query: &[u8], header: &Header, rcode: u16, reply: &mut [u8]) -> Verdict {
+    let end = match Question::parse(query, header) {
+        Ok(question) if rcode == rcode::NOTIMP => question.end,
+        _ => HEADER_LEN,
+    };
+    match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
+        Some(out) => Verdict::Reply { len: out.finish(rcode, None, None), rcode, qtype: 0, realm: Realm::Other },
+        None => Verdict::Drop,
+    }
+}

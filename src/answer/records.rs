@@ -1,0 +1,518 @@
+//! The records of a reply, from what a name is and the type asked for.
+
+use std::net::IpAddr;
+
+use crate::resolve::{EndpointMatch, Node, Outcome, PortLabels, Silent, Space, resolve};
+use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
+use crate::zone::dashed::Dashed;
+use crate::zone::rrset::{A_LEN, AAAA_LEN, OWNER, record_head};
+use crate::zone::{Asker, Endpoint, Kind, Port, Rrset, Service, Target, Zone};
+
+/// The longest chain of names that is followed inside the cluster.
+const CHAIN: usize = 8;
+/// The schema version that `dns-version.Z` tells, as a character string.
+const SCHEMA: &[u8] = b"\x051.1.0";
+/// TTL of `dns-version.Z` in seconds.
+const SCHEMA_TTL: u32 = 28_800;
+/// Compression pointers reach this far (RFC 1035 section 4.1.4).
+const POINTER_REACH: usize = 0x3fff;
+
+/// Where the SOA of a negative answer takes its owner from.
+#[derive(Clone, Copy)]
+enum Apex {
+    /// A cluster domain that is spelled at this offset of the message.
+    Domain(usize),
+    /// A reverse zone that is spelled at this offset.
+    Reverse(usize),
+    /// The cluster domain, which the message does not spell yet.
+    Unspelled,
+}
+
+/// Writes one reply's records.
+pub(super) struct Writer<'r, 'z> {
+    zone: &'z Zone,
+    asker: &'r Asker<'z>,
+    pub(super) out: Reply<'r>,
+    turn: u16,
+    /// Pointer to the owner of the answer: the question, or the last CNAME's target.
+    owner: [u8; 2],
+    apex: Apex,
+    /// Which cluster domain targets are written under.
+    domain: usize,
+}
+
+impl<'r, 'z> Writer<'r, 'z> {
+    pub(super) fn new(
+        zone: &'z Zone,
+        asker: &'r Asker<'z>,
+        mut out: Reply<'r>,
+        space: Space,
+        turn: u16,
+        name: &Name,
+    ) -> Self {
+        out.set_flags(flags::AA);
+        let mut writer = Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0 };
+        writer.enter(space, HEADER_LEN, name);
+        writer
+    }
+
+    /// The name being answered is spelled at `at` and lies in `space`.
+    #[inline(always)]
+    fn enter(&mut self, space: Space, at: usize, name: &Name) {
+        (self.apex, self.domain) = match space {
+            Space::Domain { index, above } => (Apex::Domain(at + name.start(above)), index),
+            Space::Reverse { above } => (Apex::Reverse(at + name.start(above)), 0),
+            Space::Short => (Apex::Unspelled, 0),
+        };
+    }
+
+    /// The name does not exist.
+    #[inline(always)]
+    pub(super) fn missing(&mut self, space: Space) -> u16 {
+        // What a short name means depends on who asks: without a SOA nobody keeps the answer (RFC 2308 section 5).
+        if space != Space::Short {
+            self.soa(Section::Authority, self.zone.settings.negative_ttl());
+        }
+        rcode::NXDOMAIN
+    }
+
+    /// The name is this. Returns the rcode.
+    #[inline(always)]
+    pub(super) fn found<'n>(&mut self, node: Node<'n>, qtype: u16) -> u16
+    where
+        'z: 'n,
+    {
+        match node {
+            Node::Service(service) => match &service.kind {
+                Kind::Alias(Some(target)) => return self.chain(service, target, qtype, &mut [None; CHAIN], 0),
+                _ => self.service(service, qtype),
+            },
+            Node::Port(service, labels) => self.srv_if(qtype, service, Some(labels)),
+            Node::Endpoint(endpoint) => self.endpoint(endpoint, qtype),
+            Node::Reverse(address) => self.pointers(address, qtype),
+            Node::Address(address) => self.address(address, qtype),
+            Node::Localhost => self.localhost(qtype),
+            Node::Empty => self.nodata(),
+            Node::Apex => self.apex(qtype),
+            Node::NameServer => {
+                let settings = &*self.zone.settings;
+                self.addresses(&settings.advertise_v4, &settings.advertise_v6, qtype);
+            }
+            Node::Version if matches!(qtype, rtype::TXT | rtype::ANY) => {
+                let fits = self.record(Section::Answer, self.owner, rtype::TXT, SCHEMA_TTL, &[SCHEMA]);
+                self.truncate_unless(fits);
+            }
+            Node::Version => self.nodata(),
+        }
+        rcode::NOERROR
+    }
+
+    /// The name exists and has no record of that type.
+    fn nodata(&mut self) {
+        self.soa(Section::Authority, self.zone.settings.negative_ttl());
+    }
+
+    #[inline(always)]
+    fn service(&mut self, service: &Service, qtype: u16) {
+        match qtype {
+            rtype::A if !service.a.is_empty() => self.rrset::<A_LEN>(&service.a),
+            rtype::AAAA if !service.aaaa.is_empty() => self.rrset::<AAAA_LEN>(&service.aaaa),
+            rtype::SRV => self.srv_if(qtype, service, None),
+            rtype::ANY => self.addresses(&service.a, &service.aaaa, qtype),
+            _ => self.nodata(),
+        }
+    }
+
+    #[inline(always)]
+    fn addresses(&mut self, v4: &Rrset, v6: &Rrset, qtype: u16) {
+        match qtype {
+            rtype::A | rtype::ANY if !v4.is_empty() => self.rrset::<A_LEN>(v4),
+            rtype::AAAA | rtype::ANY if !v6.is_empty() => self.rrset::<AAAA_LEN>(v6),
+            _ => self.nodata(),
+        }
+    }
+
+    /// An ExternalName: CNAME whatever the type asked, and what lies behind it as far as it is the cluster's (RFC 1034
+    /// section 4.3.2). The rcode is that of the last name of the chain (RFC 6604).
+    fn chain<'n>(
+        &mut self,
+        service: &'n Service,
+        target: &[u8],
+        qtype: u16,
+        seen: &mut [Option<*const Service>; CHAIN],
+        depth: usize,
+    ) -> u16
+    where
+        'z: 'n,
+    {
+        let this = std::ptr::from_ref(service);
+        let Some(place) = seen.get_mut(depth) else { return rcode::NOERROR };
+        *place = Some(this);
+        let at = self.out.at() + 12;
+        let fits = self.record(Section::Answer, self.owner, rtype::CNAME, self.zone.settings.ttl, &[target]);
+        self.truncate_unless(fits);
+        if !fits || matches!(qtype, rtype::CNAME | rtype::ANY) {
+            return rcode::NOERROR;
+        }
+        let Ok(name) = Name::parse(target, 0) else { return rcode::NOERROR };
+        let domains = &self.zone.settings.domains;
+        if !domains.iter().any(|domain| name.below(&domain.wire, domain.labels).is_some()) || at > POINTER_REACH {
+            return rcode::NOERROR;
+        }
+        self.owner = pointer(at);
+        match resolve(self.zone, &self.asker.again(), &name, &mut Silent) {
+            Outcome::Found(node, space) => {
+                self.enter(space, at, &name);
+                match node {
+                    Node::Service(next) => match &next.kind {
+                        // A loop ends with the CNAMEs seen so far.
+                        Kind::Alias(Some(_)) if seen.contains(&Some(std::ptr::from_ref(next))) => rcode::NOERROR,
+                        Kind::Alias(Some(target)) => self.chain(next, target, qtype, seen, depth + 1),
+                        _ => self.found(node, qtype),
+                    },
+                    _ => self.found(node, qtype),
+                }
+            }
+            Outcome::Missing(space) => {
+                self.enter(space, at, &name);
+                self.missing(space)
+            }
+            Outcome::NotOurs | Outcome::NotReady => rcode::NOERROR,
+        }
+    }
+
+    fn apex(&mut self, qtype: u16) {
+        match qtype {
+            rtype::SOA | rtype::ANY => self.soa(Section::Answer, self.zone.settings.negative_ttl()),
+            rtype::NS => {
+                let at = self.out.at() + 12;
+                let apex = self.owner;
+                let fits = self.record(Section::Answer, apex, rtype::NS, self.zone.settings.ttl, &[NAME_SERVER, &apex]);
+                self.truncate_unless(fits);
+                let settings = &*self.zone.settings;
+                if fits {
+                    self.glue::<A_LEN>(&settings.advertise_v4, at);
+                    self.glue::<AAAA_LEN>(&settings.advertise_v6, at);
+                }
+            }
+            _ => self.nodata(),
+        }
+    }
+
+    fn address(&mut self, address: IpAddr, qtype: u16) {
+        let ttl = self.zone.settings.ttl;
+        let fits = match address {
+            IpAddr::V4(v4) if matches!(qtype, rtype::A | rtype::ANY) => {
+                self.record(Section::Answer, self.owner, rtype::A, ttl, &[&v4.octets()])
+            }
+            IpAddr::V6(v6) if matches!(qtype, rtype::AAAA | rtype::ANY) => {
+                self.record(Section::Answer, self.owner, rtype::AAAA, ttl, &[&v6.octets()])
+            }
+            _ => return self.nodata(),
+        };
+        self.truncate_unless(fits);
+    }
+
+    fn localhost(&mut self, qtype: u16) {
+        match qtype {
+            rtype::AAAA => self.address(IpAddr::from(std::net::Ipv6Addr::LOCALHOST), qtype),
+            _ => self.address(IpAddr::from(std::net::Ipv4Addr::LOCALHOST), qtype),
+        }
+    }
+
+    fn endpoint(&mut self, endpoint: EndpointMatch<'_>, qtype: u16) {
+        let has = |v4: bool| endpoint.iter().any(|endpoint| endpoint.address.is_ipv4() == v4);
+        match qtype {
+            rtype::A if has(true) => self.endpoint_addresses(endpoint, true),
+            rtype::AAAA if has(false) => self.endpoint_addresses(endpoint, false),
+            rtype::ANY => self.endpoint_addresses(endpoint, has(true)),
+            rtype::SRV => {
+                let service = endpoint.service;
+                let Some(first) = endpoint.iter().next() else { return self.nodata() };
+                let found = |target: &&Target| service.endpoints.all.get(target.endpoint as usize) == Some(first);
+                match service.endpoints.targets.iter().find(found) {
+                    Some(target) => self.srv(service, std::slice::from_ref(target), None),
+                    None => self.nodata(),
+                }
+            }
+            _ => self.nodata(),
+        }
+    }
+
+    fn endpoint_addresses(&mut self, endpoint: EndpointMatch<'_>, v4: bool) {
+        let mut last = None;
+        for endpoint in endpoint.iter().filter(|endpoint| endpoint.address.is_ipv4() == v4) {
+            // An address that several slices list stands in a row.
+            if last.replace(endpoint.address) != Some(endpoint.address) {
+                let qtype = if v4 { rtype::A } else { rtype::AAAA };
+                self.address(endpoint.address, qtype);
+            }
+        }
+    }
+
+    fn srv_if(&mut self, qtype: u16, service: &Service, labels: Option<PortLabels<'_>>) {
+        if !matches!(qtype, rtype::SRV | rtype::ANY) {
+            return self.nodata();
+        }
+        match &service.kind {
+            Kind::Cluster(ports) => self.srv_of_cluster_ip(service, ports, labels),
+            Kind::Headless => self.srv(service, &service.endpoints.targets, labels),
+            Kind::Alias(_) => self.nodata(),
+        }
+    }
+
+    /// SRV records whose target is the Service itself.
+    fn srv_of_cluster_ip(&mut self, service: &Service, ports: &[Port], labels: Option<PortLabels<'_>>) {
+        let wanted = || ports.iter().filter(|port| is_wanted(port, labels));
+        let count = wanted().count();
+        if count == 0 {
+            return self.nodata();
+        }
+        let first = self.out.at() + 18;
+        for port in wanted() {
+            if !self.srv_record(weight(count), port.number, &[], service) {
+                return self.truncate_unless(false);
+            }
+        }
+        self.glue::<A_LEN>(&service.a, first);
+        self.glue::<AAAA_LEN>(&service.aaaa, first);
+    }
+
+    /// SRV records whose targets are endpoints.
+    fn srv(&mut self, service: &Service, targets: &[Target], labels: Option<PortLabels<'_>>) {
+        let endpoints = &service.endpoints;
+        let wanted = |target: &Target| endpoints.ports(target.group).iter().filter(|port| is_wanted(port, labels));
+        let count: usize = targets.iter().map(|target| wanted(target).count()).sum();
+        if count == 0 {
+            return self.nodata();
+        }
+        let start = usize::from(self.turn) % targets.len().max(1);
+        let (after, before) = targets.split_at(start);
+        let mut at = self.out.at();
+        for target in before.iter().chain(after) {
+            let Some(endpoint) = endpoints.all.get(target.endpoint as usize) else { continue };
+            for port in wanted(target) {
+                if !with_label(endpoint, |label| self.srv_record(weight(count), port.number, label, service)) {
+                    return self.truncate_unless(false);
+                }
+            }
+        }
+        // Each name's addresses once, owned by a pointer to the target of its first record.
+        for target in before.iter().chain(after) {
+            let Some(endpoint) = endpoints.all.get(target.endpoint as usize) else { continue };
+            let records = wanted(target).count();
+            if records > 0 && !self.endpoint_glue(service, endpoint, at + 18) {
+                return;
+            }
+            at += records * with_label(endpoint, |label| 18 + self.target_len(label, service));
+        }
+    }
+
+    fn target_len(&self, label: &[u8], service: &Service) -> usize {
+        let domain = self.zone.settings.domains.get(self.domain).map_or(0, |domain| domain.wire.len());
+        label.len() + service.name.labels().len() + SVC.len() + domain
+    }
+
+    /// `false` when there is no room for more.
+    fn endpoint_glue(&mut self, service: &Service, endpoint: &Endpoint, at: usize) -> bool {
+        let Some(label) = &endpoint.label else { return self.glue_address(endpoint.address, at) };
+        let all = &service.endpoints.all;
+        let mut last = None;
+        for index in service.endpoints.labelled(label) {
+            let Some(address) = all.get(*index as usize).map(|endpoint| endpoint.address) else { continue };
+            if last.replace(address) != Some(address) && !self.glue_address(address, at) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn glue_address(&mut self, address: IpAddr, at: usize) -> bool {
+        if at > POINTER_REACH {
+            return false;
+        }
+        let ttl = self.zone.settings.ttl;
+        match address {
+            IpAddr::V4(v4) => self.record(Section::Additional, pointer(at), rtype::A, ttl, &[&v4.octets()]),
+            IpAddr::V6(v6) => self.record(Section::Additional, pointer(at), rtype::AAAA, ttl, &[&v6.octets()]),
+        }
+    }
+
+    /// RFC 2782: the target is never compressed.
+    fn srv_record(&mut self, weight: u16, port: u16, label: &[u8], service: &Service) -> bool {
+        let ([w0, w1], [p0, p1]) = (weight.to_be_bytes(), port.to_be_bytes());
+        let domain = self.zone.settings.domains.get(self.domain).map_or(&[][..], |domain| &domain.wire);
+        let rdata = [&[0, 0, w0, w1, p0, p1][..], label, service.name.labels(), SVC, domain];
+        self.record(Section::Answer, self.owner, rtype::SRV, self.zone.settings.ttl, &rdata)
+    }
+
+    /// The names of an address.
+    fn pointers(&mut self, address: IpAddr, qtype: u16) {
+        if !matches!(qtype, rtype::PTR | rtype::ANY) {
+            return self.nodata();
+        }
+        let zone = self.zone;
+        zone.owners_of(address, |service| {
+            if !self.asker.sees(&service.visibility) {
+                return true;
+            }
+            let mut fits = true;
+            if service.has_cluster_ip(address) {
+                fits = self.pointer_record(&[], service);
+            }
+            let mut last: Option<&Endpoint> = None;
+            for endpoint in service.endpoints.at(address) {
+                if fits && last.replace(endpoint).is_none_or(|last| last.label != endpoint.label) {
+                    fits = with_label(endpoint, |label| self.pointer_record(label, service));
+                }
+            }
+            self.truncate_unless(fits);
+            fits
+        });
+    }
+
+    fn pointer_record(&mut self, label: &[u8], service: &Service) -> bool {
+        let domain = self.zone.settings.domains.get(self.domain).map_or(&[][..], |domain| &domain.wire);
+        let rdata = [label, service.name.labels(), SVC, domain];
+        self.record(Section::Answer, self.owner, rtype::PTR, self.zone.settings.ttl, &rdata)
+    }
+
+    /// Answers with an rrset, from the record that it is the turn of: two copies, and no more records than fit.
+    #[inline(always)]
+    fn rrset<const LEN: usize>(&mut self, set: &Rrset) {
+        let records = set.octets();
+        let count = records.len() / LEN;
+        let fit = count.min(self.out.room() / LEN);
+        let start = if count > 1 { usize::from(self.turn) % count } else { 0 };
+        let at = self.out.at();
+        let (before, from) = records.split_at(start * LEN);
+        let upper = from.get(..fit * LEN).unwrap_or(from);
+        let lower = before.get(..fit * LEN - upper.len()).unwrap_or(before);
+        let pushed = self.out.push(upper) && self.out.push(lower);
+        debug_assert!(pushed);
+        self.out.count(Section::Answer, fit as u16);
+        if self.owner != OWNER {
+            self.own::<LEN>(at, u16::from_be_bytes(self.owner));
+        }
+        self.truncate_unless(fit == count);
+    }
+
+    /// Addresses of a name that is spelled at `name`, as far as they fit.
+    fn glue<const LEN: usize>(&mut self, set: &Rrset, name: usize) {
+        let fit = (set.octets().len() / LEN).min(self.out.room() / LEN);
+        let at = self.out.at();
+        let glue = set.octets().get(..fit * LEN).unwrap_or(&[]);
+        if name <= POINTER_REACH && self.out.push(glue) {
+            self.out.count(Section::Additional, fit as u16);
+            self.own::<LEN>(at, u16::from_be_bytes(pointer(name)));
+        }
+    }
+
+    /// Gives encoded records written from `at` on another owner than the question.
+    fn own<const LEN: usize>(&mut self, at: usize, owner: u16) {
+        for at in (at..self.out.at()).step_by(LEN) {
+            self.out.patch(at, owner);
+        }
+    }
+
+    /// One record whose rdata is in pieces, whole or not at all.
+    #[inline(always)]
+    fn record(&mut self, section: Section, owner: [u8; 2], rtype: u16, ttl: u32, rdata: &[&[u8]]) -> bool {
+        let length: usize = rdata.iter().map(|piece| piece.len()).sum();
+        let before = self.out.at();
+        let fits = self.out.push(&record_head(owner, rtype, ttl, length as u16)) && self.out.push_all(rdata);
+        if fits {
+            self.out.count(section, 1);
+        } else {
+            self.out.rewind(before);
+        }
+        fits
+    }
+
+    /// Records of the answer were left out: only that is what TC tells (RFC 2181 section 9).
+    #[inline(always)]
+    fn truncate_unless(&mut self, fits: bool) {
+        if !fits {
+            self.out.set_flags(flags::TC);
+        }
+    }
+
+    /// The SOA record. In an answer its owner is the question; in authority the zone, by a pointer where the message
+    /// spells it.
+    fn soa(&mut self, section: Section, ttl: u32) {
+        let before = self.out.at();
+        if self.soa_octets(ttl).is_some() {
+            self.out.count(section, 1);
+        } else {
+            self.out.rewind(before);
+            self.truncate_unless(section != Section::Answer);
+        }
+    }
+
+    fn soa_octets(&mut self, ttl: u32) -> Option<()> {
+        let settings = &*self.zone.settings;
+        let domain = &settings.domains.get(self.domain)?.wire;
+        let at = self.out.at();
+        let pushed = |fits: bool| fits.then_some(());
+        // What follows "ns.dns." and "hostmaster.": a pointer to the domain, once the message spells it.
+        let mut spelled = match self.apex {
+            Apex::Domain(offset) | Apex::Reverse(offset) => {
+                pushed(self.out.push(&pointer(offset)))?;
+                matches!(self.apex, Apex::Domain(_)).then_some(offset)
+            }
+            Apex::Unspelled => {
+                pushed(self.out.push(domain))?;
+                Some(at)
+            }
+        };
+        let [_, _, head @ ..] = record_head(OWNER, rtype::SOA, ttl, 0);
+        pushed(self.out.push(&head))?;
+        let rdata = self.out.at();
+        for labels in [NAME_SERVER, HOSTMASTER] {
+            pushed(self.out.push(labels))?;
+            match spelled {
+                Some(offset) => pushed(self.out.push(&pointer(offset)))?,
+                None => {
+                    spelled = Some(self.out.at());
+                    pushed(self.out.push(domain))?;
+                }
+            }
+        }
+        for number in [self.zone.serial, 7200, 1800, 86_400, settings.ttl] {
+            pushed(self.out.push(&number.to_be_bytes()))?;
+        }
+        self.out.patch(rdata - 2, (self.out.at() - rdata) as u16);
+        Some(())
+    }
+}
+
+const SVC: &[u8] = b"\x03svc";
+const NAME_SERVER: &[u8] = b"\x02ns\x03dns";
+const HOSTMASTER: &[u8] = b"\x0ahostmaster";
+
+/// A compression pointer; `at` is at most [`POINTER_REACH`] wherever one is written.
+#[inline(always)]
+fn pointer(at: usize) -> [u8; 2] {
+    (0xc000 | at as u16 & 0x3fff).to_be_bytes()
+}
+
+/// floor(100 / records), at least 1: Kubernetes DNS-Based Service Discovery leaves weights to the server.
+fn weight(records: usize) -> u16 {
+    (100 / records.max(1)).max(1) as u16
+}
+
+fn is_wanted(port: &Port, labels: Option<PortLabels<'_>>) -> bool {
+    match labels {
+        Some(labels) => port.protocol == labels.protocol && *port.label == *labels.port,
+        None => !port.repeats,
+    }
+}
+
+/// Calls `with` with the label of an endpoint's name.
+#[inline(always)]
+fn with_label<T>(endpoint: &Endpoint, with: impl FnOnce(&[u8]) -> T) -> T {
+    match &endpoint.label {
+        Some(label) => with(label),
+        None => with(Dashed::new(endpoint.address).label()),
+    }
+}

@@ -1,0 +1,92 @@
+//! Full names under a cluster domain: Kubernetes DNS-Based Service Discovery 1.1.0. They do not depend on the caller's
+//! namespace, visibility apart, and never fall through to the rules for short names.
+
+use super::trace::{Finding, Step, Trace};
+use super::{Node, Outcome, Search, Space, Within};
+use crate::wire::{Name, text_of};
+use crate::zone::{PodNames, dashed};
+
+/// Resolves a name of which `above` labels stand before the cluster domain.
+#[inline(always)]
+pub(super) fn resolve<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    name: &'z Name,
+    space: Space,
+    above: usize,
+    trace: &mut T,
+) -> Outcome<'z> {
+    if !search.zone.synced {
+        return Outcome::NotReady;
+    }
+    match node(search, name, above, trace) {
+        Some(node) => Outcome::Found(node, space),
+        None => Outcome::Missing(space),
+    }
+}
+
+#[inline(always)]
+fn node<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, above: usize, trace: &mut T) -> Option<Node<'z>> {
+    let Some(kind) = above.checked_sub(1) else { return Some(Node::Apex) };
+    match name.label(kind) {
+        b"\x03svc" => service(search, name, kind, trace),
+        b"\x03pod" => pod(search, name, kind, trace),
+        b"\x0bdns-version" if kind == 0 => Some(Node::Version),
+        b"\x03dns" if kind == 0 => Some(Node::Empty),
+        b"\x03dns" if kind == 1 && name.label(0) == b"\x02ns" => Some(Node::NameServer),
+        other => {
+            trace.note(|| Step::new("full name", format!("svc or pod, not '{}'", text_of(other)), Finding::Nothing));
+            None
+        }
+    }
+}
+
+/// `kind` labels stand before `svc.Z`.
+#[inline(always)]
+fn service<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
+    let Some(namespace) = kind.checked_sub(1) else { return Some(Node::Empty) };
+    let Some(service) = namespace.checked_sub(1) else { return namespace_node(search, name.label(0), trace) };
+    let label = name.label(namespace);
+    let within = Within { label, hash: search.zone.settings.hash(label) };
+    let found = search.service("full name", name.label(service), within, trace)?;
+    if !found.answers() {
+        None
+    } else if service == 0 {
+        Some(Node::Service(found))
+    } else {
+        search.below(found, name, service, trace)
+    }
+}
+
+/// A namespace exists, though it has no records.
+pub(super) fn namespace_node<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], trace: &mut T) -> Option<Node<'z>> {
+    trace.probe();
+    let found = search.zone.namespace(label).filter(|namespace| search.asker.sees_namespace(namespace));
+    trace.note(|| {
+        let finding = match found {
+            Some(_) => Finding::Found("the namespace exists; it has no address of its own".to_owned()),
+            None => Finding::Nothing,
+        };
+        Step::new("namespace", format!("namespace {}", text_of(label)), finding)
+    });
+    found.map(|_| Node::Empty)
+}
+
+/// `a-b-c-d.ns.pod.Z`; `kind` labels stand before `pod.Z`.
+fn pod<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
+    match kind {
+        0 => Some(Node::Empty),
+        1 => namespace_node(search, name.label(0), trace),
+        2 => {
+            let namespace = name.label(1);
+            namespace_node(search, namespace, trace)?;
+            let address = dashed::parse(name.label(0))?;
+            let exists = match search.zone.settings.pod_names {
+                PodNames::Off => false,
+                PodNames::Any => true,
+                PodNames::Verified => search.zone.has_pod(address, namespace),
+            };
+            exists.then_some(Node::Address(address))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,111 @@
+//! Reverse names: `4.3.2.1.in-addr.arpa` (RFC 1035 section 3.5) and the nibbles of `ip6.arpa` (RFC 3596 section 2.5).
+
+use super::trace::{Finding, Step, Trace};
+use super::{Node, Outcome, Search, Space};
+use crate::wire::Name;
+use crate::zone::{Cidr, address_of};
+
+/// The part of the address space that a reverse name speaks of.
+struct Block {
+    /// As 128 bits, IPv4 mapped into IPv6.
+    first: u128,
+    /// Bits that the name gives, of 128.
+    prefix: u8,
+    /// Bits that a label stands for.
+    step: usize,
+    /// Labels on the left that are no part of an address.
+    rest: usize,
+}
+
+impl Block {
+    fn parse(name: &Name) -> Option<Block> {
+        let labels = name.labels().checked_sub(2)?;
+        let (mut first, step, digits) = match name.tail(labels) {
+            b"\x07in-addr\x04arpa\0" => (0xffff_0000_0000, 8, octet as fn(&[u8]) -> Option<u8>),
+            b"\x03ip6\x04arpa\0" => (0, 4, nibble as fn(&[u8]) -> Option<u8>),
+            _ => return None,
+        };
+        let start = if step == 8 { 96 } else { 0 };
+        let (mut prefix, mut rest) = (start, labels);
+        while rest > 0 && prefix < 128 {
+            let Some(value) = digits(name.label(rest - 1)) else { break };
+            prefix += step;
+            first |= u128::from(value) << (128 - prefix);
+            rest -= 1;
+        }
+        Some(Block { first, prefix: prefix as u8, step, rest })
+    }
+
+    fn last(&self) -> u128 {
+        self.first | u128::MAX.checked_shr(u32::from(self.prefix)).unwrap_or(0)
+    }
+}
+
+/// A decimal octet as reverse names write it: no leading zero, or the name would have two spellings.
+fn octet(label: &[u8]) -> Option<u8> {
+    let digits = label.get(1..)?;
+    if digits.len() > 3 || digits.is_empty() || (digits.len() > 1 && digits.first() == Some(&b'0')) {
+        return None;
+    }
+    digits.iter().try_fold(0u8, |value, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        value.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+fn nibble(label: &[u8]) -> Option<u8> {
+    match label {
+        [1, digit @ b'0'..=b'9'] => Some(digit - b'0'),
+        [1, digit @ b'a'..=b'f'] => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Resolves a reverse name; `None` if it is none.
+#[inline(always)]
+pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Outcome<'z>> {
+    // One look at the end of the name keeps every other name from paying for this.
+    if !name.wire().ends_with(b"\x04arpa\0") {
+        return None;
+    }
+    let block = Block::parse(name)?;
+    Some(search_block(search, name, &block, trace))
+}
+
+fn search_block<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, block: &Block, trace: &mut T) -> Outcome<'z> {
+    let zone = search.zone;
+    if !zone.synced {
+        return Outcome::NotReady;
+    }
+    let whole = block.prefix == 128;
+    trace.probe();
+    let owned = zone.has_owner_within(block.first, block.last(), |service| search.asker.sees(&service.visibility));
+    let asked = Cidr::new(block.first, block.prefix);
+    let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
+    trace.note(|| {
+        let what = if whole { "a Service or ready endpoint with address" } else { "addresses from" };
+        let finding = match (owned, inside) {
+            (true, _) => Finding::Found("an address of the cluster".to_owned()),
+            (false, Some(_)) => Finding::Skipped("none, but inside --reverse-cidr: answered here".to_owned()),
+            (false, None) => Finding::Nothing,
+        };
+        Step::new("reverse name", format!("{what} {}", address_of(block.first)), finding)
+    });
+    let space = Space::Reverse { above: inside.map_or(0, |cidr| zone_cut(cidr, block, name)) };
+    match (owned, block.rest) {
+        (true, 0) if whole => Outcome::Found(Node::Reverse(address_of(block.first)), space),
+        (true, 0) => Outcome::Found(Node::Empty, space),
+        // Nothing is ever below a whole address that is ours.
+        (true, _) if whole => Outcome::Missing(Space::Reverse { above: block.rest }),
+        _ if inside.is_some() => Outcome::Missing(space),
+        _ => Outcome::NotOurs,
+    }
+}
+
+/// How many labels stand before the zone that holds a block of `--reverse-cidr`: the block's own name, or, where the
+/// block does not end between two labels, the next one below it.
+fn zone_cut(cidr: &Cidr, block: &Block, name: &Name) -> usize {
+    let start = if block.step == 8 { 96 } else { 0 };
+    let labels = usize::from(cidr.prefix()).saturating_sub(start).div_ceil(block.step);
+    (name.labels() - 2).saturating_sub(labels)
+}

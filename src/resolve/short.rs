@@ -1,0 +1,423 @@
+//! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins, and a match is decided by
+//! existence: a headless Service without ready endpoints still ends the search.
+
+use super::full::namespace_node;
+use super::trace::{Finding, Step, Trace, finding};
+use super::{EndpointMatch, Node, Outcome, Search, Space, Within, has_named_port, protocol_of};
+use crate::wire::{MAX_LABEL, Name, text_of};
+use crate::zone::{Kind, Namespace, Service, tld};
+
+/// Resolves a name outside of every cluster domain and reverse zone.
+pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
+    let labels = name.labels();
+    let last = name.label(labels.wrapping_sub(1));
+    if last == b"\x09localhost" {
+        trace.note(|| Step::new("special use", "localhost".into(), Finding::Found("loopback (RFC 6761)".into())));
+        return Outcome::Found(Node::Localhost, Space::Short);
+    }
+    if !search.zone.synced && could_be_ours(search, name) {
+        return Outcome::NotReady;
+    }
+    match named(search, name, trace) {
+        Named::Is(node) => Outcome::Found(node, Space::Short),
+        Named::Not => Outcome::Missing(Space::Short),
+        Named::Unknown if labels == 0 => Outcome::NotOurs,
+        Named::Unknown if labels == 1 => bare_end(search, name, trace),
+        Named::Unknown => dotted_end(search, name, last, trace),
+    }
+}
+
+/// What the rules say of a name.
+enum Named<'z> {
+    /// It is this.
+    Is(Node<'z>),
+    /// It lies below something that is ours, which has no such name: NXDOMAIN.
+    Not,
+    /// No rule matches.
+    Unknown,
+}
+
+impl<'z> Named<'z> {
+    /// A Service ends the search, whether it has an address or not.
+    fn service(found: Option<&'z Service>) -> Named<'z> {
+        match found {
+            Some(service) if service.answers() => Named::Is(Node::Service(service)),
+            Some(_) => Named::Not,
+            None => Named::Unknown,
+        }
+    }
+
+    /// What lies below a Service that a shorter name led to.
+    fn below<T: Trace>(
+        search: &Search<'_, 'z>,
+        found: Option<&'z Service>,
+        name: &'z Name,
+        labels: usize,
+        trace: &mut T,
+    ) -> Named<'z> {
+        match found {
+            Some(service) => search.below(service, name, labels, trace).map_or(Named::Not, Named::Is),
+            None => Named::Unknown,
+        }
+    }
+}
+
+/// The table of rules, by the number and kind of labels.
+fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
+    let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
+    let svc = name.label(name.labels().wrapping_sub(1)) == b"\x03svc";
+    match name.labels() {
+        1 => Named::service(one(search, name.label(0), trace)),
+        2 => match endpoint_of_own(search, name, trace) {
+            Some(node) => Named::Is(node),
+            None => Named::service(two(search, name.label(0), name.label(1), trace)),
+        },
+        3 if svc => match in_namespace(search, name.label(0), name.label(1), trace) {
+            Some(service) => Named::service(Some(service)),
+            None if srv => srv_of_one(search, name, trace),
+            None => endpoint_in(search, name, trace),
+        },
+        3 if srv => srv_of_one(search, name, trace),
+        3 => endpoint_in(search, name, trace),
+        4 if svc && !srv => {
+            Named::below(search, in_namespace(search, name.label(1), name.label(2), trace), name, 1, trace)
+        }
+        4 if srv => Named::below(search, two(search, name.label(2), name.label(3), trace), name, 2, trace),
+        5 if svc && srv => {
+            Named::below(search, in_namespace(search, name.label(2), name.label(3), trace), name, 2, trace)
+        }
+        _ => Named::Unknown,
+    }
+}
+
+fn is_underscored(label: &[u8]) -> bool {
+    label.get(1) == Some(&b'_')
+}
+
+/// `x`: in the caller's namespace a Service, an alias, a database; else an application.
+fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], trace: &mut T) -> Option<&'z Service> {
+    match search.asker.namespace() {
+        Some(own) => {
+            let own = Within { label: own.label(), hash: own.hash() };
+            if let Some(found) = search.service("service", label, own, trace) {
+                return Some(found);
+            }
+            match nickname(search, label, own, trace) {
+                Nick::Is(service) => return Some(service),
+                Nick::Doubtful => return None,
+                Nick::Unknown => {}
+            }
+        }
+        None => trace.note(|| {
+            let sought = format!("Service, alias or database {}", text_of(label));
+            Step::new("service", sought, Finding::Skipped("the caller's namespace is not known".into()))
+        }),
+    }
+    main_of(search, application(search, label, trace)?, trace)
+}
+
+/// `x.y`: after the endpoints of the caller's own Service `y`, a Service, alias or database `x` of namespace `y`, or
+/// Service `x` of application `y`.
+fn two<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], place: &[u8], trace: &mut T) -> Option<&'z Service> {
+    let lives_there = || search.asker.namespace().is_some_and(|own| own.label() == place);
+    let public = tld::is_public_label(place) && !allowed(search, place) && !lives_there();
+    if public && guarded(search, place) {
+        trace.note(|| {
+            let why = format!("'{}' is a top-level domain that no namespace may capture", text_of(place));
+            Step::new("top-level domain", format!("namespace {}", text_of(place)), Finding::Skipped(why))
+        });
+        return None;
+    }
+    let within = Within { label: place, hash: search.zone.settings.hash(place) };
+    if let Some(found) = search.service("service in namespace", label, within, trace) {
+        return Some(found);
+    }
+    // A namespace that is also a public top-level domain captures only what its Services are called.
+    if !public {
+        match nickname(search, label, within, trace) {
+            Nick::Is(service) => return Some(service),
+            Nick::Doubtful => return None,
+            Nick::Unknown => {}
+        }
+    }
+    part_of(search, application(search, place, trace)?, label, trace)
+}
+
+/// Service `x` of namespace `y`, for names that say `svc` and so need no guard.
+fn in_namespace<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    label: &[u8],
+    place: &[u8],
+    trace: &mut T,
+) -> Option<&'z Service> {
+    let within = Within { label: place, hash: search.zone.settings.hash(place) };
+    search.service("service in namespace", label, within, trace)
+}
+
+/// `_port._proto.x`: a bare name's child is as little anybody else's as the bare name itself.
+fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
+    match Named::below(search, one(search, name.label(2), trace), name, 2, trace) {
+        Named::Unknown => Named::Not,
+        found => found,
+    }
+}
+
+/// `h.x.y`: endpoint `h` of headless Service `x` in `y`; a protocol in place of `h` is the name above `_port._proto.x.y`.
+fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
+    let place = name.label(2);
+    let lives_there = search.asker.namespace().is_some_and(|own| own.label() == place);
+    if guarded(search, place) && !lives_there && !allowed(search, place) {
+        return Named::Unknown;
+    }
+    let Some(service) = in_namespace(search, name.label(1), place, trace) else { return Named::Unknown };
+    match below_headless(search, service, name, trace) {
+        Some(node) => Named::Is(node),
+        None => Named::Unknown,
+    }
+}
+
+/// `x.y` where `y` is a headless Service of the caller's own namespace.
+fn endpoint_of_own<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Node<'z>> {
+    let own = search.asker.namespace()?;
+    let own = Within { label: own.label(), hash: own.hash() };
+    let service = search.service("endpoint", name.label(1), own, trace)?;
+    below_headless(search, service, name, trace)
+}
+
+fn below_headless<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    service: &'z Service,
+    name: &'z Name,
+    trace: &mut T,
+) -> Option<Node<'z>> {
+    if let Some(protocol) = protocol_of(name.label(0)) {
+        return has_named_port(service, protocol).then_some(Node::Empty);
+    }
+    match service.kind {
+        Kind::Headless => {
+            let found = EndpointMatch::new(service, name.label(0));
+            trace.note(|| Step::below(name, 1, service, found.is_some()));
+            found.map(Node::Endpoint)
+        }
+        _ => {
+            let _ = search;
+            trace.note(|| {
+                Step::new("endpoint", text_of(name.label(0)), Finding::Skipped("the Service is not headless".into()))
+            });
+            None
+        }
+    }
+}
+
+/// What an alias or the database rule says.
+enum Nick<'z> {
+    Is(&'z Service),
+    /// Two defaults: no answer is better than either.
+    Doubtful,
+    Unknown,
+}
+
+fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], within: Within<'_>, trace: &mut T) -> Nick<'z> {
+    let zone = search.zone;
+    trace.probe();
+    let nickname = zone.nickname(label, within.label, within.hash);
+    let seen = |services: &'z [std::sync::Arc<Service>]| {
+        services.iter().map(|service| &**service).filter(|service| search.asker.sees(&service.visibility))
+    };
+    let alias = nickname.and_then(|nickname| seen(&nickname.aliases).next());
+    trace.note(|| {
+        let claims = nickname.and_then(|nickname| nickname.aliases.first()).map(|service| &**service);
+        let sought = format!("alias {} in namespace {}", text_of(label), text_of(within.label));
+        Step::new("alias", sought, finding(alias.or(claims), alias.is_some()))
+    });
+    if let Some(alias) = alias {
+        return Nick::Is(alias);
+    }
+    let kinds = &zone.settings.database_kinds;
+    if kinds.iter().any(|kind| **kind == *label) {
+        let mut defaults = nickname.into_iter().flat_map(|nickname| seen(&nickname.defaults));
+        let (first, second) = (defaults.next(), defaults.next());
+        trace.note(|| {
+            let finding = match (first, second) {
+                (Some(first), Some(second)) => Finding::Skipped(format!(
+                    "both {} and {} are marked: no answer",
+                    first.name.text(),
+                    second.name.text()
+                )),
+                _ => finding(first, true),
+            };
+            let sought =
+                format!("Service {}-* marked callsign.dev/default in {}", text_of(label), text_of(within.label));
+            Step::new("database", sought, finding)
+        });
+        return match (first, second) {
+            (Some(_), Some(_)) => Nick::Doubtful,
+            (Some(only), None) => Nick::Is(only),
+            (None, _) => {
+                let marked = joined(label.get(1..).unwrap_or(&[]), b"-default");
+                let marked = marked.as_ref().and_then(Joined::label);
+                marked
+                    .and_then(|label| search.service("database", label, within, trace))
+                    .map_or(Nick::Unknown, Nick::Is)
+            }
+        };
+    }
+    let kind = label.get(1..).and_then(|text| text.strip_suffix(b"-default"));
+    if let Some(kind) = kind.and_then(|kind| kinds.iter().find(|known| known.get(1..) == Some(kind))) {
+        return search.service("database", kind, within, trace).map_or(Nick::Unknown, Nick::Is);
+    }
+    Nick::Unknown
+}
+
+/// Two pieces of text as one label, on the stack.
+struct Joined {
+    octets: [u8; 1 + MAX_LABEL],
+    len: usize,
+}
+
+impl Joined {
+    fn label(&self) -> Option<&[u8]> {
+        self.octets.get(..self.len)
+    }
+}
+
+fn joined(first: &[u8], second: &[u8]) -> Option<Joined> {
+    let len = first.len() + second.len();
+    let mut octets = [0; 1 + MAX_LABEL];
+    octets.get_mut(1..=first.len())?.copy_from_slice(first);
+    octets.get_mut(1 + first.len()..=len)?.copy_from_slice(second);
+    *octets.first_mut()? = len as u8;
+    Some(Joined { octets, len: len + 1 })
+}
+
+/// The namespace of application `name`.
+fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T) -> Option<&'z Namespace> {
+    let prefix = &search.zone.settings.application_prefix;
+    let label = joined(prefix, name.get(1..)?)?;
+    trace.probe();
+    let found = search.zone.namespace(label.label()?);
+    trace.note(|| {
+        let finding = match found {
+            Some(namespace) => Finding::Found(format!("namespace {}", namespace.name.text())),
+            None => Finding::Nothing,
+        };
+        Step::new(
+            "application",
+            format!("application {} (namespace {})", text_of(name), text_of(label.label().unwrap_or(&[]))),
+            finding,
+        )
+    });
+    found.filter(|namespace| !namespace.application.is_empty())
+}
+
+/// The main Service of an application, of those that the caller may see: the one whose name is the full name of its
+/// chart, else the one called as the application, else the one labelled main, else the only one.
+fn main_candidate<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    application: &'z Namespace,
+    trace: &mut T,
+) -> Option<&'z crate::zone::ServiceName> {
+    let seen = || application.application.iter().filter(|candidate| search.asker.sees(&candidate.visibility));
+    let only = |wanted: &dyn Fn(&crate::zone::Candidate) -> bool| {
+        let mut found = seen().filter(|candidate| wanted(candidate));
+        found.next().filter(|_| found.next().is_none())
+    };
+    let main = only(&|candidate| candidate.full_name)
+        .or_else(|| only(&|candidate| candidate.full_name && candidate.main))
+        .or_else(|| only(&|candidate| candidate.app_name))
+        .or_else(|| only(&|candidate| candidate.main))
+        .or_else(|| only(&|_| true));
+    if main.is_none() {
+        trace.note(|| {
+            let sought = format!("main Service of {}", application.name.text());
+            Step::new("application", sought, Finding::Skipped("several, and none is the main one".into()))
+        });
+    }
+    main.map(|candidate| &*candidate.name)
+}
+
+fn main_of<'z, T: Trace>(search: &Search<'_, 'z>, application: &'z Namespace, trace: &mut T) -> Option<&'z Service> {
+    let main = main_candidate(search, application, trace)?;
+    let within = Within { label: application.name.label(), hash: application.name.hash() };
+    search.service("application", main.service(), within, trace)
+}
+
+/// Service `x` of an application: `<main>-x`, else `x` in its namespace.
+fn part_of<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    application: &'z Namespace,
+    label: &[u8],
+    trace: &mut T,
+) -> Option<&'z Service> {
+    let within = Within { label: application.name.label(), hash: application.name.hash() };
+    if let Some(main) = main_candidate(search, application, trace) {
+        let dashed = joined(b"-", label.get(1..)?);
+        let full =
+            dashed.as_ref().and_then(Joined::label).and_then(|part| joined(main.service().get(1..)?, part.get(1..)?));
+        let full = full.as_ref().and_then(Joined::label);
+        let found = full.and_then(|full| search.service("application", full, within, trace));
+        if found.is_some() {
+            return found;
+        }
+    }
+    search.service("application", label, within, trace)
+}
+
+/// Top-level domains that no namespace captures while names outside the cluster are forwarded.
+fn guarded(search: &Search<'_, '_>, place: &[u8]) -> bool {
+    search.zone.settings.forwarding
+        && matches!(
+            place,
+            b"\x03com" | b"\x03net" | b"\x03org" | b"\x03edu" | b"\x03gov" | b"\x03mil" | b"\x03int" | b"\x04arpa"
+        )
+}
+
+fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {
+    search.zone.settings.allowed_tlds.iter().any(|label| **label == *place)
+}
+
+/// A bare name that no rule knows: a namespace of that name makes it exist, and so does a cluster domain below it.
+/// It is never forwarded.
+fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
+    let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
+    match namespace_node(search, name.label(0), trace) {
+        Some(node) => Outcome::Found(node, Space::Short),
+        None if above_domain() => Outcome::Found(Node::Empty, Space::Short),
+        None => Outcome::Missing(Space::Short),
+    }
+}
+
+/// A dotted name that no rule knows: kept here if it must not leave, else somebody else's.
+fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8], trace: &mut T) -> Outcome<'z> {
+    // `ns.svc` has `x.ns.svc` below it.
+    if last == b"\x03svc" {
+        let between = name.labels() == 2 && namespace_node(search, name.label(0), trace).is_some();
+        return if between { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
+    }
+    // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
+    if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
+        let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
+        trace.note(|| Step::new("special use", text_of(last), Finding::Skipped("must not leave the cluster".into())));
+        return if above_domain() { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
+    }
+    if !tld::is_public_label(last) && namespace_node(search, last, trace).is_some() {
+        return Outcome::Missing(Space::Short);
+    }
+    trace.note(|| Step::new("outside", text_of(name.wire()), Finding::Skipped("not a name of the cluster".into())));
+    Outcome::NotOurs
+}
+
+/// Before the cluster has been learnt: whether some rule could match once it has.
+fn could_be_ours(search: &Search<'_, '_>, name: &Name) -> bool {
+    let labels = name.labels();
+    let last = name.label(labels.wrapping_sub(1));
+    let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
+    let svc = last == b"\x03svc";
+    let fits = match labels {
+        0 => false,
+        1..=3 => true,
+        4 => srv || svc,
+        _ => srv && svc && labels == 5,
+    };
+    fits && (labels == 1 || svc || !guarded(search, last) || allowed(search, last))
+}

@@ -1,6 +1,14 @@
-//! Callsign.
+#![doc = include_str!("../docs/architecture.md")]
 
+pub mod admin;
 pub mod answer;
+pub mod app;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod forward;
+pub mod lifecycle;
 pub mod resolve;
+pub mod server;
 pub mod wire;
 pub mod zone;

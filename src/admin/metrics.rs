@@ -1,0 +1,300 @@
+//! Metrics in OpenMetrics text, read off the counters when somebody scrapes.
+
+use std::fmt::Error;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::Admin;
+use crate::answer::Realm;
+use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
+use crate::server::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
+
+/// Counters of one server thread, with the labels they are told under.
+#[derive(Clone)]
+pub struct Listener {
+    pub(super) server: String,
+    pub(super) transport: &'static str,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// All metrics as text.
+pub(super) fn render(admin: &Admin) -> Result<String, Error> {
+    let mut out = String::with_capacity(16 * 1024);
+    let mut registry = Registry::default();
+    registry.sub_registry_with_prefix(&admin.prefix).register_collector(Box::new(Scrape::new(admin)));
+    registry.register_collector(Box::new(Process));
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+/// Everything that one scrape tells, copied so that it is of one moment.
+#[derive(Debug)]
+struct Scrape {
+    domain: String,
+    servers: Vec<(String, &'static str, Snapshot)>,
+    condition: crate::cluster::publish::Condition,
+    size: (usize, usize, usize),
+    serial: u32,
+    tcp: usize,
+    uptime: f64,
+}
+
+impl Scrape {
+    fn new(admin: &Admin) -> Scrape {
+        let zone = admin.table.load();
+        let mut servers: Vec<(String, &'static str, Snapshot)> = Vec::new();
+        for listener in &admin.listeners {
+            let snapshot = listener.counters.snapshot();
+            // Workers of one address are one server.
+            match servers
+                .iter_mut()
+                .find(|(server, transport, _)| *server == listener.server && *transport == listener.transport)
+            {
+                Some((_, _, sum)) => sum.add(&snapshot),
+                None => servers.push((listener.server.clone(), listener.transport, snapshot)),
+            }
+        }
+        Scrape {
+            domain: zone.settings.domains.first().map(|domain| format!("{}.", domain.text())).unwrap_or_default(),
+            servers,
+            condition: admin.status.condition(),
+            size: zone.size(),
+            serial: zone.serial,
+            tcp: admin.tcp.open(),
+            uptime: admin.started.elapsed().as_secs_f64(),
+        }
+    }
+
+    /// The zone that a realm is told as.
+    fn zone(&self, realm: Realm) -> &str {
+        match realm {
+            Realm::Cluster => &self.domain,
+            Realm::Reverse => "arpa.",
+            Realm::Short => "short",
+            Realm::Other => ".",
+        }
+    }
+
+    fn gauge(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), Error> {
+        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn counter(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+    }
+
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let help = "DNS requests, by server, zone, transport, family and type";
+        let mut family = encoder.encode_descriptor("dns_requests", help, None, MetricType::Counter)?;
+        for (server, proto, counts) in &self.servers {
+            for (of_family, by_realm) in ["1", "2"].iter().zip(&counts.requests) {
+                for (realm, by_type) in REALMS.iter().zip(by_realm) {
+                    for ((_, qtype), count) in TYPES.iter().zip(by_type).filter(|(_, count)| **count > 0) {
+                        let labels = [
+                            ("server", server.as_str()),
+                            ("zone", self.zone(*realm)),
+                            ("proto", proto),
+                            ("family", of_family),
+                            ("type", qtype),
+                        ];
+                        counter_of(&mut family, &labels, *count)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn responses(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut family =
+            encoder.encode_descriptor("dns_responses", "DNS responses, by rcode", None, MetricType::Counter)?;
+        for (server, proto, counts) in &self.servers {
+            for ((_, rcode), count) in RCODES.iter().zip(&counts.responses).filter(|(_, count)| **count > 0) {
+                counter_of(&mut family, &[("server", server.as_str()), ("proto", proto), ("rcode", rcode)], *count)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
+        type Of = fn(&Snapshot) -> (&[u64], u64);
+        let told: [(&str, &str, Vec<f64>, f64, Of); 3] = [
+            (
+                "dns_request_duration_seconds",
+                "Time from receiving a message to sending its reply; messages of one batch count as the batch",
+                DURATION_BOUNDS.iter().map(|bound| *bound as f64 / 1e9).collect(),
+                1e9,
+                |counts| (&counts.durations, counts.duration_sum),
+            ),
+            (
+                "dns_request_size_bytes",
+                "Size of requests",
+                SIZE_BOUNDS.iter().map(|bound| *bound as f64).collect(),
+                1.0,
+                |counts| (&counts.request_sizes, counts.request_octets),
+            ),
+            (
+                "dns_response_size_bytes",
+                "Size of responses",
+                SIZE_BOUNDS.iter().map(|bound| *bound as f64).collect(),
+                1.0,
+                |counts| (&counts.response_sizes, counts.response_octets),
+            ),
+        ];
+        for (name, help, bounds, unit, of) in told {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+            for (server, proto, counts) in &self.servers {
+                let (counts, sum) = of(counts);
+                histogram(
+                    &mut family,
+                    &[("server", server.as_str()), ("proto", proto)],
+                    &bounds,
+                    counts,
+                    sum as f64 / unit,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let encoder = &mut encoder;
+        self.requests(encoder)?;
+        self.responses(encoder)?;
+        self.histograms(encoder)?;
+        let sum = |of: fn(&Snapshot) -> u64| self.servers.iter().map(|(_, _, counts)| of(counts)).sum();
+        self.counter(
+            encoder,
+            "dns_dropped",
+            "Messages that got no reply: no header, or replies themselves",
+            sum(|counts| counts.dropped),
+        )?;
+        self.counter(encoder, "dns_unsent", "Replies that the system would not send", sum(|counts| counts.unsent))?;
+        self.gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
+        let (services, endpoints, names) = self.size;
+        self.gauge(encoder, "table_services", "Services in the table", services as f64)?;
+        self.gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
+        self.gauge(encoder, "table_names", "Addresses that have a name", names as f64)?;
+        self.gauge(encoder, "table_serial", "Serial of the SOA record", f64::from(self.serial))?;
+        let condition = &self.condition;
+        self.counter(encoder, "tables_published", "Tables published", condition.published)?;
+        self.counter(
+            encoder,
+            "objects_rejected",
+            "Objects and annotations that could not be used",
+            condition.rejected,
+        )?;
+        let Histogram { counts, sum } = &condition.publish;
+        let mut family = encoder.encode_descriptor(
+            "publish_seconds",
+            "Time to make and publish a table",
+            None,
+            MetricType::Histogram,
+        )?;
+        histogram::<0>(&mut family, &[], &PUBLISH_BOUNDS, counts, *sum)?;
+        let mut age = encoder.encode_descriptor(
+            "source_age_seconds",
+            "Time since a part of the source was last heard",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (part, heard) in &condition.heard {
+            let seconds = heard.elapsed().as_secs_f64();
+            age.encode_family(&[("part", part.as_str())])?.encode_gauge(&seconds)?;
+        }
+        self.gauge(encoder, "source_in_trouble", "Parts of the source that fail now", condition.trouble.len() as f64)?;
+        self.gauge(encoder, "uptime_seconds", "Time since the start", self.uptime)
+    }
+}
+
+fn counter_of<const N: usize>(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str); N],
+    count: u64,
+) -> Result<(), Error> {
+    family.encode_family(labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)
+}
+
+fn histogram<const N: usize>(
+    family: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str); N],
+    bounds: &[f64],
+    counts: &[u64],
+    sum: f64,
+) -> Result<(), Error> {
+    let above = std::iter::once(f64::MAX);
+    let buckets: Vec<(f64, u64)> = bounds.iter().copied().chain(above).zip(counts.iter().copied()).collect();
+    let total = counts.iter().sum();
+    family.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)
+}
+
+/// What Prometheus clients tell of every process.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut gauge = |name: &str, help: &str, value: Option<f64>| match value {
+            Some(value) => encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value),
+            None => Ok(()),
+        };
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let kilobytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            Some(line.split_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
+        };
+        gauge("process_resident_memory_bytes", "Resident memory", kilobytes("VmRSS:"))?;
+        gauge("process_virtual_memory_bytes", "Virtual memory", kilobytes("VmSize:"))?;
+        gauge(
+            "process_threads",
+            "Threads",
+            status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok()),
+        )?;
+        let descriptors = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as f64).ok();
+        gauge("process_open_fds", "Open file descriptors", descriptors)?;
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        // Fields 14 and 15, in ticks of 1/100 s, counted after the name, which may hold spaces (proc(5)).
+        let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
+            let mut fields = rest.split_whitespace().skip(11);
+            Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
+        });
+        if let Some(ticks) = ticks {
+            let mut cpu = encoder.encode_descriptor(
+                "process_cpu_seconds",
+                "CPU time, user and system",
+                None,
+                MetricType::Counter,
+            )?;
+            cpu.encode_counter::<[(&str, &str); 0], _, u64>(&(ticks / 100.0), None)?;
+        }
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    fn add(&mut self, other: &Snapshot) {
+        fn all(to: &mut [u64], from: &[u64]) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        for (to, from) in self.requests.iter_mut().flatten().zip(other.requests.iter().flatten()) {
+            all(to, from);
+        }
+        all(&mut self.responses, &other.responses);
+        all(&mut self.durations, &other.durations);
+        all(&mut self.request_sizes, &other.request_sizes);
+        all(&mut self.response_sizes, &other.response_sizes);
+        self.duration_sum += other.duration_sum;
+        self.request_octets += other.request_octets;
+        self.response_octets += other.response_octets;
+        self.dropped += other.dropped;
+        self.unsent += other.unsent;
+    }
+}

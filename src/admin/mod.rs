@@ -1,0 +1,135 @@
+//! Health, readiness and metrics over HTTP, for probes, scrapers and people with curl.
+
+mod metrics;
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::cluster::publish::Status;
+use crate::lifecycle::Phase;
+use crate::server::{Counters, Published};
+pub use metrics::Listener;
+
+/// Probes and scrapers need few connections; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+/// Time for a request's head.
+const HEAD: Duration = Duration::from_secs(5);
+
+/// What the admin plane looks at.
+pub struct Admin {
+    /// The table.
+    pub table: Published,
+    /// The control plane.
+    pub status: Status,
+    /// Where the server is in its life.
+    pub phase: watch::Receiver<Phase>,
+    /// Counters of each server thread.
+    pub listeners: Vec<Listener>,
+    /// TCP connections that are open.
+    pub tcp: Arc<crate::server::tcp::Shared>,
+    /// `--metrics-prefix`.
+    pub prefix: String,
+    /// When the program started.
+    pub started: Instant,
+}
+
+impl Listener {
+    /// The counters of one thread that serves `server` over `transport`.
+    pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> Listener {
+        Listener { server: format!("dns://{server}"), transport, counters }
+    }
+}
+
+/// Serves until the program ends.
+pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let response = admin.respond(&request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
+            // A client that goes away in the middle is nobody's concern.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(place);
+        });
+    }
+}
+
+impl Admin {
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+        }
+        match request.uri().path() {
+            "/health" | "/healthz" | "/livez" => plain(StatusCode::OK, "OK\n".to_owned()),
+            "/ready" | "/readyz" => self.ready(request.uri().query().is_some_and(|query| query.contains("verbose"))),
+            "/metrics" => match metrics::render(self) {
+                Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n".to_owned()),
+            },
+            other => plain(StatusCode::NOT_FOUND, format!("no {other}; there are /health, /ready and /metrics\n")),
+        }
+    }
+
+    /// Ready after the first sync and until shutdown begins.
+    fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
+        let condition = self.status.condition();
+        let phase = *self.phase.borrow();
+        let mut pending: Vec<String> = condition.pending.iter().map(|part| part.as_str().to_owned()).collect();
+        if phase != Phase::Serving {
+            pending.push("shutting down".to_owned());
+        }
+        let ready = pending.is_empty();
+        let mut text = match ready {
+            true => "OK\n".to_owned(),
+            false => format!("not ready: {}\n", pending.join(", ")),
+        };
+        if verbose {
+            let (services, endpoints, names) = self.table.load().size();
+            let _ = writeln!(text, "table: {services} services, {endpoints} endpoints, {names} addresses");
+            for (part, heard) in &condition.heard {
+                let _ = writeln!(text, "{}: last heard {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
+            }
+            for (part, reason) in &condition.trouble {
+                let _ = writeln!(text, "{}: {reason}", part.as_str());
+            }
+        }
+        plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    }
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", text)
+}
+
+fn typed(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}

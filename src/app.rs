@@ -1,0 +1,270 @@
+//! The composition root: binds, wires, returns the bound addresses. The only file that knows everyone.
+//!
+//! Two planes share the pointer to the table and nothing else. The control plane (sources, builder, admin) runs on a
+//! runtime of its own; answers come from UDP worker threads and one thread for TCP.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Admin, Listener};
+use crate::cluster::manifests::{ManifestError, Manifests, Options};
+use crate::cluster::publish::{Publisher, Status};
+use crate::cluster::{Event, Events, Part, kubernetes};
+use crate::config::{self, Config, Source};
+use crate::forward;
+use crate::lifecycle::{self, Phase};
+use crate::server::{BindError, Published, tcp, udp};
+use crate::zone::{Builder, Zone};
+
+/// Events that may wait for the publisher. A flood beyond it waits in the API's connections.
+const EVENTS: usize = 4096;
+
+/// Why the server does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// No source.
+    #[error(
+        "nothing to answer from: name manifests with --manifests PATH, a cluster with --kubeconfig FILE, or run in a pod with a service account"
+    )]
+    NoSource,
+    /// Manifests.
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
+    /// A kubeconfig or service account that does not load.
+    #[error("{what}: {why}")]
+    Kubeconfig {
+        /// Which.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An address.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Threads, runtimes, descriptors.
+    #[error("the system gives no {what}: {source}")]
+    System {
+        /// What was wanted.
+        what: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// The exit status that tells what kind of error it is (sysexits.h): 78 for what is configured wrongly, 69 for
+    /// what is not there.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            StartError::Kubeconfig { .. } | StartError::Manifests(ManifestError::Syntax { .. }) => 78,
+            _ => 69,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
+    move |source| StartError::System { what, source }
+}
+
+/// A server that runs.
+pub struct Running {
+    /// Addresses that DNS is answered on, with real ports.
+    pub addresses: Vec<SocketAddr>,
+    /// Address of the admin plane.
+    pub admin: SocketAddr,
+    /// The table.
+    pub table: Published,
+    phase: watch::Sender<Phase>,
+    control: Runtime,
+    workers: Vec<udp::Workers>,
+    tcp: JoinHandle<()>,
+    tcp_stop: watch::Sender<bool>,
+}
+
+/// Starts a server.
+///
+/// # Errors
+/// Everything that can be known before the first query: addresses, sources, files.
+pub fn start(config: Config) -> Result<Running, StartError> {
+    let started = Instant::now();
+    let mut bound = Vec::new();
+    for address in &config.listen {
+        let udp = udp::bind(*address, config.workers)?;
+        let tcp = tcp::bind(udp.address())?;
+        bound.push((udp, tcp));
+    }
+    let addresses: Vec<SocketAddr> = bound.iter().map(|(udp, _)| udp.address()).collect();
+    let admin_listener = tcp::bind(config.admin)?;
+    let admin_address = admin_listener.local_addr().map_err(system("address"))?;
+
+    let mut settings = config.settings.clone();
+    settings.forwarding = forward::FORWARDING;
+    settings.advertise(&config::advertised(&config, &addresses));
+    let settings = Arc::new(settings);
+    let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
+    let status = Status::default();
+
+    let control = RuntimeBuilder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(system("runtime"))?;
+    let (events, incoming) = mpsc::channel(EVENTS);
+    let (parts, first) = {
+        let _guard = control.enter();
+        begin(&config, &control, events)?
+    };
+    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
+    for event in first {
+        publisher.take(event);
+    }
+    publisher.publish();
+    control.spawn(publisher.run(incoming));
+
+    let shared = tcp::Shared::new(table.clone(), config.tcp);
+    let (tcp_stop, stopping) = watch::channel(false);
+    let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
+    for (udp, tcp) in bound {
+        let address = udp.address();
+        let started = udp.start(&table).map_err(system("thread"))?;
+        listeners.extend(started.counters.iter().map(|counters| Listener::new(address, "udp", counters.clone())));
+        workers.push(started);
+        tcp_listeners.push(tcp);
+    }
+    if let Some(address) = addresses.first() {
+        listeners.push(Listener::new(*address, "tcp", shared.counters.clone()));
+    }
+    let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping).map_err(system("thread"))?;
+
+    let (phase, seen) = watch::channel(Phase::Serving);
+    let admin = Admin {
+        table: table.clone(),
+        status,
+        phase: seen,
+        listeners,
+        tcp: shared,
+        prefix: config.metrics_prefix,
+        started,
+    };
+    control.spawn(admin::serve(admin_listener, Arc::new(admin)));
+    Ok(Running { addresses, admin: admin_address, table, phase, control, workers, tcp, tcp_stop })
+}
+
+/// Starts the source; returns the parts to wait for and what is known already.
+fn begin(config: &Config, control: &Runtime, events: Events) -> Result<(Vec<Part>, Vec<Event>), StartError> {
+    match &config.source {
+        Source::Nowhere => Err(StartError::NoSource),
+        Source::Manifests(path) => {
+            let options =
+                Options { path: path.clone(), reading: config.reading, service_cidrs: config.service_cidrs.clone() };
+            let (manifests, mut first) = Manifests::open(options)?;
+            first.push(Event::Synced(Part::Manifests));
+            control.spawn(manifests.follow(events));
+            Ok((vec![Part::Manifests], first))
+        }
+        Source::Kubeconfig(..) | Source::InCluster => {
+            let client = client(control, &config.source)?;
+            Ok((kubernetes::follow(&client, config.reading, &config.pods, &events), Vec::new()))
+        }
+    }
+}
+
+/// A client of the API that the source names.
+///
+/// # Errors
+/// When the kubeconfig or the service account does not load. Whether the API answers shows later.
+pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartError> {
+    let (what, loaded) = match source {
+        Source::Kubeconfig(path, context) => {
+            let what = format!("kubeconfig {}", path.display());
+            (what, runtime.block_on(from_kubeconfig(path, context.clone())))
+        }
+        _ => ("service account".to_owned(), kube::Config::incluster().map_err(|why| why.to_string())),
+    };
+    let failed = |why: String| StartError::Kubeconfig { what: what.clone(), why };
+    let mut loaded = loaded.map_err(failed)?;
+    loaded.connect_timeout = Some(Duration::from_secs(5));
+    loaded.read_timeout = None;
+    let _guard = runtime.enter();
+    kube::Client::try_from(loaded).map_err(|why| failed(why.to_string()))
+}
+
+async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
+    let file = kube::config::Kubeconfig::read_from(path).map_err(|why| one_line(&why))?;
+    let options = kube::config::KubeConfigOptions { context, ..Default::default() };
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|why| one_line(&why))
+}
+
+/// An error and its causes as one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn serve_tcp(
+    listeners: Vec<std::net::TcpListener>,
+    shared: Arc<tcp::Shared>,
+    stopping: watch::Receiver<bool>,
+) -> std::io::Result<JoinHandle<()>> {
+    let runtime = RuntimeBuilder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tcp".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let serving: Vec<_> = listeners
+                .into_iter()
+                .map(|listener| tokio::spawn(tcp::serve(listener, shared.clone(), stopping.clone())))
+                .collect();
+            for listener in serving {
+                let _ = listener.await;
+            }
+            let deadline = Instant::now() + lifecycle::DRAIN;
+            while shared.open() > 0 && Instant::now() < deadline {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+    })
+}
+
+impl Running {
+    /// Serves until a signal says otherwise, then ends in order.
+    ///
+    /// # Errors
+    /// When the system lets nobody listen for signals.
+    pub fn until_signalled(self, lame_duck: Duration) -> std::io::Result<()> {
+        self.control.block_on(lifecycle::lead(&self.phase, lame_duck))?;
+        self.stop();
+        Ok(())
+    }
+
+    /// Ends: what has arrived is answered, nothing more is taken.
+    pub fn stop(self) {
+        self.phase.send_replace(Phase::Draining);
+        self.tcp_stop.send_replace(true);
+        for workers in self.workers {
+            workers.stop();
+        }
+        let _ = self.tcp.join();
+        self.control.shutdown_timeout(Duration::from_millis(500));
+    }
+
+    /// Not ready any more, and still answering.
+    pub fn begin_lame_duck(&self) {
+        self.phase.send_replace(Phase::LameDuck);
+    }
+}

@@ -1,0 +1,70 @@
+//! Subcommands, a file each.
+
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// Exit status for bad usage (sysexits.h).
+pub const USAGE: u8 = 64;
+/// Exit status for bad configuration.
+pub const CONFIG: u8 = 78;
+
+/// In-cluster DNS for Kubernetes: short names, full names, and the reason why.
+#[derive(Parser, Debug)]
+#[command(name = "callsign", version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Answer DNS
+    #[command(after_help = serve::EXAMPLES)]
+    Serve(Box<crate::config::ServeArgs>),
+}
+
+/// What went wrong, as one line, and the exit status that says so.
+#[derive(Debug)]
+pub struct Failure {
+    /// Status.
+    pub status: u8,
+    /// One line.
+    pub line: String,
+}
+
+impl Failure {
+    fn new(status: u8, line: impl std::fmt::Display) -> Failure {
+        Failure { status, line: line.to_string() }
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// One line and an exit status.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Serve(args) => serve::run(&args),
+        }
+    }
+}
+
+/// The arguments of the process, with those of `--config FILE` where the command line and the environment are silent.
+///
+/// # Errors
+/// Bad usage: what clap says, and its first line.
+pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
+    let file = arguments.iter().enumerate().find_map(|(at, argument)| match argument.as_str() {
+        "--config" => arguments.get(at + 1).cloned(),
+        other => other.strip_prefix("--config=").map(str::to_owned),
+    });
+    let file = file.or_else(|| {
+        std::env::var("CALLSIGN_CONFIG").ok().filter(|_| arguments.get(1).is_some_and(|command| command == "serve"))
+    });
+    let Some(file) = file else { return Cli::try_parse_from(arguments) };
+    let more = serve::arguments_of(&file, &arguments)
+        .map_err(|why| clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("--config {file}: {why}\n")))?;
+    Cli::try_parse_from(arguments.into_iter().chain(more))
+}

@@ -1,0 +1,94 @@
+//! `callsign serve`.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde_json::Value;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use super::{CONFIG, Failure};
+use crate::app;
+use crate::config::{LogFormat, ServeArgs, Source};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  callsign serve --manifests deploy/demo --listen 127.0.0.1:5300
+  callsign serve --kubeconfig ~/.kube/config --listen 127.0.0.1:5300
+  callsign serve                                  in a pod: the service account's cluster, port 53";
+
+/// Runs the server until it is told to end.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    log(args.log_format);
+    let config = args.config().map_err(|why| Failure::new(CONFIG, why))?;
+    let source = match &config.source {
+        Source::Manifests(path) => format!("manifests {}", path.display()),
+        Source::Kubeconfig(file, _) => format!("kubeconfig {}", file.display()),
+        Source::InCluster => "service account".to_owned(),
+        Source::Nowhere => "nothing".to_owned(),
+    };
+    let lame_duck = config.lame_duck;
+    let running = app::start(config).map_err(|why| Failure::new(why.exit_status(), why))?;
+    let addresses: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
+    // For people and for scripts that wait for a port; a closed output is no reason not to serve.
+    let _ = writeln!(
+        std::io::stdout(),
+        "callsign {} listens on {} (udp, tcp), admin on {}, from {source}",
+        env!("CARGO_PKG_VERSION"),
+        addresses.join(" "),
+        running.admin
+    );
+    running.until_signalled(lame_duck).map_err(|why| Failure::new(69, why))
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("CALLSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    // Who embeds this may have set up logs already.
+    let _ = match format {
+        LogFormat::Text => logs.with_target(false).finish().try_init(),
+        LogFormat::Json => logs.json().finish().try_init(),
+    };
+}
+
+/// The flags of a configuration file as arguments, without those that the command line or the environment give.
+pub fn arguments_of(path: &str, given: &[String]) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|why| why.to_string())?;
+    let options = serde_saphyr::options! { with_snippet: false };
+    let file: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|why| why.to_string())?;
+    let Value::Object(flags) = file else { return Err("it is no mapping; write one 'flag: value' a line".to_owned()) };
+    let command = <super::Cli as clap::CommandFactory>::command();
+    let serve = command.find_subcommand("serve").ok_or("there is no serve")?;
+    let mut arguments = Vec::new();
+    for (flag, value) in flags {
+        let known = serve.get_arguments().find(|argument| argument.get_long() == Some(flag.as_str()));
+        let Some(known) = known else { return Err(format!("there is no flag '{flag}'")) };
+        let long = format!("--{flag}");
+        let on_line = given.iter().any(|argument| *argument == long || argument.starts_with(&format!("{long}=")));
+        let in_environment = known.get_env().is_some_and(|name| std::env::var_os(name).is_some());
+        if on_line || in_environment || flag == "config" {
+            continue;
+        }
+        let values = match value {
+            Value::Array(values) => values,
+            Value::Bool(false) | Value::Null => continue,
+            Value::Bool(true) if !known.get_action().takes_values() => {
+                arguments.push(long);
+                continue;
+            }
+            one => vec![one],
+        };
+        for value in values {
+            match value {
+                Value::String(text) => arguments.push(format!("{long}={text}")),
+                Value::Number(number) => arguments.push(format!("{long}={number}")),
+                other => {
+                    return Err(format!("the value of '{flag}' is {other}; write text, a number or a list of them"));
+                }
+            }
+        }
+    }
+    Ok(arguments)
+}

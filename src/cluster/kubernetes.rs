@@ -1,0 +1,640 @@
+//! Facts from the Kubernetes API: list and watch, one task and one connection for each kind.
+//!
+//! What to ask next is decided by a pure function, [`State::step`]; [`Watcher`] carries it out. Lists are streamed
+//! where the server has that (`sendInitialEvents`), else read in pages, decided by what the server answers. A list is
+//! compared with what is held object by object while it arrives: there are never two copies of the cluster.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use kube::client::Body;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+use tokio::time::{Instant, timeout};
+
+use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, Reading, Rejected, Service};
+use super::{Event, Events, Part};
+use crate::zone::facts::Key;
+
+/// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
+const WATCH_SECONDS: u64 = 25;
+/// Nothing at all for this long means that the connection is dead: the server ends a quiet watch before.
+const SILENCE: Duration = Duration::from_secs(30);
+/// A server that does not know streamed lists takes the request for a plain watch and never ends the list.
+const STREAM_PATIENCE: Duration = Duration::from_secs(3);
+/// First and longest wait between tries.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// No object is larger: etcd takes 1.5 MB. Longer lines are no objects.
+const MAX_LINE: usize = 16 << 20;
+
+/// Why the API cannot be followed right now.
+#[derive(Debug, Error)]
+enum Failure {
+    #[error("cannot reach the API: {0}")]
+    Unreachable(String),
+    #[error("the API answers {code} {reason}")]
+    Status { code: u16, reason: String, retry_after: Option<Duration> },
+    #[error("the API sends what is no {0}: {1}")]
+    Unreadable(&'static str, String),
+    #[error("the API was silent for {} seconds", .0.as_secs())]
+    Silent(Duration),
+}
+
+/// What to ask for next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A list as a stream, which goes on as a watch.
+    Stream,
+    /// A list in pages; `next` continues one.
+    Page {
+        /// The server's token.
+        next: Option<String>,
+    },
+    /// Changes after a version.
+    Watch {
+        /// Resource version.
+        version: String,
+    },
+}
+
+/// What the server had to say to that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A page, and the token of the next.
+    Paged {
+        /// Token of the next page; none after the last.
+        next: Option<String>,
+        /// The version of the list.
+        version: String,
+    },
+    /// The list is whole, or an event or bookmark arrived: what is held is this version.
+    At(String),
+    /// The watch ended as it should.
+    Ended,
+    /// The version or token is too old (410), or newer than anything the server has.
+    Gone,
+    /// The server has no streamed lists.
+    NoStreams,
+    /// Anything else.
+    Failed,
+}
+
+impl State {
+    /// The next state. `streams`: whether lists are asked for as streams.
+    pub fn step(self, word: Word, streams: bool) -> State {
+        let list = || if streams { State::Stream } else { State::Page { next: None } };
+        match (self, word) {
+            (_, Word::NoStreams) => State::Page { next: None },
+            (_, Word::Gone) => list(),
+            (_, Word::Paged { next: Some(next), .. }) => State::Page { next: Some(next) },
+            (_, Word::Paged { next: None, version }) => State::Watch { version },
+            (_, Word::At(version)) => State::Watch { version },
+            // A stream that ends before its list does has told nothing whole.
+            (State::Stream, Word::Ended | Word::Failed) => list(),
+            // A page is asked for again with the same token; a watch goes on where it stood.
+            (state, Word::Ended | Word::Failed) => state,
+        }
+    }
+}
+
+/// What is held of an object: enough to see whether it changed, and whether a list still has it.
+struct Held {
+    version: u64,
+    list: u32,
+}
+
+/// Follows one kind.
+pub struct Watcher<O> {
+    client: kube::Client,
+    part: Part,
+    path: &'static str,
+    selector: Option<String>,
+    page: u32,
+    reading: Reading,
+    events: Events,
+    held: HashMap<Key, Held>,
+    hasher: RandomState,
+    list: u32,
+    streams: bool,
+    synced: bool,
+    kind: PhantomData<O>,
+}
+
+/// The far end of the channel is gone: the program ends.
+struct Closed;
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(default)]
+    metadata: Option<ListMeta>,
+    #[serde(borrow, default)]
+    items: Option<Vec<Option<&'a RawValue>>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ListMeta {
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct WatchEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// `v1` Status, as errors are told.
+#[derive(Default, Deserialize)]
+struct Status {
+    code: Option<u16>,
+    reason: Option<String>,
+    message: Option<String>,
+    details: Option<StatusDetails>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusDetails {
+    retry_after_seconds: Option<u64>,
+}
+
+/// Which pods to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pods {
+    /// None.
+    Off,
+    /// Those of one node.
+    Node(String),
+    /// All.
+    All,
+}
+
+/// Starts following everything that answers are made of; returns the parts to wait for.
+pub fn follow(client: &kube::Client, reading: Reading, pods: &Pods, events: &Events) -> Vec<Part> {
+    let services = Watcher::<Service>::new(client, Part::Services, "/api/v1/services", 500, reading, events);
+    let path = "/apis/discovery.k8s.io/v1/endpointslices";
+    // Slices are large: a smaller page bounds what a list holds in memory at a time.
+    let slices = Watcher::<EndpointSlice>::new(client, Part::EndpointSlices, path, 100, reading, events);
+    let namespaces = Watcher::<Namespace>::new(client, Part::Namespaces, "/api/v1/namespaces", 500, reading, events);
+    tokio::spawn(services.run());
+    tokio::spawn(slices.run());
+    tokio::spawn(namespaces.run());
+    let mut parts = vec![Part::Services, Part::EndpointSlices, Part::Namespaces];
+    if *pods != Pods::Off {
+        let mut watcher = Watcher::<Pod>::new(client, Part::Pods, "/api/v1/pods", 500, reading, events);
+        if let Pods::Node(node) = pods {
+            watcher.selector = Some(format!("spec.nodeName={node}"));
+        }
+        tokio::spawn(watcher.run());
+        parts.push(Part::Pods);
+    }
+    parts
+}
+
+impl<O: Object> Watcher<O> {
+    fn new(
+        client: &kube::Client,
+        part: Part,
+        path: &'static str,
+        page: u32,
+        reading: Reading,
+        events: &Events,
+    ) -> Self {
+        Watcher {
+            client: client.clone(),
+            part,
+            path,
+            selector: None,
+            page,
+            reading,
+            events: events.clone(),
+            held: HashMap::new(),
+            hasher: RandomState::new(),
+            list: 0,
+            streams: true,
+            synced: false,
+            kind: PhantomData,
+        }
+    }
+
+    /// Follows the kind until nobody listens any more.
+    pub async fn run(mut self) {
+        let mut state = State::Stream;
+        let mut wait = BACKOFF.0;
+        loop {
+            if matches!(state, State::Stream | State::Page { next: None }) {
+                self.list = self.list.wrapping_add(1);
+            }
+            let before = state.clone();
+            let outcome = match self.ask(&mut state).await {
+                Ok(outcome) => outcome,
+                Err(Closed) => return,
+            };
+            let progressed = state != before;
+            let (word, failure) = outcome;
+            if word == Word::NoStreams {
+                self.streams = false;
+            }
+            state = state.step(word, self.streams);
+            let trouble = failure.as_ref().map(Failure::to_string);
+            if progressed && failure.is_none() {
+                wait = BACKOFF.0;
+            }
+            let Some(failure) = failure else {
+                if self.say(Event::Trouble(self.part, None)).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            if self.say(Event::Trouble(self.part, trouble)).await.is_err() {
+                return;
+            }
+            let asked = match failure {
+                Failure::Status { retry_after: Some(asked), .. } => asked.min(BACKOFF.1),
+                _ => Duration::ZERO,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(asked.max(self.jittered(wait))) => {}
+                () = self.events.closed() => return,
+            }
+            wait = if progressed { BACKOFF.0 } else { (wait * 2).min(BACKOFF.1) };
+        }
+    }
+
+    /// Half to all of a wait, so that servers that lost the API together do not come back together.
+    fn jittered(&self, wait: Duration) -> Duration {
+        let dice = self.hasher.hash_one(std::time::Instant::now()) % 1000;
+        wait / 2 + wait.mul_f64(dice as f64 / 2000.0)
+    }
+
+    async fn say(&self, event: Event) -> Result<(), Closed> {
+        self.events.send(event).await.map_err(|_| Closed)
+    }
+
+    /// Asks for what the state wants and takes in what comes. While events arrive, `state` moves along.
+    async fn ask(&mut self, state: &mut State) -> Result<(Word, Option<Failure>), Closed> {
+        let uri = self.uri(state);
+        let request = http::Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty());
+        let request = match request {
+            Ok(request) => request,
+            Err(why) => return Ok((Word::Failed, Some(Failure::Unreachable(why.to_string())))),
+        };
+        let response = match timeout(SILENCE, self.client.send(request)).await {
+            Err(_) => return Ok((Word::Failed, Some(Failure::Silent(SILENCE)))),
+            Ok(Err(why)) => return Ok((Word::Failed, Some(Failure::Unreachable(chain(&why))))),
+            Ok(Ok(response)) => response,
+        };
+        if !response.status().is_success() {
+            return Ok(self.refused(state, response).await);
+        }
+        let mut lines = Lines { body: response.into_body(), buffer: Vec::new(), scanned: 0 };
+        match state {
+            State::Page { .. } => match lines.rest().await {
+                Ok(page) => self.take_page(&page).await,
+                Err(failure) => Ok((Word::Failed, Some(failure))),
+            },
+            State::Stream | State::Watch { .. } => self.take_events(state, &mut lines).await,
+        }
+    }
+
+    fn uri(&self, state: &State) -> String {
+        let mut uri = format!("{}?", self.path);
+        match state {
+            State::Stream => {
+                uri += "watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+                uri += &format!("&timeoutSeconds={WATCH_SECONDS}");
+            }
+            State::Page { next } => {
+                uri += &format!("limit={}", self.page);
+                if let Some(next) = next {
+                    uri += &format!("&continue={}", encoded(next));
+                }
+            }
+            State::Watch { version } => {
+                uri += &format!("watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}");
+                uri += &format!("&resourceVersion={}", encoded(version));
+            }
+        }
+        if let Some(selector) = &self.selector {
+            uri += &format!("&fieldSelector={}", encoded(selector));
+        }
+        uri
+    }
+
+    async fn refused(&self, state: &State, response: http::Response<Body>) -> (Word, Option<Failure>) {
+        let code = response.status().as_u16();
+        let header = response.headers().get(http::header::RETRY_AFTER);
+        let retry_after = header.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let mut lines = Lines { body: response.into_body(), buffer: Vec::new(), scanned: 0 };
+        let body = lines.rest().await.unwrap_or_default();
+        let status: Status = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| Status { message: Some(excerpt(&body)), ..Status::default() });
+        let asked = status.details.as_ref().and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
+        let word = match (code, state) {
+            (410, _) => Word::Gone,
+            (400 | 404 | 405 | 422, State::Stream) => Word::NoStreams,
+            _ if is_too_new(&status) => Word::Gone,
+            _ => Word::Failed,
+        };
+        // Being told to list again is part of the protocol, as long as it leads somewhere.
+        let expected = matches!(word, Word::NoStreams) || (word == Word::Gone && matches!(state, State::Watch { .. }));
+        let reason = status.message.or(status.reason).unwrap_or_default();
+        let failure = Failure::Status { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
+        (word, (!expected).then_some(failure))
+    }
+
+    async fn take_page(&mut self, page: &[u8]) -> Result<(Word, Option<Failure>), Closed> {
+        let list: List<'_> = match serde_json::from_slice(page) {
+            Ok(list) => list,
+            Err(why) => return Ok((Word::Failed, Some(Failure::Unreadable("list", why.to_string())))),
+        };
+        let meta = list.metadata.unwrap_or_default();
+        let Some(version) = meta.resource_version else {
+            return Ok((Word::Failed, Some(Failure::Unreadable("list", "it has no resourceVersion".to_owned()))));
+        };
+        for item in list.items.into_iter().flatten().flatten() {
+            self.take_object(item.get(), true).await?;
+        }
+        let next = meta.next.filter(|next| !next.is_empty());
+        if next.is_none() {
+            self.list_is_whole().await?;
+        }
+        Ok((Word::Paged { next, version }, None))
+    }
+
+    async fn take_events(&mut self, state: &mut State, lines: &mut Lines) -> Result<(Word, Option<Failure>), Closed> {
+        let opened = Instant::now();
+        loop {
+            let listing = *state == State::Stream;
+            let patience = if listing { STREAM_PATIENCE } else { SILENCE };
+            let line = match timeout(patience, lines.next()).await {
+                Err(_) if listing => return Ok((Word::NoStreams, None)),
+                Err(_) => return Ok((Word::Failed, Some(Failure::Silent(SILENCE)))),
+                Ok(Err(failure)) => return Ok((Word::Failed, Some(failure))),
+                Ok(Ok(None)) if listing => return Ok((Word::NoStreams, None)),
+                // A watch that ends at once, again and again, is no watch.
+                Ok(Ok(None)) if opened.elapsed() < Duration::from_millis(100) => {
+                    tokio::time::sleep(BACKOFF.0).await;
+                    return Ok((Word::Ended, None));
+                }
+                Ok(Ok(None)) => return Ok((Word::Ended, None)),
+                Ok(Ok(Some(line))) => line,
+            };
+            let event: WatchEvent<'_> = match serde_json::from_slice(&line) {
+                Ok(event) => event,
+                Err(why) => return Ok((Word::Failed, Some(Failure::Unreadable("watch event", why.to_string())))),
+            };
+            let version = match event.kind {
+                "ADDED" | "MODIFIED" => self.take_object(event.object.get(), listing).await?,
+                "DELETED" => self.forget(event.object.get()).await?,
+                "BOOKMARK" => {
+                    let meta = meta_of(event.object.get());
+                    if listing && meta.ends_initial_events() {
+                        self.list_is_whole().await?;
+                        *state = State::Watch { version: String::new() };
+                    }
+                    self.say(Event::Heard(self.part)).await?;
+                    meta.resource_version
+                }
+                "ERROR" => return Ok(self.error_event(event.object.get())),
+                _ => None,
+            };
+            if let (State::Watch { .. }, Some(version)) = (&*state, version) {
+                *state = std::mem::replace(state, State::Stream).step(Word::At(version), self.streams);
+            }
+        }
+    }
+
+    fn error_event(&self, object: &str) -> (Word, Option<Failure>) {
+        let status: Status = serde_json::from_str(object).unwrap_or_default();
+        let code = status.code.unwrap_or(500);
+        if code == 410 || is_too_new(&status) {
+            return (Word::Gone, None);
+        }
+        let retry_after = status.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
+        let reason = status.message.or(status.reason).unwrap_or_else(|| excerpt(object.as_bytes()));
+        (Word::Failed, Some(Failure::Status { code, reason, retry_after }))
+    }
+
+    /// Takes in one object; returns its version. What cannot be understood is left out alone.
+    async fn take_object(&mut self, text: &str, listing: bool) -> Result<Option<String>, Closed> {
+        let object: O = match serde_json::from_str(text) {
+            Ok(object) => object,
+            Err(why) => {
+                let meta = meta_of(text);
+                let rejected = Rejected { kind: O::KIND, name: meta.label(), reason: why.to_string() };
+                self.say(Event::Rejected(rejected)).await?;
+                // What it was before may be wrong now, but an object that is there is no reason to forget it.
+                self.touch(&meta);
+                return Ok(meta.resource_version);
+            }
+        };
+        let Some(meta) = object.metadata() else {
+            let read = object::read(&object, self.reading).err();
+            if let Some(rejected) = read {
+                self.say(Event::Rejected(rejected)).await?;
+            }
+            return Ok(None);
+        };
+        let version = meta.resource_version.clone();
+        if let Some(key) = key_of(meta) {
+            let hash = self.hasher.hash_one(&version);
+            let held = self.held.insert(key, Held { version: hash, list: self.list });
+            // A relist brings back mostly what is known: the same version is the same object.
+            if listing && held.is_some_and(|held| held.version == hash) {
+                return Ok(version);
+            }
+        }
+        match object::read(&object, self.reading) {
+            Ok((change, notes)) => {
+                self.say(Event::Change(change)).await?;
+                for note in notes {
+                    self.say(Event::Rejected(note)).await?;
+                }
+            }
+            Err(rejected) => {
+                // An object that became unusable no longer says what it said before.
+                if let Some(key) = key_of(meta) {
+                    self.say(Event::Change(O::gone(key))).await?;
+                }
+                self.say(Event::Rejected(rejected)).await?;
+            }
+        }
+        Ok(version)
+    }
+
+    fn touch(&mut self, meta: &Meta) {
+        if let Some(held) = key_of(meta).and_then(|key| self.held.get_mut(&key)) {
+            held.list = self.list;
+        }
+    }
+
+    async fn forget(&mut self, text: &str) -> Result<Option<String>, Closed> {
+        let meta = meta_of(text);
+        if let Some(key) = key_of(&meta) {
+            self.held.remove(&key);
+            self.say(Event::Change(O::gone(key))).await?;
+        }
+        Ok(meta.resource_version)
+    }
+
+    /// What the list did not have is gone.
+    async fn list_is_whole(&mut self) -> Result<(), Closed> {
+        let list = self.list;
+        let gone: Vec<Key> =
+            self.held.iter().filter(|(_, held)| held.list != list).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.held.remove(&key);
+            self.say(Event::Change(O::gone(key))).await?;
+        }
+        if !std::mem::replace(&mut self.synced, true) {
+            self.say(Event::Synced(self.part)).await?;
+        }
+        self.say(Event::Trouble(self.part, None)).await?;
+        self.say(Event::Heard(self.part)).await
+    }
+}
+
+fn key_of(meta: &Meta) -> Option<Key> {
+    Some(Key::new(meta.namespace(), meta.name()?))
+}
+
+fn meta_of(text: &str) -> Meta {
+    #[derive(Deserialize)]
+    struct Only {
+        metadata: Option<Meta>,
+    }
+    serde_json::from_str::<Only>(text).ok().and_then(|only| only.metadata).unwrap_or_default()
+}
+
+/// "Too large resource version": the server lost what it told us, as after a restore of its store.
+fn is_too_new(status: &Status) -> bool {
+    status.message.as_deref().is_some_and(|message| message.contains("Too large resource version"))
+}
+
+fn excerpt(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().take(200).filter(|c| !c.is_control()).collect()
+}
+
+/// An error with its causes, which is where connection errors say what happened.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Percent-encoding of a query value (RFC 3986 section 2.1).
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for octet in text.bytes() {
+        match octet {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(octet)),
+            _ => out += &format!("%{octet:02X}"),
+        }
+    }
+    out
+}
+
+/// The lines of a response body.
+struct Lines {
+    body: Body,
+    buffer: Vec<u8>,
+    scanned: usize,
+}
+
+impl Lines {
+    /// The next line without its end; `None` after the last.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            if let Some(end) = self.buffer[self.scanned..].iter().position(|octet| *octet == b'\n') {
+                let rest = self.buffer.split_off(self.scanned + end + 1);
+                let mut line = std::mem::replace(&mut self.buffer, rest);
+                self.scanned = 0;
+                line.truncate(line.len() - 1);
+                if line.iter().any(|octet| !octet.is_ascii_whitespace()) {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            self.scanned = self.buffer.len();
+            if self.buffer.len() > MAX_LINE {
+                return Err(Failure::Unreadable("watch event", "a line over 16 MiB".to_owned()));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(octets) = frame.into_data() {
+                        self.buffer.extend_from_slice(&octets);
+                    }
+                }
+                Some(Err(why)) => return Err(Failure::Unreachable(chain(&why))),
+                None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
+                None => return Err(Failure::Unreadable("watch event", "it ends in the middle".to_owned())),
+            }
+        }
+    }
+
+    /// Everything there is. Each piece has its own time: a slow body is not a dead one.
+    async fn rest(&mut self) -> Result<Vec<u8>, Failure> {
+        loop {
+            match timeout(SILENCE, self.body.frame()).await {
+                Err(_) => return Err(Failure::Silent(SILENCE)),
+                Ok(None) => return Ok(std::mem::take(&mut self.buffer)),
+                Ok(Some(Err(why))) => return Err(Failure::Unreachable(chain(&why))),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(octets) = frame.into_data() {
+                        self.buffer.extend_from_slice(&octets);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps() {
+        let page = |next: Option<&str>| State::Page { next: next.map(Into::into) };
+        let watch = |version: &str| State::Watch { version: version.into() };
+        let paged = |next: Option<&str>| Word::Paged { next: next.map(Into::into), version: "7".into() };
+        let cases = [
+            ("a streamed list that is whole goes on as a watch", State::Stream, Word::At("7".into()), true, watch("7")),
+            ("a server without streams is asked for pages", State::Stream, Word::NoStreams, false, page(None)),
+            ("a stream that breaks is asked for again", State::Stream, Word::Failed, true, State::Stream),
+            ("a page leads to the next", page(None), paged(Some("t")), false, page(Some("t"))),
+            ("the last page leads to a watch", page(Some("t")), paged(None), false, watch("7")),
+            ("a page that fails is asked for again", page(Some("t")), Word::Failed, false, page(Some("t"))),
+            ("410 in the middle of pages starts the list anew", page(Some("t")), Word::Gone, false, page(None)),
+            ("an event moves the watch on", watch("7"), Word::At("8".into()), true, watch("8")),
+            ("a watch that ends goes on where it stood", watch("8"), Word::Ended, true, watch("8")),
+            ("a watch that fails goes on where it stood", watch("8"), Word::Failed, true, watch("8")),
+            ("410 at a watch lists again, streamed where possible", watch("8"), Word::Gone, true, State::Stream),
+            ("410 at a watch lists again, else in pages", watch("8"), Word::Gone, false, page(None)),
+        ];
+        for (case, state, word, streams, expected) in cases {
+            assert_eq!(state.step(word, streams), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_encoded() {
+        assert_eq!(encoded("spec.nodeName=a b/+"), "spec.nodeName%3Da%20b%2F%2B");
+    }
+}

@@ -1,0 +1,407 @@
+//! Facts from manifests: a file, a folder that is watched, or standard input.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+use thiserror::Error;
+
+use super::object::{self, Object, Reading, Rejected};
+use super::watched::Watched;
+use super::{Event, Events, Part};
+use crate::zone::facts::{Change, Key, NamespaceFact, Reach};
+use crate::zone::{Cidr, address_of};
+
+/// How long a save may take to settle: editors write, rename and touch in a row.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A change that the kernel does not tell of, behind a symbolic link, is found this late.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// Why manifests cannot be read at all.
+#[derive(Debug, Error)]
+pub enum ManifestError {
+    /// The path itself.
+    #[error("cannot read {path}: {source}; --manifests takes a file, a folder or - for standard input")]
+    Unreadable {
+        /// As given.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file that does not parse.
+    #[error("{path}{}: {reason}", line.map(|line| format!(":{line}")).unwrap_or_default())]
+    Syntax {
+        /// The file.
+        path: String,
+        /// Line, counted from 1, where it is known.
+        line: Option<u64>,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+/// Where manifests are, and how they are read.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `--manifests`: a file, a folder or `-`.
+    pub path: PathBuf,
+    /// What is read of objects.
+    pub reading: Reading,
+    /// `--service-cidr`: Services without a `clusterIP` get a made-up one from the first block of each family.
+    pub service_cidrs: Vec<Cidr>,
+}
+
+/// One object of a manifest: a change, and the address families that a Service still wants addresses of.
+#[derive(Clone)]
+struct Said {
+    change: Change,
+    wants: (bool, bool),
+}
+
+#[derive(Clone, PartialEq)]
+struct Stamp(SystemTime, u64);
+
+struct File {
+    stamp: Option<Stamp>,
+    said: Vec<Said>,
+    rejected: Vec<Rejected>,
+}
+
+/// Kind and key of an object.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Identity(u8, Key);
+
+/// Manifests that have been read.
+pub struct Manifests {
+    options: Options,
+    files: BTreeMap<PathBuf, File>,
+    told: HashMap<Identity, Change>,
+}
+
+impl Manifests {
+    /// Reads everything once.
+    ///
+    /// # Errors
+    /// When the path cannot be read, or is a single file that does not parse. In a folder such a file is a problem that
+    /// [`refresh`](Self::refresh) reports, and the others count.
+    pub fn open(options: Options) -> Result<(Manifests, Vec<Event>), ManifestError> {
+        let mut manifests = Manifests { options, files: BTreeMap::new(), told: HashMap::new() };
+        let problems = manifests.scan()?;
+        if !manifests.is_folder() {
+            if let Some(problem) = problems.into_iter().next() {
+                return Err(problem);
+            }
+            let events = manifests.difference();
+            return Ok((manifests, events));
+        }
+        let mut events = manifests.difference();
+        events.extend(problems.into_iter().map(|problem| Event::Trouble(Part::Manifests, Some(problem.to_string()))));
+        Ok((manifests, events))
+    }
+
+    fn is_folder(&self) -> bool {
+        self.options.path.is_dir()
+    }
+
+    /// Follows the files for as long as somebody listens. Standard input is read once.
+    pub async fn follow(mut self, events: Events) {
+        if self.options.path == Path::new("-") {
+            return events.closed().await;
+        }
+        let folder = match self.options.path.parent() {
+            _ if self.is_folder() => self.options.path.clone(),
+            Some(parent) if parent != Path::new("") => parent.to_path_buf(),
+            _ => PathBuf::from("."),
+        };
+        let watched = Watched::new(&folder);
+        if let Err(why) = &watched {
+            tracing::warn!(folder = %folder.display(), %why, "changes of manifests are seen late: the folder cannot be watched");
+        }
+        let mut trouble = false;
+        loop {
+            let woken = async {
+                match &watched {
+                    Ok(watched) => watched.changed().await,
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                }
+                tokio::time::sleep(SETTLE).await;
+            };
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(RESCAN) => {}
+                () = events.closed() => return,
+            }
+            let told = match self.scan() {
+                Ok(problems) if problems.is_empty() => {
+                    let mut told = self.difference();
+                    if std::mem::take(&mut trouble) {
+                        told.push(Event::Trouble(Part::Manifests, None));
+                    }
+                    told.push(Event::Heard(Part::Manifests));
+                    told
+                }
+                Ok(problems) => {
+                    trouble = true;
+                    let mut told = self.difference();
+                    told.extend(
+                        problems.into_iter().map(|problem| Event::Trouble(Part::Manifests, Some(problem.to_string()))),
+                    );
+                    told
+                }
+                Err(problem) => {
+                    trouble = true;
+                    vec![Event::Trouble(Part::Manifests, Some(problem.to_string()))]
+                }
+            };
+            for event in told {
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads what changed. A file that does not parse keeps what it said last, and is reported each time it is saved.
+    fn scan(&mut self) -> Result<Vec<ManifestError>, ManifestError> {
+        let path = self.options.path.clone();
+        if path == Path::new("-") {
+            let text = std::io::read_to_string(std::io::stdin());
+            let text = text.map_err(|source| ManifestError::Unreadable { path: "standard input".into(), source })?;
+            let (said, rejected) = parse("standard input", &text, self.options.reading)?;
+            self.files.insert(path, File { stamp: None, said, rejected });
+            return Ok(Vec::new());
+        }
+        let unreadable = |source| ManifestError::Unreadable { path: path.display().to_string(), source };
+        let found = if self.is_folder() {
+            let mut found = BTreeSet::new();
+            for entry in std::fs::read_dir(&path).map_err(unreadable)? {
+                let file = entry.map_err(unreadable)?.path();
+                let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let known = matches!(file.extension().and_then(|end| end.to_str()), Some("yaml" | "yml" | "json"));
+                if known && !name.starts_with('.') && file.is_file() {
+                    found.insert(file);
+                }
+            }
+            found
+        } else {
+            BTreeSet::from([path.clone()])
+        };
+        self.files.retain(|file, _| found.contains(file));
+        let mut problems = Vec::new();
+        for file in found {
+            if let Err(problem) = self.read(&file) {
+                problems.push(problem);
+            }
+        }
+        Ok(problems)
+    }
+
+    fn read(&mut self, path: &Path) -> Result<(), ManifestError> {
+        let name = path.display().to_string();
+        let unreadable = |source| ManifestError::Unreadable { path: name.clone(), source };
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        let stamp = Some(Stamp(metadata.modified().map_err(unreadable)?, metadata.len()));
+        if self.files.get(path).is_some_and(|file| file.stamp == stamp) {
+            return Ok(());
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let parsed = parse(&name, &text, self.options.reading);
+        let file = self.files.entry(path.to_path_buf()).or_insert(File {
+            stamp: None,
+            said: Vec::new(),
+            rejected: Vec::new(),
+        });
+        file.stamp = stamp;
+        (file.said, file.rejected) = parsed?;
+        Ok(())
+    }
+
+    /// What differs from what was told before.
+    fn difference(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut all: BTreeMap<Identity, Said> = BTreeMap::new();
+        for file in self.files.values_mut() {
+            events.extend(file.rejected.drain(..).map(Event::Rejected));
+            for said in &file.said {
+                all.insert(identity(&said.change), said.clone());
+            }
+        }
+        let places: BTreeSet<Box<str>> =
+            all.keys().filter(|id| id.0 != NAMESPACE).map(|id| id.1.namespace.clone()).collect();
+        for place in places {
+            let change = Change::Namespace(place, Some(NamespaceFact::default()));
+            all.entry(identity(&change)).or_insert(Said { change, wants: (false, false) });
+        }
+        self.make_up_addresses(&mut all);
+        let gone: Vec<Identity> = self.told.keys().filter(|id| !all.contains_key(id)).cloned().collect();
+        for id in gone {
+            self.told.remove(&id);
+            events.push(Event::Change(absence(id)));
+        }
+        for (id, said) in all {
+            if self.told.get(&id).is_none_or(|told| !same(told, &said.change)) {
+                self.told.insert(id, said.change.clone());
+                events.push(Event::Change(said.change));
+            }
+        }
+        events
+    }
+
+    /// Services that nobody gave an address get one that depends on their name only, so that it stays from run to run.
+    fn make_up_addresses(&self, all: &mut BTreeMap<Identity, Said>) {
+        let mut taken: HashSet<IpAddr> = all.values().flat_map(|said| cluster_ips(&said.change).to_vec()).collect();
+        for (id, said) in all {
+            let Change::Service(_, Some(fact)) = &mut said.change else { continue };
+            let Reach::Cluster(addresses) = &mut fact.reach else { continue };
+            if !addresses.is_empty() {
+                continue;
+            }
+            for (wanted, v4) in [(said.wants.0, true), (said.wants.1, false)] {
+                let block = self.options.service_cidrs.iter().find(|block| address_of(block.first()).is_ipv4() == v4);
+                if let Some(address) = block.filter(|_| wanted).and_then(|block| free_address(block, &id.1, &taken)) {
+                    taken.insert(address);
+                    addresses.push(address);
+                }
+            }
+        }
+    }
+}
+
+const NAMESPACE: u8 = 0;
+
+fn identity(change: &Change) -> Identity {
+    match change {
+        Change::Namespace(name, _) => Identity(NAMESPACE, Key { namespace: Box::default(), name: name.clone() }),
+        Change::Service(key, _) => Identity(1, key.clone()),
+        Change::Slice(key, _) => Identity(2, key.clone()),
+        Change::Pod(key, _) => Identity(3, key.clone()),
+    }
+}
+
+fn absence(id: Identity) -> Change {
+    match id.0 {
+        NAMESPACE => Change::Namespace(id.1.name, None),
+        1 => Change::Service(id.1, None),
+        2 => Change::Slice(id.1, None),
+        _ => Change::Pod(id.1, None),
+    }
+}
+
+fn same(a: &Change, b: &Change) -> bool {
+    match (a, b) {
+        (Change::Service(_, a), Change::Service(_, b)) => a == b,
+        (Change::Slice(_, a), Change::Slice(_, b)) => a == b,
+        (Change::Namespace(_, a), Change::Namespace(_, b)) => a == b,
+        (Change::Pod(_, a), Change::Pod(_, b)) => a == b,
+        _ => false,
+    }
+}
+
+fn cluster_ips(change: &Change) -> &[IpAddr] {
+    match change {
+        Change::Service(_, Some(fact)) => match &fact.reach {
+            Reach::Cluster(addresses) => addresses,
+            _ => &[],
+        },
+        _ => &[],
+    }
+}
+
+fn free_address(block: &Cidr, key: &Key, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
+    // FNV-1a: the same on every machine and in every version, which the standard library's hashes are not.
+    let text = key.to_string();
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x100_0000_01b3));
+    let width = 128 - u32::from(block.prefix());
+    let size = 1u128.checked_shl(width.min(32)).unwrap_or(1);
+    // Neither the first address of the block nor the last.
+    let usable = size.checked_sub(2).filter(|usable| *usable > 0)?;
+    (0..usable.min(65_536))
+        .map(|step| address_of(block.first() + 1 + (u128::from(hash) + step) % usable))
+        .find(|address| !taken.contains(address))
+}
+
+/// Reads the documents of one file: YAML or JSON, `List` kinds included. Kinds that have no name are passed over.
+fn parse(path: &str, text: &str, reading: Reading) -> Result<(Vec<Said>, Vec<Rejected>), ManifestError> {
+    let (mut said, mut rejected) = (Vec::new(), Vec::new());
+    for document in documents(path, text)? {
+        take(document, reading, &mut said, &mut rejected);
+    }
+    Ok((said, rejected))
+}
+
+/// Checks a manifest as a source would: for tools and fuzzers that have text and no file.
+///
+/// # Errors
+/// When the text is neither YAML nor JSON.
+pub fn read_text(text: &str) -> Result<(Vec<Change>, Vec<Rejected>), ManifestError> {
+    let (said, rejected) = parse("text", text, Reading::default())?;
+    Ok((said.into_iter().map(|said| said.change).collect(), rejected))
+}
+
+fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
+    let syntax = |line: Option<u64>, reason: String| ManifestError::Syntax { path: path.to_owned(), line, reason };
+    if text.trim_start().starts_with('{') {
+        let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+        return values.collect::<Result<_, _>>().map_err(|why| syntax(Some(why.line() as u64), why.to_string()));
+    }
+    // The budget guards services that read strangers' YAML; `kubectl get -A -o yaml` of a big cluster exceeds it.
+    let options = serde_saphyr::options! { budget: None, with_snippet: false };
+    serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|why| {
+        let line = why.location().map(|location| location.line());
+        let reason = why.without_snippet().to_string();
+        syntax(line, reason.lines().next().unwrap_or_default().to_owned())
+    })
+}
+
+fn take(document: Value, reading: Reading, said: &mut Vec<Said>, rejected: &mut Vec<Rejected>) {
+    let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match kind.as_str() {
+        "Service" => {
+            read_one::<object::Service>(document, reading, rejected, said, |service| service.wants_addresses())
+        }
+        "EndpointSlice" => read_one::<object::EndpointSlice>(document, reading, rejected, said, |_| (false, false)),
+        "Namespace" => read_one::<object::Namespace>(document, reading, rejected, said, |_| (false, false)),
+        "Pod" => read_one::<object::Pod>(document, reading, rejected, said, |_| (false, false)),
+        list if list.ends_with("List") => {
+            let Value::Object(mut list) = document else { return };
+            if let Some(Value::Array(items)) = list.remove("items") {
+                // Items of a typed list may leave out their own kind.
+                let item_kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
+                for mut item in items {
+                    if let (Value::Object(item), Some(kind)) = (&mut item, item_kind) {
+                        item.entry("kind").or_insert_with(|| kind.into());
+                    }
+                    take(item, reading, said, rejected);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn read_one<O: Object>(
+    document: Value,
+    reading: Reading,
+    rejected: &mut Vec<Rejected>,
+    said: &mut Vec<Said>,
+    wants: impl Fn(&O) -> (bool, bool),
+) {
+    let name = |key: &str| {
+        document.get("metadata").and_then(|meta| meta.get(key)).and_then(Value::as_str).unwrap_or("?").to_owned()
+    };
+    let label = format!("{}/{}", name("namespace").replace('?', "default"), name("name"));
+    match serde_json::from_value::<O>(document) {
+        Err(why) => rejected.push(Rejected { kind: O::KIND, name: label, reason: why.to_string() }),
+        Ok(object) => match object::read(&object, reading) {
+            Ok((change, notes)) => {
+                rejected.extend(notes);
+                said.push(Said { change, wants: wants(&object) });
+            }
+            Err(why) => rejected.push(why),
+        },
+    }
+}

@@ -1,0 +1,143 @@
+//! What a server thread counts. Each thread has its own, on its own cache lines, and is the only one that writes them:
+//! a count is a load and a store, and a scrape sums what it reads.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::answer::{Realm, Verdict};
+use crate::wire::rtype;
+
+/// Types that are counted by name; the last stands for all others.
+pub const TYPES: [(u16, &str); 12] = [
+    (rtype::A, "A"),
+    (rtype::AAAA, "AAAA"),
+    (rtype::SRV, "SRV"),
+    (rtype::PTR, "PTR"),
+    (rtype::CNAME, "CNAME"),
+    (rtype::TXT, "TXT"),
+    (rtype::SOA, "SOA"),
+    (rtype::NS, "NS"),
+    (15, "MX"),
+    (65, "HTTPS"),
+    (rtype::ANY, "ANY"),
+    (0, "other"),
+];
+
+/// Names of [`Realm`], in its order.
+pub const REALMS: [Realm; 4] = [Realm::Cluster, Realm::Reverse, Realm::Short, Realm::Other];
+
+/// Response codes that are counted, by their mnemonic (IANA DNS parameters).
+pub const RCODES: [(u16, &str); 7] =
+    [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (4, "NOTIMP"), (5, "REFUSED"), (16, "BADVERS")];
+
+/// Upper bounds of the duration histogram in nanoseconds.
+pub const DURATION_BOUNDS: [u64; 9] =
+    [1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000, 100_000_000];
+
+/// Upper bounds of the size histograms in octets.
+pub const SIZE_BOUNDS: [u64; 6] = [64, 128, 256, 512, 1232, 4096];
+
+/// Counters of one thread.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// By family (IPv4, IPv6), realm and type.
+    requests: [[[AtomicU64; TYPES.len()]; REALMS.len()]; 2],
+    responses: [AtomicU64; RCODES.len()],
+    durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    duration_sum: AtomicU64,
+    request_sizes: [AtomicU64; SIZE_BOUNDS.len() + 1],
+    request_octets: AtomicU64,
+    response_sizes: [AtomicU64; SIZE_BOUNDS.len() + 1],
+    response_octets: AtomicU64,
+    dropped: AtomicU64,
+    unsent: AtomicU64,
+}
+
+/// Counters as numbers, for one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By family (IPv4, IPv6), realm and type.
+    pub requests: [[[u64; TYPES.len()]; REALMS.len()]; 2],
+    /// By [`RCODES`].
+    pub responses: [u64; RCODES.len()],
+    /// By [`DURATION_BOUNDS`], the last above them all.
+    pub durations: [u64; DURATION_BOUNDS.len() + 1],
+    /// Nanoseconds.
+    pub duration_sum: u64,
+    /// By [`SIZE_BOUNDS`], the last above them all.
+    pub request_sizes: [u64; SIZE_BOUNDS.len() + 1],
+    /// Octets.
+    pub request_octets: u64,
+    /// By [`SIZE_BOUNDS`], the last above them all.
+    pub response_sizes: [u64; SIZE_BOUNDS.len() + 1],
+    /// Octets.
+    pub response_octets: u64,
+    /// Messages that got no reply: no header, or a reply themselves.
+    pub dropped: u64,
+    /// Replies that the system would not send.
+    pub unsent: u64,
+}
+
+#[inline(always)]
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
+#[inline(always)]
+fn bucket(bounds: &[u64], value: u64) -> usize {
+    bounds.iter().take_while(|bound| **bound < value).count()
+}
+
+impl Counters {
+    /// Counts one message and what became of it.
+    #[inline]
+    pub fn count(&self, from: IpAddr, octets: usize, verdict: &Verdict) {
+        let Verdict::Reply { len, rcode, qtype, realm } = *verdict else {
+            return add(&self.dropped, 1);
+        };
+        let place =
+            TYPES.iter().position(|(known, _)| *known == qtype).filter(|_| qtype != 0).unwrap_or(TYPES.len() - 1);
+        add(&self.requests[usize::from(from.is_ipv6())][realm as usize][place], 1);
+        if let Some(place) = RCODES.iter().position(|(known, _)| *known == rcode) {
+            add(&self.responses[place], 1);
+        }
+        add(&self.request_sizes[bucket(&SIZE_BOUNDS, octets as u64)], 1);
+        add(&self.request_octets, octets as u64);
+        add(&self.response_sizes[bucket(&SIZE_BOUNDS, len as u64)], 1);
+        add(&self.response_octets, len as u64);
+    }
+
+    /// Counts how long `messages` took, each of them: from when they were received until they were sent.
+    #[inline]
+    pub fn took(&self, messages: usize, time: Duration) {
+        let nanoseconds = time.as_nanos() as u64;
+        add(&self.durations[bucket(&DURATION_BOUNDS, nanoseconds)], messages as u64);
+        add(&self.duration_sum, nanoseconds.wrapping_mul(messages as u64));
+    }
+
+    /// Counts a reply that could not be sent.
+    pub fn unsent(&self) {
+        add(&self.unsent, 1);
+    }
+
+    /// The numbers now.
+    pub fn snapshot(&self) -> Snapshot {
+        fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
+            std::array::from_fn(|index| counters[index].load(Relaxed))
+        }
+        Snapshot {
+            requests: std::array::from_fn(|family| std::array::from_fn(|realm| read(&self.requests[family][realm]))),
+            responses: read(&self.responses),
+            durations: read(&self.durations),
+            duration_sum: self.duration_sum.load(Relaxed),
+            request_sizes: read(&self.request_sizes),
+            request_octets: self.request_octets.load(Relaxed),
+            response_sizes: read(&self.response_sizes),
+            response_octets: self.response_octets.load(Relaxed),
+            dropped: self.dropped.load(Relaxed),
+            unsent: self.unsent.load(Relaxed),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Sockets. A transport hands octets to [`answer`](crate::answer::answer) and sends what comes back; it knows nothing of
+//! names. All `unsafe` of the program is in this folder, each block with its reason.
+
+mod counters;
+pub mod tcp;
+pub mod udp;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+
+pub use counters::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
+
+use crate::zone::Zone;
+
+/// The table that answers come from: the one thing that the two planes share.
+pub type Published = Arc<ArcSwap<Zone>>;
+
+/// Why an address cannot be served.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address} ({transport}): {source}")]
+pub struct BindError {
+    /// The address that was asked for.
+    pub address: SocketAddr,
+    /// `udp` or `tcp`.
+    pub transport: &'static str,
+    /// What the system says.
+    pub source: std::io::Error,
+}
+
+/// A client's address as lookups know it: IPv4 that came through an IPv6 socket is IPv4.
+fn canonical(address: SocketAddr) -> IpAddr {
+    address.ip().to_canonical()
+}

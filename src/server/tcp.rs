@@ -1,0 +1,313 @@
+//! TCP (RFC 7766): length-framed messages, pipelined, on one thread of their own.
+//!
+//! A client is given time for whole messages, not for octets: whoever sends one octet a second is as idle as whoever
+//! sends none. Where a limit on connections is reached, the one that has been of no use for longest makes room.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::{BindError, Counters, Published, canonical};
+use crate::answer::{Limit, Verdict, answer};
+use crate::wire::HEADER_LEN;
+use crate::zone::Caller;
+
+/// Longest query read into memory, in octets. What is longer is read and forgotten, and answered FORMERR.
+const QUERY: usize = 4096;
+/// Largest reply.
+const REPLY: usize = 65_535;
+/// A connection keeps no more than this while it is idle.
+const KEPT: usize = 4096;
+/// Replies of one connection that wait to be sent: then no more of its queries are answered.
+const BACKLOG: usize = 256 * 1024;
+/// Wait after an error of accept: at the limit of descriptors it fails at once, again and again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--tcp-connections`: in all.
+    pub connections: usize,
+    /// `--tcp-connections-per-address`: of one client address.
+    pub per_address: usize,
+    /// `--tcp-idle`: time for the next whole message, and for taking a reply.
+    pub idle: Duration,
+}
+
+/// Everything that a connection shares with the others.
+pub struct Shared {
+    table: Published,
+    /// Counters of all TCP listeners: one thread serves them.
+    pub counters: Arc<Counters>,
+    limits: Limits,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Default)]
+struct Connections {
+    next: u64,
+    open: HashMap<u64, Open>,
+}
+
+struct Open {
+    from: IpAddr,
+    /// When it last sent a whole message, or was accepted.
+    useful: Instant,
+    task: AbortHandle,
+}
+
+impl Shared {
+    /// For all listeners of a server.
+    pub fn new(table: Published, limits: Limits) -> Arc<Shared> {
+        Arc::new(Shared { table, counters: Arc::default(), limits, connections: Mutex::default() })
+    }
+
+    /// Connections that are open now.
+    pub fn open(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes room for one more connection of `from`.
+    fn make_room(&self, from: IpAddr) {
+        let mut connections = self.lock();
+        let own = connections.open.values().filter(|open| open.from == from).count();
+        let full = connections.open.len() >= self.limits.connections;
+        if !full && own < self.limits.per_address {
+            return;
+        }
+        // At its own limit a client loses one of its own, else whoever is least useful.
+        let mine = own >= self.limits.per_address;
+        let candidates = connections.open.iter().filter(|(_, open)| !mine || open.from == from);
+        let stalest = candidates.min_by_key(|(_, open)| open.useful).map(|(id, _)| *id);
+        if let Some(open) = stalest.and_then(|id| connections.open.remove(&id)) {
+            open.task.abort();
+        }
+    }
+
+    fn was_useful(&self, id: u64) {
+        if let Some(open) = self.lock().open.get_mut(&id) {
+            open.useful = Instant::now();
+        }
+    }
+}
+
+/// Binds a listener.
+///
+/// # Errors
+/// Names the address.
+pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
+    let failed = |source| BindError { address, transport: "tcp", source };
+    let listen = || -> io::Result<std::net::TcpListener> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(1024)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().map_err(failed)
+}
+
+/// Accepts connections until `stopping` turns true; those that are open then finish what they have begun.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    shared: Arc<Shared>,
+    mut stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut complained = None::<Instant>;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+        };
+        match accepted {
+            Ok((stream, from)) => admit(stream, canonical(from), &shared, &stopping),
+            Err(why) => {
+                if complained.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(%why, "a TCP connection could not be accepted");
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: TcpStream, from: IpAddr, shared: &Arc<Shared>, stopping: &watch::Receiver<bool>) {
+    shared.make_room(from);
+    let mut connections = shared.lock();
+    let id = connections.next;
+    connections.next += 1;
+    let connection =
+        Connection { id, from, stream, shared: shared.clone(), input: Vec::new(), output: Vec::new(), skip: 0 };
+    let task = tokio::spawn(connection.run(stopping.clone())).abort_handle();
+    connections.open.insert(id, Open { from, useful: Instant::now(), task });
+}
+
+struct Connection {
+    id: u64,
+    from: IpAddr,
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Octets of an overlong message that are still to come.
+    skip: usize,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.shared.lock().open.remove(&self.id);
+    }
+}
+
+thread_local! {
+    /// Replies are made here and kept only as long as they are: one buffer for a thousand connections.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; REPLY].into());
+}
+
+impl Connection {
+    async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let _ = self.stream.set_nodelay(true);
+        let mut deadline = Instant::now() + self.shared.limits.idle;
+        loop {
+            if self.answer_whole_messages() {
+                deadline = Instant::now() + self.shared.limits.idle;
+                self.shared.was_useful(self.id);
+            }
+            if !self.output.is_empty() {
+                let Ok(Ok(())) = timeout_at(deadline, self.stream.write_all(&self.output)).await else { return };
+                self.output.clear();
+                self.output.shrink_to(KEPT);
+                // More may wait than one round of replies may take.
+                continue;
+            }
+            let idle = self.input.is_empty() && self.skip == 0;
+            let read = tokio::select! {
+                read = timeout_at(deadline, self.stream.read_buf(&mut self.input)) => read,
+                _ = stopping.wait_for(|stopping| *stopping), if idle => return,
+            };
+            match read {
+                Ok(Ok(octets)) if octets > 0 => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// Answers the messages that have arrived whole, in their order; says whether there were any.
+    fn answer_whole_messages(&mut self) -> bool {
+        let mut at = 0;
+        let mut any = false;
+        while self.output.len() < BACKLOG {
+            if self.skip > 0 {
+                let here = self.skip.min(self.input.len() - at);
+                at += here;
+                self.skip -= here;
+                if self.skip > 0 {
+                    break;
+                }
+                any = true;
+            }
+            let Some(frame) = Frame::parse(&self.input[at..]) else { break };
+            match frame {
+                Frame::Whole(message) => {
+                    at += 2 + message.len();
+                    any = true;
+                    // An empty message is no message (RFC 7766 section 8 leaves it without meaning).
+                    respond(&self.shared, self.from, message, &mut self.output);
+                }
+                Frame::Overlong { head, length } => {
+                    respond(&self.shared, self.from, head, &mut self.output);
+                    at += 2;
+                    self.skip = length;
+                }
+            }
+        }
+        self.input.drain(..at);
+        if self.input.is_empty() {
+            self.input.shrink_to(KEPT);
+        }
+        any
+    }
+}
+
+/// The next message of a stream (RFC 1035 section 4.2.2).
+#[derive(Debug, PartialEq, Eq)]
+pub enum Frame<'s> {
+    /// All of it.
+    Whole(&'s [u8]),
+    /// Longer than any query: its header, and the octets that follow the length.
+    Overlong {
+        /// Answered in place of the message: a header that has no question.
+        head: &'s [u8],
+        /// Length of the message.
+        length: usize,
+    },
+}
+
+impl<'s> Frame<'s> {
+    /// The first message of `octets`, once there is enough of it.
+    pub fn parse(octets: &'s [u8]) -> Option<Frame<'s>> {
+        let (length, rest) = octets.split_first_chunk::<2>()?;
+        let length = usize::from(u16::from_be_bytes(*length));
+        if length > QUERY {
+            return rest.get(..HEADER_LEN).map(|head| Frame::Overlong { head, length });
+        }
+        rest.get(..length).map(Frame::Whole)
+    }
+}
+
+/// Appends the framed reply to one message.
+fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>) {
+    thread_local!(static TURN: std::cell::Cell<u16> = const { std::cell::Cell::new(0) });
+    let turn = TURN.replace(TURN.get().wrapping_add(1));
+    SCRATCH.with_borrow_mut(|reply| {
+        let start = std::time::Instant::now();
+        let verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, turn, reply);
+        shared.counters.count(from, message.len(), &verdict);
+        if let Verdict::Reply { len, .. } = verdict {
+            output.extend_from_slice(&(len as u16).to_be_bytes());
+            output.extend_from_slice(&reply[..len]);
+            shared.counters.took(1, start.elapsed());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames() {
+        let overlong = [&[0xff, 0xff][..], &[7; 20]].concat();
+        let cases: &[(&str, &[u8], Option<Frame<'_>>)] = &[
+            ("nothing", &[], None),
+            ("half a length", &[0], None),
+            ("a length and no message", &[0, 1], None),
+            ("an empty message", &[0, 0], Some(Frame::Whole(&[]))),
+            ("a message and the start of another", &[0, 1, 9, 0], Some(Frame::Whole(&[9]))),
+            ("the longest frame", &overlong, Some(Frame::Overlong { head: &[7; 12], length: 65_535 })),
+            ("the longest frame without its header", &overlong[..13], None),
+        ];
+        for (case, octets, expected) in cases {
+            assert_eq!(Frame::parse(octets), *expected, "{case}");
+        }
+    }
+}

@@ -97,9 +97,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let started = Instant::now();
     let mut bound = Vec::new();
     for address in &config.listen {
-        let udp = udp::bind(*address, config.workers)?;
-        let tcp = tcp::bind(udp.address())?;
-        bound.push((udp, tcp));
+        bound.push(bind(*address, config.workers)?);
     }
     let addresses: Vec<SocketAddr> = bound.iter().map(|(udp, _)| udp.address()).collect();
     let admin_listener = tcp::bind(config.admin)?;
@@ -159,6 +157,20 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     Ok(Running { addresses, admin: admin_address, table, phase, control, workers, tcp, tcp_stop })
 }
 
+/// Binds UDP and TCP of one address. A port that the system chose for UDP may be taken for TCP: then it chooses again.
+fn bind(address: SocketAddr, workers: usize) -> Result<(udp::Bound, std::net::TcpListener), BindError> {
+    let mut tries = if address.port() == 0 { 16 } else { 1 };
+    loop {
+        tries -= 1;
+        let udp = udp::bind(address, workers)?;
+        match tcp::bind(udp.address()) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(why) if tries == 0 => return Err(why),
+            Err(_) => {}
+        }
+    }
+}
+
 /// Starts the source; returns the parts to wait for and what is known already.
 fn begin(config: &Config, control: &Runtime, events: Events) -> Result<(Vec<Part>, Vec<Event>), StartError> {
     match &config.source {
@@ -194,6 +206,8 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
     let mut loaded = loaded.map_err(failed)?;
     loaded.connect_timeout = Some(Duration::from_secs(5));
     loaded.read_timeout = None;
+    // The watcher paces itself, and a 504 may mean "too large resource version", which no repetition heals.
+    loaded.default_retry = false;
     let _guard = runtime.enter();
     kube::Client::try_from(loaded).map_err(|why| failed(why.to_string()))
 }

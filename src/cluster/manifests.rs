@@ -67,6 +67,8 @@ struct File {
     stamp: Option<Stamp>,
     said: Vec<Said>,
     rejected: Vec<Rejected>,
+    /// Why its present text says nothing: then it says what it said before.
+    problem: Option<String>,
 }
 
 /// Kind and key of an object.
@@ -97,8 +99,14 @@ impl Manifests {
             return Ok((manifests, events));
         }
         let mut events = manifests.difference();
-        events.extend(problems.into_iter().map(|problem| Event::Trouble(Part::Manifests, Some(problem.to_string()))));
+        events.push(manifests.trouble());
         Ok((manifests, events))
+    }
+
+    /// What is wrong with files now, all of it.
+    fn trouble(&self) -> Event {
+        let problems: Vec<&str> = self.files.values().filter_map(|file| file.problem.as_deref()).collect();
+        Event::Trouble(Part::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
     }
 
     fn is_folder(&self) -> bool {
@@ -119,7 +127,6 @@ impl Manifests {
         if let Err(why) = &watched {
             tracing::warn!(folder = %folder.display(), %why, "changes of manifests are seen late: the folder cannot be watched");
         }
-        let mut trouble = false;
         loop {
             let woken = async {
                 match &watched {
@@ -134,26 +141,13 @@ impl Manifests {
                 () = events.closed() => return,
             }
             let told = match self.scan() {
-                Ok(problems) if problems.is_empty() => {
+                Ok(_) => {
                     let mut told = self.difference();
-                    if std::mem::take(&mut trouble) {
-                        told.push(Event::Trouble(Part::Manifests, None));
-                    }
+                    told.push(self.trouble());
                     told.push(Event::Heard(Part::Manifests));
                     told
                 }
-                Ok(problems) => {
-                    trouble = true;
-                    let mut told = self.difference();
-                    told.extend(
-                        problems.into_iter().map(|problem| Event::Trouble(Part::Manifests, Some(problem.to_string()))),
-                    );
-                    told
-                }
-                Err(problem) => {
-                    trouble = true;
-                    vec![Event::Trouble(Part::Manifests, Some(problem.to_string()))]
-                }
+                Err(problem) => vec![Event::Trouble(Part::Manifests, Some(problem.to_string()))],
             };
             for event in told {
                 if events.send(event).await.is_err() {
@@ -163,14 +157,14 @@ impl Manifests {
         }
     }
 
-    /// Reads what changed. A file that does not parse keeps what it said last, and is reported each time it is saved.
+    /// Reads what changed; returns what is newly wrong. A file that does not parse keeps what it said last.
     fn scan(&mut self) -> Result<Vec<ManifestError>, ManifestError> {
         let path = self.options.path.clone();
         if path == Path::new("-") {
             let text = std::io::read_to_string(std::io::stdin());
             let text = text.map_err(|source| ManifestError::Unreadable { path: "standard input".into(), source })?;
             let (said, rejected) = parse("standard input", &text, self.options.reading)?;
-            self.files.insert(path, File { stamp: None, said, rejected });
+            self.files.insert(path, File { stamp: None, said, rejected, problem: None });
             return Ok(Vec::new());
         }
         let unreadable = |source| ManifestError::Unreadable { path: path.display().to_string(), source };
@@ -208,12 +202,10 @@ impl Manifests {
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let parsed = parse(&name, &text, self.options.reading);
-        let file = self.files.entry(path.to_path_buf()).or_insert(File {
-            stamp: None,
-            said: Vec::new(),
-            rejected: Vec::new(),
-        });
+        let nothing = || File { stamp: None, said: Vec::new(), rejected: Vec::new(), problem: None };
+        let file = self.files.entry(path.to_path_buf()).or_insert_with(nothing);
         file.stamp = stamp;
+        file.problem = parsed.as_ref().err().map(ToString::to_string);
         (file.said, file.rejected) = parsed?;
         Ok(())
     }
@@ -344,7 +336,9 @@ pub fn read_text(text: &str) -> Result<(Vec<Change>, Vec<Rejected>), ManifestErr
 
 fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     let syntax = |line: Option<u64>, reason: String| ManifestError::Syntax { path: path.to_owned(), line, reason };
-    if text.trim_start().starts_with('{') {
+    // JSON is read as such, because it is faster; `{kind: Service}` is YAML.
+    let trimmed = text.trim_start();
+    if trimmed.strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')) {
         let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         return values.collect::<Result<_, _>>().map_err(|why| syntax(Some(why.line() as u64), why.to_string()));
     }

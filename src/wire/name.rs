@@ -99,7 +99,7 @@ impl Name {
     /// Label `index` from the left with its length octet; empty past the end.
     #[inline(always)]
     pub fn label(&self, index: usize) -> &[u8] {
-        self.span(index, index + 1)
+        self.span(index, index.saturating_add(1))
     }
 
     /// Labels `from..to` with their length octets, without a root.
@@ -234,7 +234,7 @@ mod tests {
             ("127 labels, 255 octets", [[1, b'a'].repeat(127), vec![0]].concat(), Ok(127)),
             ("128 labels, 257 octets", [[1, b'a'].repeat(128), vec![0]].concat(), Err(NameError::Long)),
             ("256 octets", [[1, b'a'].repeat(126), vec![2, b'a', b'a', 0]].concat(), Err(NameError::Long)),
-            ("no root", [1, b'a'], Err(NameError::Short)),
+            ("no root", vec![1, b'a'], Err(NameError::Short)),
             ("nothing", vec![], Err(NameError::Short)),
         ];
         for (case, wire, expected) in cases {

@@ -2,13 +2,33 @@
 //!
 //! A namespace that is called like one must not capture names of the public DNS.
 
-use std::sync::LazyLock;
+const TEXT: &str = include_str!("tld.txt");
 
-static LABELS: LazyLock<Box<[&'static str]>> = LazyLock::new(|| {
-    let mut labels: Vec<&str> = include_str!("tld.txt").lines().filter(|line| !line.is_empty()).collect();
-    labels.sort_unstable();
-    labels.into()
-});
+const COUNT: usize = {
+    let (mut at, mut count) = (0, 0);
+    while at < TEXT.len() {
+        count += (TEXT.as_bytes()[at] == b'\n') as usize;
+        at += 1;
+    }
+    count
+};
+
+/// Split when the program is compiled: the first question must not have to.
+static LABELS: [&str; COUNT] = {
+    let mut labels = [""; COUNT];
+    let (mut rest, mut at, mut index) = (TEXT, 0, 0);
+    while index < COUNT {
+        if rest.as_bytes()[at] == b'\n' {
+            let (label, end) = rest.split_at(at);
+            labels[index] = label;
+            rest = end.split_at(1).1;
+            (at, index) = (0, index + 1);
+        } else {
+            at += 1;
+        }
+    }
+    labels
+};
 
 /// Whether a label, lower case and without its length octet, is a public top-level domain.
 pub fn is_public(label: &str) -> bool {
@@ -22,7 +42,13 @@ pub fn is_public_label(label: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_public;
+    use super::{LABELS, is_public};
+
+    #[test]
+    fn the_list_is_sorted() {
+        assert!(LABELS.is_sorted());
+        assert!(LABELS.len() > 1400);
+    }
 
     #[test]
     fn knows_the_root_zone_and_no_more() {

@@ -1,0 +1,141 @@
+//! From octets to octets nothing is allocated. An allocator that counts shows it.
+//!
+//! That nothing is locked either follows from the types: `answer` takes `&Zone`, which holds no lock, and the
+//! counters are atomics that one thread writes. The second test holds that down.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unsafe_code)]
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use callsign::answer::{Limit, Verdict, answer};
+use callsign::server::Counters;
+use common::CLIENT;
+
+thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
+
+struct Counting;
+
+// SAFETY: every call is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const OBJECTS: &str = r#"
+kind: Service
+metadata: {name: api, namespace: web, annotations: {callsign.dev/alias: backend, callsign.dev/visible-to: cluster}}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00::10"], ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: mysql-default, namespace: web}
+spec: {clusterIP: 10.96.0.11}
+---
+kind: Service
+metadata: {name: db, namespace: web}
+spec: {clusterIP: None}
+---
+kind: EndpointSlice
+metadata: {name: db-1, namespace: web, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: sql, port: 5432}]
+endpoints: [{addresses: [10.1.0.1], hostname: db-0}, {addresses: [10.1.0.2]}]
+---
+kind: Service
+metadata: {name: out, namespace: web}
+spec: {type: ExternalName, externalName: api.web.svc.cluster.local}
+---
+kind: Service
+metadata: {name: sab-sabnzbd, namespace: ix-sab, labels: {app.kubernetes.io/instance: sab, app.kubernetes.io/name: sabnzbd}}
+spec: {clusterIP: 10.96.0.12}
+"#;
+
+#[test]
+fn a_hundred_thousand_answers_allocate_nothing() {
+    let zone =
+        common::zone(OBJECTS, &["--callers", "127.0.0.0/8=web", "--pod-names", "any", "--reverse-cidr", "10.0.0.0/8"]);
+    let questions = [
+        "api.web.svc.cluster.local A",
+        "api.web.svc.cluster.local AAAA",
+        "API.web.svc.cluster.local SRV",
+        "db.web.svc.cluster.local A",
+        "db.web.svc.cluster.local SRV",
+        "_sql._tcp.db.web.svc.cluster.local SRV",
+        "db-0.db.web.svc.cluster.local A",
+        "10-1-0-2.db.web.svc.cluster.local A",
+        "out.web.svc.cluster.local A",
+        "nope.web.svc.cluster.local A",
+        "cluster.local SOA",
+        "cluster.local NS",
+        "dns-version.cluster.local TXT",
+        "10-1-0-9.web.pod.cluster.local A",
+        "10.0.96.10.in-addr.arpa PTR",
+        "1.0.1.10.in-addr.arpa PTR",
+        "99.99.96.10.in-addr.arpa PTR",
+        "api A",
+        "api.web A",
+        "backend A",
+        "mysql A",
+        "mysql-default A",
+        "sab A",
+        "sabnzbd.sab A",
+        "nope A",
+        "nope.web A",
+        "db-0.db.web A",
+        "www.example.com A",
+        "localhost A",
+        "x.test A",
+    ];
+    let mut queries: Vec<Vec<u8>> = questions.iter().map(|question| common::query(question, Some(1232))).collect();
+    queries.extend(questions.iter().map(|question| common::query(question, None)));
+    queries.push(vec![0; 12]);
+    queries.push(b"garbage, and no message".to_vec());
+    let counters = Counters::default();
+    let mut reply = vec![0; 65_535];
+    let mut replies = 0;
+    let before = ALLOCATIONS.get();
+    for turn in 0..100_000usize {
+        let query = &queries[turn % queries.len()];
+        let limit = if turn % 3 == 0 { Limit::Stream } else { Limit::Datagram };
+        let verdict = answer(&zone, CLIENT, query, limit, turn as u16, &mut reply);
+        counters.count(std::net::IpAddr::from([127, 0, 0, 1]), query.len(), &verdict);
+        replies += usize::from(matches!(verdict, Verdict::Reply { .. }));
+    }
+    let allocations = ALLOCATIONS.get() - before;
+    assert_eq!(allocations, 0, "allocations in 100,000 answers");
+    assert!(replies > 99_000, "{replies}");
+}
+
+#[test]
+fn the_allocator_counts() {
+    let before = ALLOCATIONS.get();
+    std::hint::black_box(Box::new(1));
+    assert!(ALLOCATIONS.get() > before);
+}
+
+/// A lock would show as a type that is not `Freeze`-like: everything that `answer` reads is shared by reference, and the
+/// sources of the path name no lock.
+#[test]
+fn the_hot_path_names_no_lock() {
+    for folder in ["wire", "zone", "resolve", "answer"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
+        for file in std::fs::read_dir(folder).unwrap() {
+            let path = file.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            for lock in ["Mutex", "RwLock", "OnceLock", "Condvar", "parking_lot"] {
+                assert!(!text.contains(lock), "{} names {lock}", path.display());
+            }
+        }
+    }
+}

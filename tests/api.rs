@@ -1,0 +1,342 @@
+//! A server that follows an API: the scripted one, which can do everything that an API can do wrong, and a real
+//! kube-apiserver where KUBEBUILDER_ASSETS names a folder with `etcd` and `kube-apiserver`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+mod common;
+#[path = "common/real.rs"]
+mod real;
+#[path = "common/api.rs"]
+mod scripted;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use callsign::app;
+use common::Scratch;
+use real::Real;
+use scripted::{Api, Fault, Streams};
+use serde_json::{Value, json};
+
+/// A server of ours that follows an API.
+struct Follower {
+    running: Option<app::Running>,
+    _config: Scratch,
+}
+
+impl Follower {
+    fn start(kubeconfig: &str, flags: &[&str]) -> Follower {
+        let scratch = Scratch::folder("kubeconfig");
+        let path = scratch.file("config", kubeconfig);
+        let own = [
+            "--kubeconfig",
+            path.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+        ];
+        let flags: Vec<&str> = own.iter().chain(flags).copied().collect();
+        Follower { running: Some(app::start(common::config(&flags)).unwrap()), _config: scratch }
+    }
+
+    fn of(api: &Api) -> Follower {
+        Follower::start(&api.kubeconfig(), &[])
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.as_ref().unwrap().addresses[0]
+    }
+
+    fn admin(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.running.as_ref().unwrap().admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// The reply, shortened: the rcode, or the first address.
+    fn ask(&self, question: &str) -> String {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.send(&common::query(question, Some(1232))).unwrap();
+        let mut reply = [0; 4096];
+        let length = socket.recv(&mut reply).unwrap();
+        let text = common::text(&reply[..length]);
+        let answers: Vec<&str> = text
+            .lines()
+            .skip(1)
+            .filter(|line| !line.starts_with("soa ") && !line.starts_with("glue "))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        if answers.is_empty() { text.split([' ', '\n']).next().unwrap().to_owned() } else { answers.join(" ") }
+    }
+
+    /// Waits until the answer is this.
+    fn becomes(&self, question: &str, expected: &str) {
+        self.becomes_within(question, expected, Duration::from_secs(10));
+    }
+
+    fn becomes_within(&self, question: &str, expected: &str, time: Duration) {
+        let start = Instant::now();
+        loop {
+            let found = self.ask(question);
+            if found == expected {
+                return;
+            }
+            assert!(
+                start.elapsed() < time,
+                "{question}: {found}, not {expected}, after {time:?}\n{}",
+                self.admin("/ready?verbose")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+fn service(name: &str, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "web"},
+           "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"name": "http", "port": 80}]}})
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+           "metadata": {"name": name, "namespace": "web", "labels": {"kubernetes.io/service-name": service}},
+           "endpoints": endpoints, "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]})
+}
+
+const API: &str = "api.web.svc.cluster.local A";
+
+fn with_api(streams: Streams) -> Api {
+    let api = Api::start(streams);
+    api.put(namespace("web"));
+    api.put(service("api", "10.96.0.10"));
+    api
+}
+
+#[test]
+fn a_cluster_is_followed_however_lists_are_told() {
+    for streams in [Streams::Yes, Streams::Refused, Streams::Unknown] {
+        let api = with_api(streams);
+        // More than two pages of each kind.
+        for n in 0..1100 {
+            api.put(service(&format!("s{n}"), &format!("10.97.{}.{}", n / 250, n % 250)));
+        }
+        for n in 0..250 {
+            api.put(slice(&format!("api-{n}"), "many", &[&format!("10.1.{}.{}", n / 250, n % 250)]));
+        }
+        api.put(
+            json!({"kind": "Service", "metadata": {"name": "many", "namespace": "web"}, "spec": {"clusterIP": "None"}}),
+        );
+        let follower = Follower::of(&api);
+        follower.becomes(API, "10.96.0.10");
+        assert_eq!(follower.ask("s1099.web.svc.cluster.local A"), "10.97.4.99", "{streams:?}");
+        assert_eq!(follower.ask("10-1-0-249.many.web.svc.cluster.local A"), "10.1.0.249", "{streams:?}");
+        let pages =
+            api.requests().iter().filter(|request| request.contains("limit=") && request.contains("/services")).count();
+        assert_eq!(pages, if streams == Streams::Yes { 0 } else { 3 }, "{streams:?}");
+        api.put(service("new", "10.96.0.99"));
+        follower.becomes("new.web.svc.cluster.local A", "10.96.0.99");
+        api.put(service("new", "10.96.0.98"));
+        follower.becomes("new.web.svc.cluster.local A", "10.96.0.98");
+        assert!(api.delete("services", "web", "new"));
+        follower.becomes("new.web.svc.cluster.local A", "NXDOMAIN");
+        api.put(slice("api-0", "many", &["10.1.9.9"]));
+        follower.becomes("10-1-9-9.many.web.svc.cluster.local A", "10.1.9.9");
+        assert_eq!(follower.ask("10-1-0-0.many.web.svc.cluster.local A"), "NXDOMAIN");
+    }
+}
+
+#[test]
+fn before_the_first_sync_nothing_is_denied() {
+    let api = with_api(Streams::Yes);
+    api.fault("endpointslices", Fault::Silence);
+    let follower = Follower::of(&api);
+    for _ in 0..20 {
+        assert_eq!(follower.ask(API), "SERVFAIL");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ready = follower.admin("/ready");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("not ready: endpointslices"), "{ready}");
+    // The server that says nothing is left for pages, which it has.
+    follower.becomes(API, "10.96.0.10");
+    assert!(follower.admin("/ready").starts_with("HTTP/1.1 200"));
+}
+
+/// What happens to a watch, in prose, and how it is brought about.
+type Trouble = (&'static str, fn(&Api));
+
+#[test]
+fn a_change_behind_any_trouble_arrives() {
+    let troubles: &[Trouble] = &[
+        ("nothing", |_| {}),
+        ("a reset", |api| api.break_watches()),
+        ("410 as a status", |api| {
+            api.compact();
+            api.put(namespace("other"));
+            api.compact();
+            api.break_watches();
+        }),
+        ("410 as an event", |api| {
+            api.gone_as_event(true);
+            api.put(namespace("other"));
+            api.compact();
+            api.break_watches();
+        }),
+        ("a reset, then 500", |api| {
+            api.fault("services", Fault::Status(500, "etcd is away".into()));
+            api.break_watches();
+        }),
+        ("a reset, then HTML", |api| {
+            api.fault("services", Fault::Status(502, "<html>Bad Gateway</html>".into()));
+            api.break_watches();
+        }),
+        ("a reset, then 429", |api| {
+            api.fault("services", Fault::RetryAfter(429, 1));
+            api.break_watches();
+        }),
+        ("a reset, then half a JSON object", |api| {
+            api.fault("services", Fault::Reset);
+            api.break_watches();
+        }),
+        ("a reset, then an error event", |api| {
+            api.fault("services", Fault::ErrorEvent(500));
+            api.break_watches();
+        }),
+        ("a reset, then no JSON at all", |api| {
+            api.fault("services", Fault::Body("what?\n".into()));
+            api.break_watches();
+        }),
+        ("a store that was restored", |api| api.restore(50)),
+        ("bodies that arrive slowly", |api| {
+            api.slow(Some(Duration::from_millis(300)));
+            api.compact();
+            api.put(namespace("other"));
+            api.compact();
+            api.break_watches();
+        }),
+    ];
+    for streams in [Streams::Yes, Streams::Refused] {
+        for (trouble, make) in troubles {
+            let api = with_api(streams);
+            println!("{trouble}, {streams:?}");
+            api.put(service("old", "10.96.0.30"));
+            let follower = Follower::of(&api);
+            follower.becomes(API, "10.96.0.10");
+            make(&api);
+            api.put(service("api", "10.96.0.20"));
+            api.delete("services", "web", "old");
+            api.put(service("new", "10.96.0.40"));
+            follower.becomes(API, "10.96.0.20");
+            follower.becomes("old.web.svc.cluster.local A", "NXDOMAIN");
+            follower.becomes("new.web.svc.cluster.local A", "10.96.0.40");
+            assert_eq!(api.faults_left(), 0, "{trouble}: it was met");
+        }
+    }
+}
+
+#[test]
+fn the_api_may_be_away() {
+    let mut api = with_api(Streams::Yes);
+    let follower = Follower::of(&api);
+    follower.becomes(API, "10.96.0.10");
+    api.kill();
+    for _ in 0..50 {
+        assert_eq!(follower.ask(API), "10.96.0.10", "answers go on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ready = follower.admin("/ready?verbose");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("cannot reach the API"), "{ready}");
+    api.put(service("api", "10.96.0.20"));
+    api.resume();
+    follower.becomes_within(API, "10.96.0.20", Duration::from_secs(5));
+}
+
+#[test]
+fn an_object_that_cannot_be_understood_rejects_only_itself() {
+    let api = with_api(Streams::Yes);
+    let long = "x".repeat(64);
+    api.put(
+        json!({"kind": "Service", "metadata": {"name": long, "namespace": "web"}, "spec": {"clusterIP": "10.96.0.1"}}),
+    );
+    api.put(json!({"kind": "Service", "metadata": {"name": "odd", "namespace": "web"}, "spec": {"clusterIP": "ten"}}));
+    api.put(json!({"kind": "Service", "metadata": {"name": "typed", "namespace": "web"}, "spec": {"ports": "eighty"}}));
+    api.put(json!({"kind": "Service", "metadata": {"name": "null", "namespace": "web"}, "spec": null}));
+    api.put(json!({"kind": "EndpointSlice", "metadata": {"name": "nulls", "namespace": "web", "labels": null}, "addressType": "IPv4", "endpoints": null, "ports": null}));
+    api.put(json!({"kind": "Service", "metadata": {"name": "big", "namespace": "web", "annotations": {"note": "x".repeat(1_500_000)}}, "spec": {"clusterIP": "10.96.0.66"}}));
+    let follower = Follower::of(&api);
+    follower.becomes(API, "10.96.0.10");
+    follower.becomes("big.web.svc.cluster.local A", "10.96.0.66");
+    assert_eq!(follower.ask("odd.web.svc.cluster.local A"), "NXDOMAIN");
+    assert_eq!(follower.ask("typed.web.svc.cluster.local A"), "NXDOMAIN");
+    assert_eq!(follower.ask("null.web.svc.cluster.local A"), "NOERROR", "a Service without an address");
+    let metrics = follower.admin("/metrics");
+    assert!(metrics.contains("callsign_objects_rejected_total 3"), "{metrics}");
+    // A good one that turns bad no longer says what it said.
+    api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "web"}, "spec": {"clusterIP": "ten"}}));
+    follower.becomes(API, "NXDOMAIN");
+}
+
+#[test]
+fn what_is_asked_of_the_api() {
+    let api = with_api(Streams::Yes);
+    let follower = Follower::start(&api.kubeconfig(), &["--pods", "node", "--node-name", "worker-1"]);
+    follower.becomes(API, "10.96.0.10");
+    let mut resources: Vec<String> =
+        api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
+    resources.sort();
+    resources.dedup();
+    assert_eq!(
+        resources,
+        ["/api/v1/namespaces", "/api/v1/pods", "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"]
+    );
+    assert!(
+        api.requests()
+            .iter()
+            .filter(|request| request.starts_with("/api/v1/pods"))
+            .all(|request| request.contains("fieldSelector=spec.nodeName%3Dworker-1"))
+    );
+}
+
+#[test]
+fn a_real_api_server() {
+    let Some(api) = Real::start() else { return };
+    api.create(namespace("web"));
+    api.create(service("api", "10.96.0.10"));
+    let follower = Follower::start(&api.kubeconfig(), &[]);
+    follower.becomes(API, "10.96.0.10");
+    follower.becomes("kubernetes.default.svc.cluster.local A", "10.96.0.1");
+    api.create(service("new", "10.96.0.99"));
+    follower.becomes("new.web.svc.cluster.local A", "10.96.0.99");
+    api.create(slice("new-1", "headless", &["10.1.0.1", "10.1.0.2"]));
+    api.create(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "headless", "namespace": "web"}, "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}}));
+    follower.becomes("10-1-0-2.headless.web.svc.cluster.local A", "10.1.0.2");
+    api.delete("services", "web", "new");
+    follower.becomes("new.web.svc.cluster.local A", "NXDOMAIN");
+    api.delete("endpointslices", "web", "new-1");
+    follower.becomes("headless.web.svc.cluster.local A", "NXDOMAIN");
+}

@@ -1,0 +1,287 @@
+//! The program as a user runs it: exit status, one line that says what to do, signals, files that change.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::Scratch;
+
+const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
+
+fn callsign() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callsign"));
+    command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("POD_NAMESPACE").stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    callsign().args(arguments).output().unwrap()
+}
+
+/// A server in a process of its own.
+struct Server {
+    child: Child,
+    dns: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Server {
+    fn start(arguments: &[&str], input: Option<&str>) -> Server {
+        let mut command = callsign();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+        let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if let Some(text) = input {
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let after = |word: &str| {
+            let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("{line}"));
+            rest.trim().split([' ', ',']).next().unwrap().parse().unwrap()
+        };
+        Server { dns: after("listens on"), admin: after("admin on"), child }
+    }
+
+    fn ask(&self, question: &str) -> String {
+        ask(self.dns, question).expect("a reply")
+    }
+
+    fn becomes(&self, question: &str, expected: &str, time: Duration) {
+        let start = Instant::now();
+        while !self.ask(question).contains(expected) {
+            assert!(start.elapsed() < time, "{question}: {}", self.ask(question));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end; returns the status and what was logged.
+    fn wait(mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ask(server: SocketAddr, question: &str) -> Option<String> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();
+    socket.send(&common::query(question, Some(1232))).unwrap();
+    let mut reply = [0; 4096];
+    let length = socket.recv(&mut reply).ok()?;
+    Some(common::text(&reply[..length]))
+}
+
+#[test]
+fn what_is_wrong_is_one_line_and_a_status() {
+    let scratch = Scratch::folder("command");
+    let bad_yaml = scratch.file("bad.yaml", "kind: Service\nmetadata:\n  name: [\n");
+    let bad_kubeconfig = scratch.file("kubeconfig", "clusters: 7\n");
+    let good = scratch.file("good.yaml", API);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (taken, taken_udp) = (taken.local_addr().unwrap().to_string(), taken_udp.local_addr().unwrap().to_string());
+    let (bad_yaml, bad_kubeconfig, good) =
+        (bad_yaml.to_str().unwrap(), bad_kubeconfig.to_str().unwrap(), good.to_str().unwrap());
+    let free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let config = scratch.file("config.yaml", "manifests: x\nno-such-flag: 1\n");
+    let cases: Vec<(&str, Vec<&str>, i32, Vec<&str>)> = vec![
+        ("no source", vec![], 69, vec!["--manifests", "--kubeconfig", "service account"]),
+        (
+            "manifests that are not there",
+            vec!["--manifests", "/no/such/folder"],
+            69,
+            vec!["/no/such/folder", "No such file"],
+        ),
+        ("a manifest that does not parse", vec!["--manifests", bad_yaml], 78, vec!["bad.yaml:", "line"]),
+        ("a kubeconfig that is not there", vec!["--kubeconfig", "/no/such/file"], 78, vec!["/no/such/file"]),
+        ("a kubeconfig that does not load", vec!["--kubeconfig", bad_kubeconfig], 78, vec!["kubeconfig"]),
+        (
+            "a port that is taken for TCP",
+            vec!["--manifests", good, "--listen", &taken],
+            69,
+            vec![taken.as_str(), "in use"],
+        ),
+        (
+            "a port that is taken for UDP",
+            vec!["--manifests", good, "--listen", &taken_udp],
+            69,
+            vec![taken_udp.as_str(), "in use"],
+        ),
+        (
+            "an admin port that is taken",
+            vec!["--manifests", good, "--admin", &taken],
+            69,
+            vec![taken.as_str(), "in use"],
+        ),
+        ("a flag that there is not", vec!["--manifest", good], 64, vec!["--manifest"]),
+        ("a value that is none", vec!["--manifests", good, "--ttl", "4000"], 64, vec!["4000", "3600"]),
+        (
+            "a network that is none",
+            vec!["--manifests", good, "--allow-from", "10.0.0.0/33"],
+            64,
+            vec!["10.0.0.0/33", "ADDRESS/PREFIX"],
+        ),
+        ("a caller that is none", vec!["--manifests", good, "--callers", "10.0.0.0/8"], 64, vec!["CIDR=NAMESPACE"]),
+        (
+            "an address that is none",
+            vec!["--manifests", good, "--listen", "here"],
+            78,
+            vec!["--listen", "here", "ADDR:PORT"],
+        ),
+        (
+            "a domain that is none",
+            vec!["--manifests", good, "--cluster-domain", "a..b"],
+            78,
+            vec!["--cluster-domain", "a..b"],
+        ),
+        ("a namespace that is none", vec!["--manifests", good, "--namespace", "a.b"], 78, vec!["--namespace", "a.b"]),
+        ("pods of no node", vec!["--manifests", good, "--pods", "node"], 78, vec!["--node-name"]),
+        (
+            "a configuration file with an unknown flag",
+            vec!["--config", config.to_str().unwrap()],
+            64,
+            vec!["no-such-flag"],
+        ),
+    ];
+    for (case, arguments, status, words) in cases {
+        // What the case names comes last, where it wins or adds.
+        let mut all = vec!["serve"];
+        for pair in free.chunks(2) {
+            if !arguments.contains(&pair[0]) {
+                all.extend(pair);
+            }
+        }
+        all.extend(&arguments);
+        let output = run(&all);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{case}: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{case}: one line: {error}");
+        for word in words {
+            assert!(error.contains(word), "{case}: '{word}' in {error}");
+        }
+        assert!(output.stdout.is_empty(), "{case}");
+    }
+}
+
+#[test]
+fn help_and_version() {
+    let help = run(&["serve", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    let text = String::from_utf8(help.stdout).unwrap();
+    assert!(text.contains("Examples:") && text.contains("--manifests deploy/demo"));
+    assert!(String::from_utf8(run(&["--version"]).stdout).unwrap().starts_with("callsign "));
+}
+
+#[test]
+fn sigterm_is_a_lame_duck_and_then_an_end() {
+    let scratch = Scratch::folder("term");
+    let path = scratch.file("api.yaml", API);
+    let server = Server::start(&["--manifests", path.to_str().unwrap(), "--lame-duck", "1s"], None);
+    assert!(server.get("/health").starts_with("HTTP/1.1 200"));
+    assert!(server.get("/ready").starts_with("HTTP/1.1 200"));
+    let start = Instant::now();
+    server.signal("-TERM");
+    std::thread::sleep(Duration::from_millis(200));
+    let ready = server.get("/ready");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("shutting down"), "{ready}");
+    assert!(server.get("/health").starts_with("HTTP/1.1 200"));
+    assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"), "it still answers");
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(start.elapsed() > Duration::from_millis(900));
+}
+
+#[test]
+fn an_interrupt_ends_at_once() {
+    let server = Server::start(&["--manifests", "-"], Some(API));
+    assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"), "standard input is a source");
+    let start = Instant::now();
+    server.signal("-INT");
+    assert_eq!(server.wait().0, Some(0));
+    assert!(start.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn a_save_shows_within_a_second() {
+    let scratch = Scratch::folder("folder");
+    let path = scratch.file("api.yaml", API);
+    scratch.file("other.yaml", &API.replace("api", "other"));
+    scratch.file("broken.yaml", "kind: [\n");
+    scratch.file("notes.txt", "no manifest");
+    let server = Server::start(&["--manifests", scratch.0.to_str().unwrap()], None);
+    let question = "api.web.svc.cluster.local A";
+    let second = Duration::from_secs(1);
+    server.becomes(question, "10.96.0.10", second);
+    // As most programs write, and as editors do: another file, renamed.
+    scratch.file("api.yaml", &API.replace("0.10", "0.11"));
+    server.becomes(question, "10.96.0.11", second);
+    let other = scratch.file(".api.yaml.swp", &API.replace("0.10", "0.12"));
+    std::fs::rename(other, &path).unwrap();
+    server.becomes(question, "10.96.0.12", second);
+    // What does not parse keeps the last good facts.
+    scratch.file("api.yaml", "kind: Service\nmetadata:\n  - name: [\n");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(server.ask(question).contains("10.96.0.12"));
+    assert!(server.get("/ready?verbose").contains("api.yaml:"));
+    scratch.file("api.yaml", &API.replace("0.10", "0.13"));
+    server.becomes(question, "10.96.0.13", second);
+    scratch.file("new.yaml", &API.replace("api", "new"));
+    server.becomes("new.web.svc.cluster.local A", "10.96.0.10", second);
+    std::fs::remove_file(scratch.0.join("new.yaml")).unwrap();
+    server.becomes("new.web.svc.cluster.local A", "NXDOMAIN", second);
+    server.signal("-INT");
+    let (_, log) = server.wait();
+    assert!(log.contains("broken.yaml:") && log.contains("api.yaml:"), "file, line and reason: {log}");
+}
+
+#[test]
+fn a_configuration_file_and_who_wins() {
+    let scratch = Scratch::folder("config");
+    let path = scratch.file("api.yaml", API);
+    let config = scratch.file(
+        "config.yaml",
+        &format!(
+            "manifests: {}\nttl: 77\nnamespace: web\ncluster-domain: [one.example, two.example]\n",
+            path.display()
+        ),
+    );
+    let server = Server::start(&["--config", config.to_str().unwrap(), "--ttl", "33"], None);
+    assert!(server.ask("api.web.svc.one.example A").contains(" 33 A 10.96.0.10"), "the command line wins");
+    assert!(server.ask("api.web.svc.two.example A").contains("10.96.0.10"));
+    assert!(server.ask("api A").contains("10.96.0.10"));
+}
+
+#[test]
+fn services_without_an_address_get_one_that_stays() {
+    let text = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {ports: [{port: 80}]}\n";
+    let address = |text: &str| Server::start(&["--manifests", "-"], Some(text)).ask("api.web.svc.cluster.local A");
+    let first = address(text);
+    assert!(first.contains(" A 10.96."), "{first}");
+    assert_eq!(address(&format!("{text}---\n{}", text.replace("api", "aaa"))), first, "whatever else there is");
+}

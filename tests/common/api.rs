@@ -1,0 +1,531 @@
+//! A scripted API server that speaks the real HTTP protocol: list pages, watches with bookmarks, streamed lists, 410 as an
+//! event and as a status, resets, silence, slow bodies, and answers that no API should give.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+
+/// What the server does with one request instead of answering it.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// A status and a body, as JSON or not.
+    Status(u16, String),
+    /// A status with Retry-After.
+    RetryAfter(u16, u64),
+    /// 200 and then the connection breaks, after so many events or half a page.
+    Reset,
+    /// 200 and then nothing.
+    Silence,
+    /// 200 and an ERROR event with this code.
+    ErrorEvent(u16),
+    /// 200 and this body.
+    Body(String),
+}
+
+/// What the server does with `sendInitialEvents`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streams {
+    /// It has streamed lists.
+    Yes,
+    /// It refuses the parameter: 422.
+    Refused,
+    /// It does not know the parameter and takes the request for a plain watch.
+    Unknown,
+}
+
+struct State {
+    objects: BTreeMap<(String, String), Value>,
+    version: u64,
+    history: Vec<(u64, String, &'static str, Value)>,
+    compacted: u64,
+    streams: Streams,
+    gone_as_event: bool,
+    faults: VecDeque<(String, Fault)>,
+    requests: Vec<String>,
+    /// Bumped to break every open watch.
+    epoch: u64,
+    slow: Option<Duration>,
+}
+
+/// See the module's documentation.
+pub struct Api {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+    address: SocketAddr,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+struct Stream(mpsc::Receiver<Result<Bytes, std::io::Error>>);
+
+impl Body for Stream {
+    type Data = Bytes;
+    type Error = std::io::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(context).map(|item| item.map(|item| item.map(Frame::data)))
+    }
+}
+
+type Answer = Response<Either<Full<Bytes>, Stream>>;
+
+impl Api {
+    pub fn start(streams: Streams) -> Api {
+        let state = State {
+            objects: BTreeMap::new(),
+            version: 100,
+            history: Vec::new(),
+            compacted: 0,
+            streams,
+            gone_as_event: false,
+            faults: VecDeque::new(),
+            requests: Vec::new(),
+            epoch: 0,
+            slow: None,
+        };
+        let mut api = Api {
+            state: Arc::new(Mutex::new(state)),
+            changed: watch::Sender::new(0),
+            address: "127.0.0.1:0".parse().unwrap(),
+            runtime: None,
+        };
+        api.resume();
+        api
+    }
+
+    /// Starts to answer, on the address it had before if it had one.
+    pub fn resume(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(async {
+            loop {
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.set_reuseaddr(true).unwrap();
+                if socket.bind(self.address).is_ok() {
+                    break socket.listen(64).unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        self.address = listener.local_addr().unwrap();
+        let (state, changed) = (self.state.clone(), self.changed.clone());
+        runtime.spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (state, changed) = (state.clone(), changed.clone());
+                tokio::spawn(async move {
+                    let service = service_fn(|request| respond(request, state.clone(), changed.clone()));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        self.runtime = Some(runtime);
+    }
+
+    /// Dies: every connection breaks.
+    pub fn kill(&mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(1));
+    }
+
+    /// The text of a kubeconfig for it.
+    pub fn kubeconfig(&self) -> String {
+        format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: it\nclusters: [{{name: it, cluster: {{server: 'http://{}'}}}}]\n\
+             users: [{{name: it, user: {{}}}}]\ncontexts: [{{name: it, context: {{cluster: it, user: it}}}}]\n",
+            self.address
+        )
+    }
+
+    fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        let value = with(&mut self.state.lock().unwrap());
+        self.changed.send_modify(|turn| *turn += 1);
+        value
+    }
+
+    /// Creates or replaces an object; returns its version.
+    pub fn put(&self, object: Value) -> u64 {
+        self.with(|state| state.put(object))
+    }
+
+    /// Deletes an object; says whether it was there.
+    pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> bool {
+        self.with(|state| state.delete(resource, namespace, name))
+    }
+
+    /// Forgets the history: watches from before get 410.
+    pub fn compact(&self) {
+        self.with(|state| {
+            state.compacted = state.version;
+            state.history.clear();
+        });
+    }
+
+    /// Tells 410 of a watch as an event instead of a status.
+    pub fn gone_as_event(&self, yes: bool) {
+        self.with(|state| state.gone_as_event = yes);
+    }
+
+    /// The next request for `resource` gets this instead.
+    pub fn fault(&self, resource: &str, fault: Fault) {
+        self.with(|state| state.faults.push_back((resource.to_owned(), fault)));
+    }
+
+    pub fn faults_left(&self) -> usize {
+        self.with(|state| state.faults.len())
+    }
+
+    /// Breaks every watch that is open.
+    pub fn break_watches(&self) {
+        self.with(|state| state.epoch += 1);
+    }
+
+    /// Bodies arrive in two halves with this between them.
+    pub fn slow(&self, pause: Option<Duration>) {
+        self.with(|state| state.slow = pause);
+    }
+
+    /// Sets the version back, as a restore of the store does.
+    pub fn restore(&self, version: u64) {
+        self.with(|state| {
+            state.version = version;
+            state.history.clear();
+            state.compacted = 0;
+            state.epoch += 1;
+        });
+    }
+
+    /// Path and query of every request so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.with(|state| state.requests.clone())
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub fn resource_of(kind: &str) -> &'static str {
+    match kind {
+        "Service" => "services",
+        "EndpointSlice" => "endpointslices",
+        "Namespace" => "namespaces",
+        "Pod" => "pods",
+        other => panic!("no kind {other}"),
+    }
+}
+
+fn key(resource: &str, namespace: &str, name: &str) -> (String, String) {
+    let namespace = if resource == "namespaces" { "" } else { namespace };
+    (resource.to_owned(), format!("{namespace}/{name}"))
+}
+
+impl State {
+    fn put(&mut self, mut object: Value) -> u64 {
+        self.version += 1;
+        let resource = resource_of(object["kind"].as_str().unwrap());
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
+        if resource != "namespaces" {
+            object["metadata"]["namespace"] = namespace.as_str().into();
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let old = self.objects.insert(key(resource, &namespace, &name), object.clone());
+        let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
+        self.history.push((self.version, resource.to_owned(), kind, object));
+        self.version
+    }
+
+    fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
+        let Some(mut object) = self.objects.remove(&key(resource, namespace, name)) else { return false };
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = self.version.to_string().into();
+        self.history.push((self.version, resource.to_owned(), "DELETED", object));
+        true
+    }
+
+    fn all(&self, resource: &str, node: Option<&str>) -> Vec<&Value> {
+        let all = self.objects.iter().filter(|((of, _), _)| of == resource).map(|(_, object)| object);
+        all.filter(|object| node.is_none_or(|node| object["spec"]["nodeName"] == node)).collect()
+    }
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Answer {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
+    whole(code, "application/json", body.to_string())
+}
+
+fn whole(code: u16, kind: &str, body: String) -> Answer {
+    Response::builder().status(code).header("content-type", kind).body(Either::Left(Full::new(body.into()))).unwrap()
+}
+
+fn gone() -> Answer {
+    status(410, "Expired", "too old resource version")
+}
+
+fn event(kind: &str, object: &Value) -> Bytes {
+    format!("{}\n", json!({"type": kind, "object": object})).into()
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<u64>,
+) -> Result<Answer, Infallible> {
+    let path = request.uri().path().to_owned();
+    let query: BTreeMap<String, String> = request
+        .uri()
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(key, value)| (key.to_owned(), decoded(value)))
+        .collect();
+    let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let segments = match segments.as_slice() {
+        ["api", "v1", rest @ ..] | ["apis", "discovery.k8s.io", "v1", rest @ ..] => rest,
+        _ => return Ok(status(404, "NotFound", "no such path")),
+    };
+    let (namespace, resource, name) = match *segments {
+        ["namespaces", namespace, resource] => (namespace, resource, None),
+        ["namespaces", namespace, resource, name] => (namespace, resource, Some(name)),
+        [resource] => ("", resource, None),
+        ["namespaces", name] => ("", "namespaces", Some(name)),
+        _ => return Ok(status(404, "NotFound", "no such path")),
+    };
+    if *request.method() != Method::GET {
+        let method = request.method().clone();
+        let (namespace, resource, name) = (namespace.to_owned(), resource.to_owned(), name.map(str::to_owned));
+        let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let mut held = state.lock().unwrap();
+        let answer = match (method, name) {
+            (Method::DELETE, Some(name)) => match held.delete(&resource, &namespace, &name) {
+                true => whole(200, "application/json", json!({"kind": "Status", "status": "Success"}).to_string()),
+                false => status(404, "NotFound", "no such object"),
+            },
+            (Method::POST | Method::PUT, _) => {
+                let mut object: Value = serde_json::from_slice(&body).unwrap();
+                if !namespace.is_empty() {
+                    object["metadata"]["namespace"] = namespace.into();
+                }
+                held.put(object.clone());
+                whole(201, "application/json", object.to_string())
+            }
+            _ => status(405, "MethodNotAllowed", "no"),
+        };
+        drop(held);
+        changed.send_modify(|turn| *turn += 1);
+        return Ok(answer);
+    }
+    let fault = {
+        let mut held = state.lock().unwrap();
+        held.requests.push(request.uri().to_string());
+        let at = held.faults.iter().position(|(of, _)| of == resource);
+        at.and_then(|at| held.faults.remove(at)).map(|(_, fault)| fault)
+    };
+    Ok(match fault {
+        Some(fault) => faulty(fault),
+        None if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => {
+            watching(resource, &query, state, changed.subscribe())
+        }
+        None => listing(resource, &query, &state),
+    })
+}
+
+fn faulty(fault: Fault) -> Answer {
+    let stream = |first: Option<Bytes>, then: Option<std::io::Error>| {
+        let (send, receive) = mpsc::channel(2);
+        tokio::spawn(async move {
+            if let Some(first) = first {
+                let _ = send.send(Ok(first)).await;
+            }
+            match then {
+                Some(error) => drop(send.send(Err(error)).await),
+                None => send.closed().await,
+            }
+        });
+        Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
+    };
+    match fault {
+        Fault::Status(code, body) if body.starts_with('<') => whole(code, "text/html", body),
+        Fault::Status(code, body) => status(code, &body, &body),
+        Fault::RetryAfter(code, seconds) => {
+            let mut answer = status(code, "TooManyRequests", "too many requests, please try again later");
+            answer.headers_mut().insert("retry-after", seconds.into());
+            answer
+        }
+        Fault::Reset => stream(Some("{\"type\": \"ADDED\", \"obj".into()), Some(std::io::Error::other("reset"))),
+        Fault::Silence => stream(None, None),
+        Fault::ErrorEvent(code) => {
+            let object = json!({"kind": "Status", "status": "Failure", "message": "something broke", "reason": "InternalError", "code": code});
+            whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})))
+        }
+        Fault::Body(body) => whole(200, "application/json", body),
+    }
+}
+
+fn listing(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State>) -> Answer {
+    let held = state.lock().unwrap();
+    let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
+    // A token names the version of its list and where it goes on.
+    let token = query
+        .get("continue")
+        .and_then(|token| token.split_once(':'))
+        .map(|(version, from)| (version.parse::<u64>().unwrap(), from.to_owned()));
+    if token.as_ref().is_some_and(|(version, _)| *version < held.compacted) {
+        return gone();
+    }
+    let node = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName="));
+    let all = held.all(resource, node);
+    let name = |object: &Value| {
+        format!(
+            "{}/{}",
+            object["metadata"]["namespace"].as_str().unwrap_or_default(),
+            object["metadata"]["name"].as_str().unwrap()
+        )
+    };
+    let rest: Vec<&Value> =
+        all.into_iter().filter(|object| token.as_ref().is_none_or(|(_, from)| name(object) > *from)).collect();
+    let page: Vec<&Value> = rest.iter().take(limit).copied().collect();
+    let version = token.map_or(held.version, |(version, _)| version);
+    let mut metadata = json!({"resourceVersion": version.to_string()});
+    if page.len() < rest.len() {
+        metadata["continue"] = format!("{version}:{}", name(page.last().unwrap())).into();
+    }
+    let body = json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": page}).to_string();
+    match held.slow {
+        None => whole(200, "application/json", body),
+        Some(pause) => {
+            let (send, receive) = mpsc::channel(2);
+            tokio::spawn(async move {
+                let (first, second) = body.split_at(body.len() / 2);
+                let _ = send.send(Ok(first.to_owned().into())).await;
+                tokio::time::sleep(pause).await;
+                let _ = send.send(Ok(second.to_owned().into())).await;
+            });
+            Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
+        }
+    }
+}
+
+fn watching(
+    resource: &str,
+    query: &BTreeMap<String, String>,
+    state: Arc<Mutex<State>>,
+    mut changed: watch::Receiver<u64>,
+) -> Answer {
+    let resource = resource.to_owned();
+    let initial = query.get("sendInitialEvents").is_some_and(|yes| yes == "true");
+    let node =
+        query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName=")).map(str::to_owned);
+    let seconds: u64 = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
+    let (mut from, epoch, first) = {
+        let held = state.lock().unwrap();
+        let mut first = Vec::new();
+        let from = match query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok()) {
+            _ if initial && held.streams == Streams::Refused => {
+                return status(
+                    422,
+                    "Invalid",
+                    "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+                );
+            }
+            _ if initial && held.streams == Streams::Yes => {
+                first.extend(held.all(&resource, node.as_deref()).into_iter().map(|object| event("ADDED", object)));
+                let end = json!({"kind": "Bookmark", "metadata": {"resourceVersion": held.version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}});
+                first.push(event("BOOKMARK", &end));
+                held.version
+            }
+            Some(version) if version < held.compacted && held.gone_as_event => {
+                let object =
+                    json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
+                return whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})));
+            }
+            Some(version) if version < held.compacted => return gone(),
+            Some(version) if version > held.version => {
+                return status(
+                    504,
+                    "Timeout",
+                    &format!("Too large resource version: {version}, current: {}", held.version),
+                );
+            }
+            Some(version) => version,
+            None => held.version,
+        };
+        (from, held.epoch, first)
+    };
+    let (send, receive) = mpsc::channel(64);
+    tokio::spawn(async move {
+        for event in first {
+            if send.send(Ok(event)).await.is_err() {
+                return;
+            }
+        }
+        let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let (events, broken, version) = {
+                let held = state.lock().unwrap();
+                let new = held.history.iter().filter(|(version, of, _, object)| {
+                    *version > from
+                        && *of == resource
+                        && node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
+                });
+                let events: Vec<Bytes> = new.map(|(_, _, kind, object)| event(kind, object)).collect();
+                (events, held.epoch != epoch, held.version)
+            };
+            if broken {
+                let _ = send.send(Err(std::io::Error::other("broken"))).await;
+                return;
+            }
+            for event in events {
+                if send.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            from = from.max(version);
+            tokio::select! {
+                changed = changed.changed() => if changed.is_err() { return },
+                () = send.closed() => return,
+                () = tokio::time::sleep(Duration::from_secs(5)) => {
+                    let bookmark = json!({"kind": "Bookmark", "metadata": {"resourceVersion": from.to_string()}});
+                    if send.send(Ok(event("BOOKMARK", &bookmark))).await.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(end) => return,
+            }
+        }
+    });
+    Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
+}
+
+fn decoded(text: &str) -> String {
+    let mut out = Vec::new();
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        if octet == b'%' {
+            let digits = [octets.next().unwrap(), octets.next().unwrap()];
+            out.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
+        } else {
+            out.push(octet);
+        }
+    }
+    String::from_utf8(out).unwrap()
+}

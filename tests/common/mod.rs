@@ -1,0 +1,153 @@
+//! What the tests share: a table from manifests and flags, and replies as text, read by another parser than ours.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use callsign::answer::{Limit, Verdict, answer};
+use callsign::cluster::manifests::{Manifests, Options};
+use callsign::cluster::{Event, publish};
+use callsign::config::{Config, ServeArgs};
+use callsign::zone::{Builder, Caller, Zone};
+use clap::Parser;
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+/// The client of questions that do not say who asks.
+pub const CLIENT: Caller<'static> = Caller::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+#[derive(Parser)]
+struct Flags {
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// The configuration that these flags of `callsign serve` make.
+pub fn config(flags: &[&str]) -> Config {
+    let flags = ["callsign"].iter().chain(flags);
+    Flags::try_parse_from(flags).unwrap_or_else(|why| panic!("{why}")).serve.config().unwrap()
+}
+
+/// A file that is removed at the end of the test.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    /// A folder of its own.
+    pub fn folder(name: &str) -> Scratch {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("callsign-{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The table of these objects, made as the server makes it; and what was complained about.
+pub fn zone_and_complaints(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<String>) {
+    let config = config(flags);
+    let scratch = Scratch::folder("objects");
+    let options = Options {
+        path: scratch.file("objects.yaml", objects),
+        reading: config.reading,
+        service_cidrs: config.service_cidrs.clone(),
+    };
+    let (_, events) = Manifests::open(options).unwrap_or_else(|why| panic!("{why}"));
+    let mut settings = config.settings.clone();
+    settings.advertise(&config.advertise);
+    let (zone, mut builder, others) = publish::build(Builder::new(Arc::new(settings)), events);
+    let rejected = others.iter().filter_map(|event| match event {
+        Event::Rejected(rejected) => Some(rejected.to_string()),
+        _ => None,
+    });
+    let complaints = rejected.chain(builder.take_reports().iter().map(|report| format!("{report:?}"))).collect();
+    (zone, complaints)
+}
+
+/// The table of these objects.
+pub fn zone(objects: &str, flags: &[&str]) -> Arc<Zone> {
+    zone_and_complaints(objects, flags).0
+}
+
+/// A query for `NAME TYPE`; with EDNS if a payload is given.
+pub fn query(question: &str, payload: Option<u16>) -> Vec<u8> {
+    let (name, rtype) = question.split_once(' ').unwrap_or_else(|| panic!("'{question}' has no type"));
+    let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
+    let rtype = match rtype.strip_prefix("TYPE") {
+        Some(number) => RecordType::from(number.parse::<u16>().unwrap()),
+        None => rtype.parse().unwrap(),
+    };
+    let mut name = Name::from_ascii(name).unwrap();
+    name.set_fqdn(true);
+    message.add_query(Query::query(name, rtype));
+    message.metadata.recursion_desired = true;
+    if let Some(payload) = payload {
+        let mut edns = Edns::new();
+        edns.set_max_payload(payload);
+        message.set_edns(edns);
+    }
+    message.to_vec().unwrap()
+}
+
+/// The reply of `answer()` to a message, if there is one.
+pub fn reply(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; 65_535];
+    match answer(zone, caller, query, limit, 0, &mut buffer) {
+        Verdict::Reply { len, .. } => {
+            buffer.truncate(len);
+            Some(buffer)
+        }
+        Verdict::Drop => None,
+        Verdict::Forward => panic!("nothing is forwarded in this test"),
+    }
+}
+
+/// Asks `NAME TYPE` and returns the whole reply as text: see [`text`].
+pub fn ask(zone: &Zone, caller: Caller<'_>, question: &str) -> String {
+    text(&reply(zone, caller, &query(question, Some(1232)), Limit::Stream).unwrap())
+}
+
+/// A reply as text, a line a record: the rcode and the flags AA and TC; answers as they are; `soa OWNER` for the SOA of
+/// an authority section, whose numbers differ from run to run; `glue RECORD`.
+pub fn text(reply: &[u8]) -> String {
+    let message = Message::from_vec(reply).unwrap_or_else(|why| panic!("{why}: {reply:?}"));
+    let mut lines = vec![format!("{:?}", message.metadata.response_code).to_uppercase()];
+    if message.metadata.authoritative {
+        lines[0] += " aa";
+    }
+    if message.metadata.truncation {
+        lines[0] += " tc";
+    }
+    lines.extend(message.answers.iter().map(line));
+    for record in &message.authorities {
+        lines.push(format!("soa {}", record.name));
+        assert_eq!(record.record_type(), RecordType::SOA, "only a SOA stands in authority");
+    }
+    lines.extend(message.additionals.iter().map(|record| format!("glue {}", line(record))));
+    lines.join("\n")
+}
+
+fn line(record: &Record) -> String {
+    let data = match &record.data {
+        RData::SOA(soa) => {
+            format!("{} {} SERIAL {} {} {} {}", soa.mname, soa.rname, soa.refresh, soa.retry, soa.expire, soa.minimum)
+        }
+        RData::TXT(txt) => format!("\"{txt}\""),
+        other => other.to_string(),
+    };
+    format!("{} {} {} {data}", record.name, record.ttl, record.record_type())
+}

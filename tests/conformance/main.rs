@@ -1,0 +1,298 @@
+//! The conformance table: objects, question, whole expected reply.
+//!
+//! `specification` follows the sections of Kubernetes DNS-Based Service Discovery 1.1.0, `own` holds the rows where the
+//! specification is silent. Every case goes through `answer()`; every group is asked over UDP, TCP and IPv6 sockets of a
+//! real server too, and where CALLSIGN_DIG names dig, dig has to read the same reply.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod own;
+mod specification;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use callsign::answer::Limit;
+use callsign::app;
+use common::{CLIENT, Scratch};
+use hickory_proto::op::Message;
+
+/// A few objects and what is answered from them.
+pub struct Group {
+    pub title: &'static str,
+    pub objects: &'static str,
+    pub flags: &'static [&'static str],
+    pub cases: &'static [Case],
+}
+
+/// In prose, `NAME TYPE`, and the reply as `common::text` writes it.
+pub type Case = (&'static str, &'static str, &'static str);
+
+fn groups() -> impl Iterator<Item = &'static Group> {
+    specification::GROUPS.iter().chain(own::GROUPS)
+}
+
+/// Lines without their indentation: expectations are written where they are readable.
+fn trimmed(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_row_through_answer() {
+    let mut wrong = Vec::new();
+    for group in groups() {
+        let zone = common::zone(group.objects, group.flags);
+        for (case, question, expected) in group.cases {
+            let found = common::ask(&zone, CLIENT, question);
+            if found != trimmed(expected) {
+                wrong.push(format!(
+                    "{}: {case}\n  asked    {question}\n  expected {expected}\n  found    {found}",
+                    group.title
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+/// Existence decides the rcode, never the type: RFC 8020 and every stub resolver that asks for A and AAAA at once.
+#[test]
+fn every_name_has_one_rcode_for_all_types() {
+    for group in groups() {
+        let zone = common::zone(group.objects, group.flags);
+        for (_, question, _) in group.cases {
+            let name = question.split(' ').next().unwrap();
+            let rcode = |rtype: &str| {
+                let reply = common::ask(&zone, CLIENT, &format!("{name} {rtype}"));
+                reply.split([' ', '\n']).next().unwrap().to_owned()
+            };
+            let of_a = rcode("A");
+            let chained = common::ask(&zone, CLIENT, &format!("{name} A")).contains(" CNAME ");
+            for rtype in ["AAAA", "SRV", "PTR", "TXT", "MX", "NS", "CNAME", "SOA", "ANY", "HTTPS", "TYPE65280"] {
+                // Who asks for the CNAME itself asks nothing of its target (RFC 6604 section 2).
+                if !(chained && matches!(rtype, "CNAME" | "ANY")) {
+                    assert_eq!(rcode(rtype), of_a, "{}: {name} {rtype}", group.title);
+                }
+            }
+        }
+    }
+}
+
+/// RFC 1035 section 2.3.3, and the 0x20 bits that some resolvers add: names compare without case, and the question
+/// comes back with the caller's.
+#[test]
+fn case_does_not_matter_and_comes_back() {
+    for group in groups() {
+        let zone = common::zone(group.objects, group.flags);
+        for (case, question, _) in group.cases {
+            let mut query = common::query(question, Some(1232));
+            let plain = common::reply(&zone, CLIENT, &query, Limit::Stream).unwrap();
+            let end = 12 + question_length(&query);
+            for (index, octet) in query[12..end - 4].iter_mut().enumerate() {
+                // Every letter but those of length octets, which are below.
+                if index % 2 == 0 && octet.is_ascii_lowercase() {
+                    octet.make_ascii_uppercase();
+                }
+            }
+            let mixed = common::reply(&zone, CLIENT, &query, Limit::Stream).unwrap();
+            assert_eq!(mixed[12..end], query[12..end], "{}: {case}", group.title);
+            assert_eq!(mixed[end..], plain[end..], "{}: {case}", group.title);
+        }
+    }
+}
+
+fn question_length(query: &[u8]) -> usize {
+    query[12..].iter().position(|octet| *octet == 0).unwrap() + 1 + 4
+}
+
+/// A datagram is never larger than the client allows, with or without EDNS, and what is left out is told by TC only if
+/// it is an answer.
+#[test]
+fn every_datagram_keeps_its_limit() {
+    for group in groups() {
+        let zone = common::zone(group.objects, group.flags);
+        for (case, question, _) in group.cases {
+            let whole = Message::from_vec(
+                &common::reply(&zone, CLIENT, &common::query(question, None), Limit::Stream).unwrap(),
+            )
+            .unwrap();
+            for (payload, limit) in
+                [(None, 512), (Some(0), 512), (Some(900), 900), (Some(1232), 1232), (Some(65_535), 1232)]
+            {
+                let reply = common::reply(&zone, CLIENT, &common::query(question, payload), Limit::Datagram).unwrap();
+                assert!(reply.len() <= limit, "{}: {case}: {} octets of {limit}", group.title, reply.len());
+                let message = Message::from_vec(&reply).unwrap();
+                let cut = message.answers.len() < whole.answers.len();
+                assert_eq!(message.metadata.truncation, cut, "{}: {case}", group.title);
+                assert_eq!(message.edns.is_some(), payload.is_some(), "{}: {case}: OPT only if asked", group.title);
+            }
+        }
+    }
+}
+
+struct Server {
+    running: Option<app::Running>,
+    _objects: Scratch,
+}
+
+impl Server {
+    fn start(group: &Group) -> Server {
+        let objects = Scratch::folder("served");
+        let path = objects.file("objects.yaml", group.objects);
+        let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--admin", "127.0.0.1:0", "--workers", "2"];
+        let source = ["--manifests", path.to_str().unwrap()];
+        let flags: Vec<&str> = listen.iter().chain(&source).chain(group.flags).copied().collect();
+        Server { running: Some(app::start(common::config(&flags)).unwrap()), _objects: objects }
+    }
+
+    fn addresses(&self) -> &[SocketAddr] {
+        &self.running.as_ref().unwrap().addresses
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.running.take().unwrap().stop();
+    }
+}
+
+fn over_udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.send(query).unwrap();
+    let mut reply = vec![0; 65_535];
+    let length = socket.recv(&mut reply).unwrap();
+    reply.truncate(length);
+    reply
+}
+
+fn over_tcp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(&(query.len() as u16).to_be_bytes()).unwrap();
+    stream.write_all(query).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut reply).unwrap();
+    reply
+}
+
+/// The records of a reply, in an order that rotation does not change.
+fn sorted(text: &str) -> Vec<String> {
+    let mut lines: Vec<String> = trimmed(text).lines().map(Into::into).collect();
+    lines[1..].sort();
+    lines
+}
+
+#[test]
+fn every_row_over_sockets() {
+    for group in groups() {
+        let server = Server::start(group);
+        for (index, (case, question, expected)) in group.cases.iter().enumerate() {
+            let query = common::query(question, Some(4096));
+            for address in server.addresses() {
+                let tcp = common::text(&over_tcp(*address, &query));
+                assert_eq!(sorted(&tcp), sorted(expected), "{}: {case}: TCP {address}", group.title);
+                // What a datagram may leave out is another test's.
+                if index % 3 == 0 || expected.len() < 400 {
+                    let udp = common::text(&over_udp(*address, &query));
+                    assert_eq!(sorted(&udp), sorted(expected), "{}: {case}: UDP {address}", group.title);
+                }
+            }
+        }
+    }
+}
+
+/// A second parser that is not ours: dig reads every reply as hickory-proto does.
+#[test]
+fn dig_reads_the_same() {
+    let Some(dig) = std::env::var_os("CALLSIGN_DIG") else { return };
+    for group in groups() {
+        let server = Server::start(group);
+        let address = server.addresses()[0];
+        for (case, question, expected) in group.cases {
+            let (name, rtype) = question.split_once(' ').unwrap();
+            // dig asks for transfers in a way of its own.
+            if matches!(rtype, "AXFR" | "TYPE251") {
+                continue;
+            }
+            let output = std::process::Command::new(&dig)
+                .args([
+                    &format!("@{}", address.ip()),
+                    "-p",
+                    &address.port().to_string(),
+                    "+tcp",
+                    "+norecurse",
+                    "+tries=1",
+                ])
+                .args([
+                    "+noall",
+                    "+comments",
+                    "+answer",
+                    "+authority",
+                    "+additional",
+                    "+nosplit",
+                    "-q",
+                    name,
+                    "-t",
+                    rtype,
+                ])
+                .output()
+                .unwrap();
+            let output = String::from_utf8(output.stdout).unwrap();
+            assert!(!output.contains("malformed") && !output.contains("extra bytes"), "{case}: {output}");
+            let status = output.split("status: ").nth(1).and_then(|rest| rest.split(',').next()).unwrap_or_default();
+            let mut section = "";
+            let mut lines = Vec::new();
+            for line in output.lines() {
+                match line {
+                    ";; ANSWER SECTION:" => section = "answer",
+                    ";; AUTHORITY SECTION:" => section = "authority",
+                    ";; ADDITIONAL SECTION:" => section = "additional",
+                    line if line.starts_with(';') || line.trim().is_empty() => {}
+                    record => {
+                        let fields: Vec<&str> = record.split_whitespace().collect();
+                        lines.push(match section {
+                            "authority" => format!("soa {}", fields[0]),
+                            "additional" => format!("glue {}", fields[0]),
+                            _ => format!("{} {}", fields[0], fields[3]),
+                        });
+                    }
+                }
+            }
+            lines.sort();
+            let mut known: Vec<String> = trimmed(expected)
+                .lines()
+                .skip(1)
+                .map(|line| {
+                    let fields: Vec<&str> = line.split(' ').collect();
+                    match fields[0] {
+                        "soa" | "glue" => format!("{} {}", fields[0], fields[1]),
+                        owner => format!("{owner} {}", fields[2]),
+                    }
+                })
+                .collect();
+            known.sort();
+            assert_eq!(
+                (status, lines),
+                (expected.trim().split([' ', '\n']).next().unwrap(), known),
+                "{}: {case}\n{output}",
+                group.title
+            );
+        }
+    }
+}
+
+/// Sections and rows without a case would be a hole in the table.
+#[test]
+fn every_section_has_cases() {
+    let titles: Vec<&str> = groups().map(|group| group.title).collect();
+    for section in ["2.2", "2.3", "2.4", "2.5"] {
+        assert!(titles.iter().any(|title| title.starts_with(section)), "section {section}");
+    }
+    assert!(groups().all(|group| !group.cases.is_empty()));
+}

@@ -1,0 +1,363 @@
+//! Messages as octets: what is well formed, what is not, and what comes back (RFC 1035, 6891, 7766, 8906, 9619).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use callsign::answer::Limit;
+use callsign::zone::Zone;
+use common::{CLIENT, query, reply};
+use hickory_proto::op::Message;
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const OBJECTS: &str = r#"
+kind: Service
+metadata: {name: api, namespace: web}
+spec: {clusterIP: 10.96.0.10, ports: [{name: http, port: 80}]}
+---
+kind: Service
+metadata: {name: db, namespace: web}
+spec: {clusterIP: None}
+---
+kind: EndpointSlice
+metadata: {name: db-1, namespace: web, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: sql, port: 5432}]
+endpoints: [{addresses: [10.1.0.1], hostname: db-0}, {addresses: [10.1.0.2], hostname: db-1}]
+---
+kind: Service
+metadata: {name: out, namespace: web}
+spec: {type: ExternalName, externalName: www.example.com}
+"#;
+
+fn zone() -> Arc<Zone> {
+    common::zone(OBJECTS, &["--namespace", "web"])
+}
+
+/// `api.web.svc.cluster.local A`, with these octets of the header and after the question.
+fn message(flags: u16, counts: [u16; 4], more: &[u8]) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34];
+    message.extend(flags.to_be_bytes());
+    message.extend(counts.iter().flat_map(|count| count.to_be_bytes()));
+    message.extend(b"\x03api\x03web\x03svc\x07cluster\x05local\0\x00\x01\x00\x01");
+    message.extend(more);
+    message
+}
+
+const OPT: &[u8] = &[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0];
+
+fn opt(version: u8, flags: u8, options: &[u8]) -> Vec<u8> {
+    let mut opt = vec![0, 0, 41, 16, 0, 0, version, flags, 0];
+    opt.extend((options.len() as u16).to_be_bytes());
+    opt.extend(options);
+    opt
+}
+
+/// What a reply says: its rcode (with the bits of the OPT), the flags that are set, the counts.
+fn said(reply: Option<Vec<u8>>) -> String {
+    let Some(reply) = reply else { return "nothing".to_owned() };
+    let flags = u16::from_be_bytes([reply[2], reply[3]]);
+    let mut rcode = flags & 15;
+    let counts: Vec<u16> = (4..12).step_by(2).map(|at| u16::from_be_bytes([reply[at], reply[at + 1]])).collect();
+    let mut text = String::new();
+    if counts[3] > 0 && Message::from_vec(&reply).unwrap().edns.is_some() {
+        let at = reply.len() - if reply.ends_with(&[0, 0]) { 11 } else { 17 };
+        rcode |= u16::from(reply[at + 5]) << 4;
+        text += if reply[at + 7] & 0x80 != 0 { " opt+do" } else { " opt" };
+    }
+    for (bit, name) in [
+        (0x8000, " qr"),
+        (0x400, " aa"),
+        (0x200, " tc"),
+        (0x100, " rd"),
+        (0x80, " ra"),
+        (0x40, " z"),
+        (0x20, " ad"),
+        (0x10, " cd"),
+    ] {
+        if flags & bit != 0 {
+            text += name;
+        }
+    }
+    if flags & 0x7800 != 0 {
+        text += &format!(" opcode{}", (flags >> 11) & 15);
+    }
+    format!("{rcode}{text} {}/{}/{}/{}", counts[0], counts[1], counts[2], counts[3])
+}
+
+#[test]
+fn messages_and_what_comes_back() {
+    let zone = zone();
+    let two_questions =
+        [&message(0, [2, 0, 0, 0], &[])[..], b"\x03api\x03web\x03svc\x07cluster\x05local\0\x00\x1c\x00\x01"].concat();
+    let mut pointer = message(0, [1, 0, 0, 0], &[]);
+    pointer.splice(16..20, [0xc0, 0x0c]);
+    let mut class = message(0, [1, 0, 0, 0], &[]);
+    let last = class.len() - 1;
+    class[last] = 3;
+    let record = b"\x01x\0\x00\x01\x00\x01\0\0\0\0\0\x04\x01\x02\x03\x04";
+    let root_question = [&message(0, [1, 0, 0, 0], &[])[..12], &[0, 0, 1, 0, 1]].concat();
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("a plain query", message(0x0100, [1, 0, 0, 0], &[]), "0 qr aa rd 1/1/0/0"),
+        ("RD and CD come back, AD and Z are cleared", message(0x0170, [1, 0, 0, 0], &[]), "0 qr aa rd cd 1/1/0/0"),
+        ("AA, TC and RA of a query mean nothing", message(0x0780, [1, 0, 0, 0], &[]), "0 qr aa rd 1/1/0/0"),
+        ("an rcode in a query means nothing", message(0x0003, [1, 0, 0, 0], &[]), "0 qr aa 1/1/0/0"),
+        ("EDNS", message(0, [1, 0, 0, 1], OPT), "0 opt qr aa 1/1/0/1"),
+        ("the DO bit comes back (RFC 3225)", message(0, [1, 0, 0, 1], &opt(0, 0x80, &[])), "0 opt+do qr aa 1/1/0/1"),
+        ("EDNS version 1", message(0, [1, 0, 0, 1], &opt(1, 0, &[])), "16 opt qr 1/0/0/1"),
+        ("EDNS version 255", message(0, [1, 0, 0, 1], &opt(255, 0, &[])), "16 opt qr 1/0/0/1"),
+        (
+            "an unknown EDNS flag is ignored (RFC 8906 3.2.4)",
+            message(0, [1, 0, 0, 1], &opt(0, 0x40, &[])),
+            "0 opt qr aa 1/1/0/1",
+        ),
+        (
+            "an unknown option is ignored (RFC 8906 3.2.2)",
+            message(0, [1, 0, 0, 1], &opt(0, 0, &[0, 100, 0, 2, 1, 2])),
+            "0 opt qr aa 1/1/0/1",
+        ),
+        ("an unknown option of version 1", message(0, [1, 0, 0, 1], &opt(1, 0, &[0, 100, 0, 0])), "16 opt qr 1/0/0/1"),
+        ("an option that is cut", message(0, [1, 0, 0, 1], &opt(0, 0, &[0, 100, 0, 9, 1])), "1 qr 0/0/0/0"),
+        ("two OPTs", message(0, [1, 0, 0, 2], &[OPT, OPT].concat()), "1 qr 0/0/0/0"),
+        ("an OPT whose owner is not the root", message(0, [1, 0, 0, 1], &[&[1, b'x'], OPT].concat()), "1 qr 0/0/0/0"),
+        ("an OPT behind another record", message(0, [1, 0, 0, 2], &[record, OPT].concat()), "0 opt qr aa 1/1/0/1"),
+        (
+            "records in answer and authority, as IXFR has them",
+            message(0, [1, 1, 1, 1], &[record, record, OPT].concat()),
+            "0 opt qr aa 1/1/0/1",
+        ),
+        ("a record that is counted and missing", message(0, [1, 0, 0, 1], &[]), "1 qr 0/0/0/0"),
+        ("a record that is cut", message(0, [1, 0, 0, 1], &OPT[..9]), "1 qr 0/0/0/0"),
+        ("octets after the message", message(0, [1, 0, 0, 0], b"trailing"), "0 qr aa 1/1/0/0"),
+        ("no question (RFC 9619)", message(0, [0, 0, 0, 0], &[])[..12].to_vec(), "1 qr 0/0/0/0"),
+        ("two questions", two_questions, "1 qr 0/0/0/0"),
+        ("a question that is counted and missing", message(0, [1, 0, 0, 0], &[])[..12].to_vec(), "1 qr 0/0/0/0"),
+        ("a question without its class", message(0, [1, 0, 0, 0], &[])[..41].to_vec(), "1 qr 0/0/0/0"),
+        ("a name that is cut", message(0, [1, 0, 0, 0], &[])[..20].to_vec(), "1 qr 0/0/0/0"),
+        ("a compression pointer in the question", pointer, "1 qr 0/0/0/0"),
+        ("half a header", vec![0x12, 0x34, 0, 0, 0, 1], "nothing"),
+        ("nothing at all", vec![], "nothing"),
+        ("a reply", message(0x8000, [1, 0, 0, 0], &[]), "nothing"),
+        ("a reply of another opcode", message(0xa800, [1, 0, 0, 0], &[]), "nothing"),
+        ("class CHAOS", class, "5 qr 1/0/0/0"),
+        ("opcode IQUERY", message(0x0800, [1, 0, 0, 0], &[]), "4 qr opcode1 1/0/0/0"),
+        ("opcode STATUS", message(0x1000, [1, 0, 0, 0], &[]), "4 qr opcode2 1/0/0/0"),
+        ("opcode NOTIFY", message(0x2000, [1, 0, 0, 0], &[]), "4 qr opcode4 1/0/0/0"),
+        ("opcode UPDATE", message(0x2800, [1, 0, 0, 0], &[]), "4 qr opcode5 1/0/0/0"),
+        ("opcode 15 without a question", message(0x7800, [0, 0, 0, 0], &[])[..12].to_vec(), "4 qr opcode15 0/0/0/0"),
+        ("the root as a name", root_question, "5 qr 1/0/0/0"),
+    ];
+    for (case, query, expected) in cases {
+        let found = reply(&zone, CLIENT, &query, Limit::Datagram);
+        assert_eq!(said(found.clone()), expected, "{case}");
+        if let Some(found) = found {
+            assert_eq!(found[..2], query[..2], "{case}: the id comes back");
+        }
+    }
+}
+
+#[test]
+fn names_at_their_limits() {
+    let zone = zone();
+    let question = |name: &[u8]| [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &[0, 1, 0, 1]].concat();
+    let suffix: &[u8] = b"\x03svc\x07cluster\x05local\0";
+    let label = |length: u8| [&[length][..], &vec![b'a'; usize::from(length)]].concat();
+    let long = |last: u8| [label(63), label(63), label(63), label(last), suffix.to_vec()].concat();
+    assert_eq!(long(43).len(), 255);
+    for (case, name, expected) in [
+        ("a label of 63 octets", [label(63), suffix.to_vec()].concat(), 3),
+        ("a name of 255 octets", long(43), 3),
+        ("a name of 256 octets", long(44), 1),
+        ("a label of 64 octets", [label(64), suffix.to_vec()].concat(), 1),
+        ("labels of any octets", [vec![3, 0, 255, b'.'], suffix.to_vec()].concat(), 3),
+    ] {
+        let found = reply(&zone, CLIENT, &question(&name), Limit::Datagram).unwrap();
+        assert_eq!(found[3] & 15, expected, "{case}");
+    }
+}
+
+#[test]
+fn two_hundred_endpoints_over_every_limit() {
+    let endpoints: Vec<String> =
+        (0..200).map(|n| format!("{{addresses: [10.2.{}.{}], hostname: pod-{n}}}", n / 100, n % 100)).collect();
+    let objects = format!(
+        "kind: Service\nmetadata: {{name: many, namespace: web}}\nspec: {{clusterIP: None}}\n---\nkind: EndpointSlice\n\
+         metadata: {{name: many-1, namespace: web, labels: {{kubernetes.io/service-name: many}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: 80}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let zone = common::zone(&objects, &["--udp-payload", "4096"]);
+    for (case, question, payload, limit, answers, glue, truncated) in [
+        ("A over 512 octets", "many.web.svc.cluster.local A", None, Limit::Datagram, 29, 0, true),
+        ("A over 1232 octets", "many.web.svc.cluster.local A", Some(1232), Limit::Datagram, 73, 0, true),
+        ("A over 4096 octets: all of them", "many.web.svc.cluster.local A", Some(4096), Limit::Datagram, 200, 0, false),
+        ("A over TCP", "many.web.svc.cluster.local A", Some(1232), Limit::Stream, 200, 0, false),
+        (
+            "SRV over 512 octets: no glue, fewer answers",
+            "_http._tcp.many.web.svc.cluster.local SRV",
+            None,
+            Limit::Datagram,
+            8,
+            0,
+            true,
+        ),
+        ("SRV over 4096 octets", "_http._tcp.many.web.svc.cluster.local SRV", Some(4096), Limit::Datagram, 76, 0, true),
+        (
+            "SRV over TCP: all answers; glue as far as pointers reach",
+            "_http._tcp.many.web.svc.cluster.local SRV",
+            None,
+            Limit::Stream,
+            200,
+            200,
+            false,
+        ),
+    ] {
+        let found = reply(&zone, CLIENT, &query(question, payload), limit).unwrap();
+        let message = Message::from_vec(&found).unwrap();
+        let counted = (message.answers.len(), message.additionals.len(), message.metadata.truncation);
+        assert_eq!(counted, (answers, glue, truncated), "{case}");
+    }
+}
+
+#[test]
+fn glue_goes_first_and_silently() {
+    // Seventeen endpoints: their SRV records fit into 1,232 octets, their glue does not.
+    let endpoints: Vec<String> = (0..17).map(|n| format!("{{addresses: [10.2.0.{n}]}}")).collect();
+    let objects = format!(
+        "kind: Service\nmetadata: {{name: ten, namespace: web}}\nspec: {{clusterIP: None}}\n---\nkind: EndpointSlice\n\
+         metadata: {{name: ten-1, namespace: web, labels: {{kubernetes.io/service-name: ten}}}}\naddressType: IPv4\n\
+         ports: [{{name: http, port: 80}}]\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let zone = common::zone(&objects, &[]);
+    let found = reply(&zone, CLIENT, &query("ten.web.svc.cluster.local SRV", Some(1232)), Limit::Datagram).unwrap();
+    let message = Message::from_vec(&found).unwrap();
+    assert_eq!((message.answers.len(), message.metadata.truncation), (17, false));
+    assert!(message.additionals.len() < 17, "{}", message.additionals.len());
+}
+
+#[test]
+fn answers_take_turns() {
+    let zone = zone();
+    let mut buffer = vec![0; 512];
+    let query = query("db.web.svc.cluster.local A", None);
+    let mut firsts = Vec::new();
+    for turn in 0..4 {
+        let verdict = callsign::answer::answer(&zone, CLIENT, &query, Limit::Datagram, turn, &mut buffer);
+        let callsign::answer::Verdict::Reply { len, .. } = verdict else { panic!("{verdict:?}") };
+        let message = Message::from_vec(&buffer[..len]).unwrap();
+        firsts.push(message.answers[0].data.to_string());
+    }
+    assert_eq!(firsts, ["10.1.0.1", "10.1.0.2", "10.1.0.1", "10.1.0.2"]);
+}
+
+#[test]
+fn before_the_first_sync() {
+    let settings = common::config(&["--namespace", "web"]).settings;
+    let zone = Zone::unsynced(Arc::new(settings));
+    for (question, expected) in [
+        ("api.web.svc.cluster.local A", "2 opt qr rd 1/0/0/1"),
+        ("cluster.local SOA", "2 opt qr rd 1/0/0/1"),
+        ("1.0.96.10.in-addr.arpa PTR", "2 opt qr rd 1/0/0/1"),
+        ("api A", "2 opt qr rd 1/0/0/1"),
+        ("api.web A", "2 opt qr rd 1/0/0/1"),
+        ("db-0.db.web A", "2 opt qr rd 1/0/0/1"),
+        ("_http._tcp.api.web.svc SRV", "2 opt qr rd 1/0/0/1"),
+        ("a.b.c.example.com A", "5 opt qr rd 1/0/0/1"),
+    ] {
+        let found = reply(&zone, CLIENT, &query(question, Some(1232)), Limit::Datagram).unwrap();
+        assert_eq!(said(Some(found.clone())), expected, "{question}");
+        if expected.starts_with('2') {
+            // RFC 8914: option 15, code 14 (Not Ready).
+            assert!(found.ends_with(&[0, 6, 0, 15, 0, 2, 0, 14]), "{question}");
+        }
+    }
+}
+
+#[test]
+fn strangers_are_refused_everything() {
+    let zone = common::zone(OBJECTS, &["--allow-from", "10.0.0.0/8", "--allow-from", "fd00::/8"]);
+    for (address, expected) in
+        [("10.1.2.3", 0), ("fd00::1", 0), ("192.0.2.1", 5), ("2001:db8::1", 5), ("::ffff:10.0.0.1", 0)]
+    {
+        let caller = callsign::zone::Caller::Address(address.parse::<std::net::IpAddr>().unwrap().to_canonical());
+        for question in ["api.web.svc.cluster.local A", "cluster.local SOA", "dns-version.cluster.local TXT"] {
+            let found = reply(&zone, caller, &query(question, None), Limit::Datagram).unwrap();
+            assert_eq!(found[3] & 15, expected, "{address} {question}");
+        }
+    }
+}
+
+/// What must hold for every reply, whatever was asked.
+fn check(zone: &Zone, message: &[u8]) {
+    for (limit, most) in [(Limit::Datagram, 1232), (Limit::Stream, 65_535)] {
+        let Some(found) = reply(zone, CLIENT, message, limit) else {
+            assert!(
+                message.len() < 12 || message[2] & 0x80 != 0,
+                "only what has no header, or is a reply, gets nothing"
+            );
+            continue;
+        };
+        assert!(found.len() <= most);
+        assert_eq!(found[..2], message[..2], "the id comes back");
+        assert_eq!(found[2] & 0xf8, message[2] & 0x78 | 0x80, "QR is set and the opcode comes back");
+        let parsed = Message::from_vec(&found).unwrap_or_else(|why| panic!("{why}: {found:?} to {message:?}"));
+        if parsed.queries.len() == 1 {
+            let mut end = 12;
+            while message[end] != 0 {
+                end += 1 + usize::from(message[end]);
+            }
+            assert_eq!(found[12..end + 5], message[12..end + 5], "the question comes back as it was asked");
+        } else {
+            let rcode = found[3] & 15;
+            assert!(rcode == 1 || rcode == 4, "no question: only FORMERR and NOTIMP");
+        }
+    }
+}
+
+/// A query and one of its mutations.
+fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    let names = prop::sample::select(vec![
+        "api.web.svc.cluster.local",
+        "db.web.svc.cluster.local",
+        "db-0.db.web.svc.cluster.local",
+        "out.web.svc.cluster.local",
+        "_http._tcp.api.web.svc.cluster.local",
+        "1.0.1.10.in-addr.arpa",
+        "cluster.local",
+        "api",
+        "api.web",
+        "nope.web.svc.cluster.local",
+    ]);
+    let types = prop::sample::select(vec!["A", "AAAA", "SRV", "PTR", "SOA", "NS", "TXT", "ANY", "TYPE65280"]);
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    (names, types, prop::option::of(any::<u16>()), changes, any::<Option<prop::sample::Index>>()).prop_map(
+        |(name, rtype, payload, changes, cut)| {
+            let mut message = query(&format!("{name} {rtype}"), payload);
+            for (place, octet) in changes {
+                let at = place.index(message.len());
+                message[at] = octet;
+            }
+            if let Some(cut) = cut {
+                message.truncate(cut.index(message.len() + 1));
+            }
+            message
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_octets_never_hurt(message in prop::collection::vec(any::<u8>(), 0..600)) {
+        thread_local!(static ZONE: Arc<Zone> = zone());
+        ZONE.with(|zone| check(zone, &message));
+    }
+
+    #[test]
+    fn mutated_queries_never_hurt(message in mutated()) {
+        thread_local!(static ZONE: Arc<Zone> = zone());
+        ZONE.with(|zone| check(zone, &message));
+    }
+}

@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("callsign: {}", failure.line);
+            if !failure.line.is_empty() {
+                eprintln!("callsign: {}", failure.line);
+            }
             ExitCode::from(failure.status)
         }
     }

@@ -1,6 +1,8 @@
 //! Subcommands, a file each.
 
+mod explain;
 mod serve;
+mod source;
 
 use clap::{Parser, Subcommand};
 
@@ -8,6 +10,10 @@ use clap::{Parser, Subcommand};
 pub const USAGE: u8 = 64;
 /// Exit status for bad configuration.
 pub const CONFIG: u8 = 78;
+/// Exit status for a source or server that cannot be reached.
+pub const UNAVAILABLE: u8 = 69;
+/// Exit status when the answer is "no".
+pub const NO: u8 = 1;
 
 /// In-cluster DNS for Kubernetes: short names, full names, and the reason why.
 #[derive(Parser, Debug)]
@@ -22,6 +28,9 @@ enum Command {
     /// Answer DNS
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<crate::config::ServeArgs>),
+    /// Say how a name resolves, or why it does not
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(Box<explain::ExplainArgs>),
 }
 
 /// What went wrong, as one line, and the exit status that says so.
@@ -29,13 +38,23 @@ enum Command {
 pub struct Failure {
     /// Status.
     pub status: u8,
-    /// One line.
+    /// One line; empty where the output has said it all.
     pub line: String,
 }
 
 impl Failure {
     fn new(status: u8, line: impl std::fmt::Display) -> Failure {
         Failure { status, line: line.to_string() }
+    }
+
+    fn silent(status: u8) -> Failure {
+        Failure { status, line: String::new() }
+    }
+}
+
+impl From<crate::app::StartError> for Failure {
+    fn from(why: crate::app::StartError) -> Failure {
+        Failure::new(why.exit_status(), why)
     }
 }
 
@@ -47,6 +66,10 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(args) => serve::run(&args),
+            Command::Explain(args) => {
+                serve::log(crate::config::LogFormat::Text, "warn");
+                explain::run(&args)
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ Examples:
 
 /// Runs the server until it is told to end.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    log(args.log_format);
+    log(args.log_format, "info,hickory_server=warn");
     let config = args.config().map_err(|why| Failure::new(CONFIG, why))?;
     let source = match &config.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),
@@ -27,7 +27,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         Source::Nowhere => "nothing".to_owned(),
     };
     let lame_duck = config.lame_duck;
-    let running = app::start(config).map_err(|why| Failure::new(why.exit_status(), why))?;
+    let running = app::start(config)?;
     let addresses: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
     // For people and for scripts that wait for a port; a closed output is no reason not to serve.
     let _ = writeln!(
@@ -40,8 +40,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     running.until_signalled(lame_duck).map_err(|why| Failure::new(69, why))
 }
 
-fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("CALLSIGN_LOG").unwrap_or_else(|_| EnvFilter::new("info,hickory_server=warn"));
+/// Sets up logs on stderr: what CALLSIGN_LOG says, else `default`.
+pub(super) fn log(format: LogFormat, default: &str) {
+    let filter = EnvFilter::try_from_env("CALLSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

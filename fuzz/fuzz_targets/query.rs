@@ -1,0 +1,15 @@
+//! The parser of messages: never panics, and what it accepts it places rightly.
+#![no_main]
+
+use callsign::wire::{Header, Query};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|message: &[u8]| {
+    let Some(header) = Header::parse(message) else { return };
+    let Ok(query) = Query::parse(message, header) else { return };
+    let name = &query.question.name;
+    assert!(query.question.end <= message.len());
+    assert!(name.wire_len() <= 255 && name.wire().last() == Some(&0));
+    assert!(name.wire().eq_ignore_ascii_case(&message[12..12 + name.wire_len()]));
+    assert_eq!(name.span(0, name.labels()).len() + 1, name.wire_len());
+});

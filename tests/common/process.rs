@@ -1,0 +1,101 @@
+//! The program in a process of its own.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use super::common;
+
+pub fn callsign() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callsign"));
+    command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("POD_NAMESPACE").stdin(Stdio::null());
+    command
+}
+
+pub fn run(arguments: &[&str]) -> Output {
+    callsign().args(arguments).output().unwrap()
+}
+
+/// A server in a process of its own.
+pub struct Server {
+    pub child: Child,
+    pub dns: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Server {
+    pub fn start(arguments: &[&str], input: Option<&str>) -> Server {
+        let mut command = callsign();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+        let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if let Some(text) = input {
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        }
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let after = |word: &str| {
+            let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("{line}"));
+            rest.trim().split([' ', ',']).next().unwrap().parse().unwrap()
+        };
+        Server { dns: after("listens on"), admin: after("admin on"), child }
+    }
+
+    pub fn ask(&self, question: &str) -> String {
+        ask(self.dns, question).expect("a reply")
+    }
+
+    pub fn becomes(&self, question: &str, expected: &str, time: Duration) {
+        let start = Instant::now();
+        while !self.ask(question).contains(expected) {
+            assert!(start.elapsed() < time, "{question}: {}", self.ask(question));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// A number of `/proc/PID/status`.
+    pub fn status(&self, key: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Waits for the end; returns the status and what was logged.
+    pub fn wait(mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn ask(server: SocketAddr, question: &str) -> Option<String> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();
+    socket.send(&common::query(question, Some(1232))).unwrap();
+    let mut reply = [0; 4096];
+    let length = socket.recv(&mut reply).ok()?;
+    Some(common::text(&reply[..length]))
+}

@@ -1,0 +1,223 @@
+//! What strangers do to sockets: slow, half, overlong and too many. Memory and threads stay bounded, and everybody else is
+//! answered throughout (RFC 7766).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+mod common;
+#[path = "common/process.rs"]
+mod process;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use common::{Scratch, query};
+use process::Server;
+
+const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
+const QUESTION: &str = "api.web.svc.cluster.local A";
+
+fn start(flags: &[&str]) -> (Server, Scratch) {
+    let scratch = Scratch::folder("transport");
+    let path = scratch.file("api.yaml", API);
+    let flags: Vec<&str> = ["--manifests", path.to_str().unwrap()].iter().chain(flags).copied().collect();
+    (Server::start(&flags, None), scratch)
+}
+
+fn connect(server: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(server).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+}
+
+fn read_reply(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+    stream.read_exact(&mut reply)?;
+    Ok(reply)
+}
+
+fn ask_tcp(server: SocketAddr) -> std::io::Result<Vec<u8>> {
+    let mut stream = connect(server);
+    stream.write_all(&framed(&query(QUESTION, None)))?;
+    read_reply(&mut stream)
+}
+
+fn is_closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 64]) {
+        Ok(octets) => octets == 0,
+        Err(why) => why.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn a_pipeline_is_answered_in_order() {
+    let (server, _scratch) = start(&[]);
+    let mut stream = connect(server.dns);
+    let mut all = Vec::new();
+    for id in 0..500u16 {
+        let mut query = query(QUESTION, None);
+        query[..2].copy_from_slice(&id.to_be_bytes());
+        all.extend(framed(&query));
+    }
+    // In pieces that end nowhere in particular.
+    for piece in all.chunks(997) {
+        stream.write_all(piece).unwrap();
+    }
+    for id in 0..500u16 {
+        assert_eq!(read_reply(&mut stream).unwrap()[..2], id.to_be_bytes());
+    }
+}
+
+#[test]
+fn frames_that_are_no_queries() {
+    let (server, _scratch) = start(&["--tcp-idle", "1s"]);
+    let good = framed(&query(QUESTION, None));
+    // The longest frame, full of nothing: FORMERR if its start is a header, and the next query is answered.
+    for (case, frame, rcode) in [
+        (
+            "65,535 octets that start like a query",
+            framed(&[&query(QUESTION, None)[..], &vec![7; 65_535 - 43]].concat()),
+            1,
+        ),
+        ("65,535 zeros", framed(&vec![0; 65_535]), 1),
+        ("garbage", framed(b"garbage and more of it"), 4),
+    ] {
+        let mut stream = connect(server.dns);
+        stream.write_all(&frame).unwrap();
+        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, rcode, "{case}");
+        stream.write_all(&good).unwrap();
+        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, 0, "{case}: and then a query");
+    }
+    // Nothing comes back to these, but what follows is answered.
+    for (case, frame) in [
+        ("an empty frame", framed(&[])),
+        ("half a header", framed(&[1, 2, 3])),
+        ("a reply", framed(&[0, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+    ] {
+        let mut stream = connect(server.dns);
+        stream.write_all(&frame).unwrap();
+        stream.write_all(&good).unwrap();
+        assert_eq!(read_reply(&mut stream).unwrap()[..2], good[2..4], "{case}");
+    }
+    // Time is given for whole messages.
+    for (case, octets) in [
+        ("silence", &[][..]),
+        ("half a length", &[0]),
+        ("a length and silence", &[0, 43]),
+        ("half a message", &good[..20]),
+    ] {
+        let mut stream = connect(server.dns);
+        stream.write_all(octets).unwrap();
+        let start = Instant::now();
+        assert!(is_closed(&mut stream), "{case}");
+        assert!((900..4000).contains(&start.elapsed().as_millis()), "{case}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn replies_and_noise_over_udp_get_nothing() {
+    let (server, _scratch) = start(&[]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server.dns).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut reply = query(QUESTION, None);
+    reply[2] |= 0x80;
+    for (case, message) in [("a reply", &reply[..]), ("nothing", &[]), ("half a header", &[1, 2, 3])] {
+        socket.send(message).unwrap();
+        assert!(socket.recv(&mut [0; 512]).is_err(), "{case}");
+    }
+    // Longer than any query: the header is answered.
+    let mut long = query(QUESTION, None);
+    long.resize(9000, 0);
+    socket.send(&long).unwrap();
+    let mut found = [0; 512];
+    assert_eq!(socket.recv(&mut found).unwrap(), 12);
+    assert_eq!(found[3] & 15, 1);
+}
+
+#[test]
+fn a_client_at_its_limit_loses_its_stalest_connection() {
+    let (server, _scratch) = start(&["--tcp-connections-per-address", "10"]);
+    let mut held: Vec<TcpStream> = (0..10).map(|_| connect(server.dns)).collect();
+    // All but the first have been of use.
+    for stream in &mut held[1..] {
+        stream.write_all(&framed(&query(QUESTION, None))).unwrap();
+        read_reply(stream).unwrap();
+    }
+    assert!(ask_tcp(server.dns).is_ok(), "the eleventh is answered");
+    assert!(is_closed(&mut held[0]), "the one that was of no use made room");
+    for stream in &mut held[2..] {
+        stream.write_all(&framed(&query(QUESTION, None))).unwrap();
+        assert!(read_reply(stream).is_ok(), "the others stay");
+    }
+}
+
+/// A thousand connections that send one octet a second, from as many addresses as loopback has.
+#[test]
+fn slow_clients_hurt_nobody() {
+    let seconds = std::env::var("CALLSIGN_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let (server, _scratch) = start(&[]);
+    let (threads, memory) = (server.status("Threads:"), server.status("VmRSS:"));
+    let attackers: Vec<std::thread::JoinHandle<usize>> = (0..4u8)
+        .map(|part| {
+            let to = server.dns;
+            std::thread::spawn(move || {
+                let mut frame = framed(&query(QUESTION, None));
+                frame.resize(400, 0);
+                let mut streams: Vec<Option<TcpStream>> = Vec::new();
+                let mut broken = 0;
+                let end = Instant::now() + Duration::from_secs(seconds);
+                let mut at = 0;
+                while Instant::now() < end {
+                    let start = Instant::now();
+                    for index in 0..250u16 {
+                        if streams.len() <= usize::from(index) {
+                            streams.push(None);
+                        }
+                        let slot = &mut streams[usize::from(index)];
+                        let sent =
+                            slot.as_mut().is_some_and(|stream| stream.write_all(&frame[at % 400..=at % 400]).is_ok());
+                        if !sent {
+                            broken += 1;
+                            // From another address of loopback each time, so that no limit of one address helps.
+                            let from = SocketAddr::from(([127, 0, part + 1, index as u8], 0));
+                            let socket =
+                                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                            *slot = (socket.bind(&from.into()).is_ok() && socket.connect(&to.into()).is_ok())
+                                .then(|| socket.into());
+                        }
+                    }
+                    at += 1;
+                    std::thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+                }
+                broken
+            })
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let (mut udp, mut tcp) = (0, 0);
+    while Instant::now() < end {
+        assert!(server.ask(QUESTION).contains("10.96.0.10"), "UDP is answered");
+        udp += 1;
+        assert_eq!(ask_tcp(server.dns).expect("TCP is answered")[3] & 15, 0);
+        tcp += 1;
+    }
+    assert_eq!(server.status("Threads:"), threads, "threads");
+    let grown = server.status("VmRSS:").saturating_sub(memory);
+    assert!(grown < 20_000, "{grown} kB more for a thousand connections");
+    let broken: usize = attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum();
+    println!("{seconds} s: {udp} UDP and {tcp} TCP queries answered, {grown} kB more, {broken} connections opened");
+    assert!(udp > 100 && tcp > 100);
+}

@@ -322,6 +322,59 @@ fn what_is_asked_of_the_api() {
     );
 }
 
+fn pod(namespace: &str, name: &str, phase: &str, address: &str, host_network: bool) -> Value {
+    json!({"kind": "Pod", "metadata": {"name": name, "namespace": namespace}, "spec": {"nodeName": "worker-1", "hostNetwork": host_network},
+           "status": {"phase": phase, "podIP": address, "podIPs": [{"ip": address}]}})
+}
+
+#[test]
+fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
+    let api = with_api(Streams::Yes);
+    api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "orders"}, "spec": {"clusterIP": "10.96.0.77"}}));
+    // The caller of every question here is 127.0.0.1.
+    let follower = Follower::start(&api.kubeconfig(), &["--pods", "all"]);
+    let (of_web, of_orders, nobody) = ("10.96.0.10", "10.96.0.77", "NXDOMAIN");
+    follower.becomes("api A", nobody);
+    let mut being_deleted = pod("orders", "b", "Running", "127.0.0.1", false);
+    being_deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    let steps: Vec<(&str, Vec<Value>, &str)> = vec![
+        ("a pod that has no address yet", vec![pod("web", "a", "Pending", "", false)], nobody),
+        ("it runs", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
+        (
+            "another claims its address: neither is believed",
+            vec![pod("orders", "b", "Running", "127.0.0.1", false)],
+            nobody,
+        ),
+        ("the first finishes", vec![pod("web", "a", "Succeeded", "127.0.0.1", false)], of_orders),
+        (
+            "a pod of the host's network claims nothing",
+            vec![pod("web", "host", "Running", "127.0.0.1", true)],
+            of_orders,
+        ),
+        ("the second is being deleted", vec![being_deleted], nobody),
+        ("the first runs again, under its old name", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
+        ("it moves", vec![pod("web", "a", "Running", "127.0.0.2", false)], nobody),
+        ("a new one takes the address", vec![pod("orders", "c", "Running", "127.0.0.1", false)], of_orders),
+    ];
+    for (step, objects, expected) in steps {
+        println!("{step}");
+        for object in objects {
+            api.put(object);
+        }
+        follower.becomes("api A", expected);
+    }
+    api.delete("pods", "orders", "c");
+    follower.becomes("api A", nobody);
+    // What happened while nobody looked is found by the next list.
+    api.put(pod("web", "a", "Running", "127.0.0.1", false));
+    follower.becomes("api A", of_web);
+    api.delete("pods", "web", "a");
+    api.put(pod("orders", "d", "Running", "127.0.0.1", false));
+    api.compact();
+    api.break_watches();
+    follower.becomes("api A", of_orders);
+}
+
 #[test]
 fn a_real_api_server() {
     let Some(api) = Real::start() else { return };

@@ -361,3 +361,52 @@ proptest! {
         ZONE.with(|zone| check(zone, &message));
     }
 }
+
+/// CALLSIGN_MESSAGES sets how many; ten million take a minute in a release build.
+#[test]
+fn a_great_many_mutated_messages() {
+    let count: u64 = std::env::var("CALLSIGN_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
+    let zone = zone();
+    let seeds: Vec<Vec<u8>> = [
+        "api.web.svc.cluster.local A",
+        "db.web.svc.cluster.local SRV",
+        "out.web.svc.cluster.local A",
+        "api A",
+        "mysql.web A",
+        "1.0.1.10.in-addr.arpa PTR",
+        "cluster.local NS",
+        "nope.web.svc.cluster.local AAAA",
+        "_sql._tcp.db.web SRV",
+        "10-1-0-1.db.web.svc.cluster.local ANY",
+    ]
+    .iter()
+    .flat_map(|question| [query(question, None), query(question, Some(1232))])
+    .collect();
+    // xorshift64*: fast, and the same messages every time.
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut dice = move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
+    };
+    let mut message = Vec::new();
+    for round in 0..count {
+        message.clear();
+        if round % 8 == 0 {
+            message.extend((0..dice() % 300).map(|_| dice() as u8));
+        } else {
+            message.extend(&seeds[dice() as usize % seeds.len()]);
+            for _ in 0..dice() % 5 {
+                let at = dice() as usize % message.len();
+                match dice() % 4 {
+                    0 => message[at] = dice() as u8,
+                    1 => message[at] ^= 1 << (dice() % 8),
+                    2 => message.insert(at, dice() as u8),
+                    _ => drop(message.remove(at)),
+                }
+            }
+        }
+        check(&zone, &message);
+    }
+}

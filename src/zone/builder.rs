@@ -437,9 +437,8 @@ impl Builder {
         self.work.rebuilt += 1;
         if place.fact.is_none() && place.services.is_empty() {
             self.places.remove(name);
-            let copied = self.zone.namespaces.remove(namespace.hash(), is_it);
-            self.changed |= copied > 0;
-            self.work.copied += copied;
+            self.changed |= self.zone.namespaces.get(namespace.hash(), is_it).is_some();
+            self.work.copied += self.zone.namespaces.remove(namespace.hash(), is_it);
             return;
         }
         let settings = &self.zone.settings;

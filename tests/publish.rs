@@ -1,0 +1,177 @@
+//! From facts to tables: what a change costs, and what the serial says of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use callsign::answer::Limit;
+use callsign::zone::facts::{
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PortFact, Protocol, Reach, ServiceFact, SliceFact, VisibleTo,
+};
+use callsign::zone::{Builder, Domain, Settings, Zone};
+use common::{CLIENT, query, reply, text};
+
+fn builder() -> Builder {
+    let mut builder = Builder::new(Arc::new(Settings::new(vec![Domain::new("cluster.local").unwrap()])));
+    builder.set_synced();
+    builder
+}
+
+fn service(reach: Reach) -> ServiceFact {
+    let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
+    ServiceFact {
+        reach,
+        ports: vec![port],
+        created: 0,
+        aliases: Vec::new(),
+        default: false,
+        visible_to: None,
+        links: None,
+        release: None,
+        chart: None,
+        main: false,
+    }
+}
+
+fn cluster_ip(n: u32) -> Reach {
+    Reach::Cluster(vec![IpAddr::from([10, 96, (n >> 8) as u8, n as u8])])
+}
+
+fn slice(service: &str, addresses: &[[u8; 4]]) -> SliceFact {
+    let ready = addresses.iter().map(|address| EndpointFact { address: IpAddr::from(*address), name: None }).collect();
+    SliceFact { service: Some(service.into()), ready, total: addresses.len() as u32, ..SliceFact::default() }
+}
+
+fn serial_of(zone: &Zone) -> u32 {
+    let reply = reply(zone, CLIENT, &query("cluster.local SOA", None), Limit::Datagram).unwrap();
+    let message = hickory_proto::op::Message::from_vec(&reply).unwrap();
+    match &message.answers[0].data {
+        hickory_proto::rr::RData::SOA(soa) => soa.serial,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn the_serial_grows_with_what_alters_an_answer_and_with_nothing_else() {
+    let mut builder = builder();
+    let key = |name: &str| Key::new("web", name);
+    builder.apply(Change::Service(key("api"), Some(service(cluster_ip(1)))));
+    builder.apply(Change::Service(key("db"), Some(service(Reach::Headless))));
+    builder.apply(Change::Slice(key("db-1"), Some(slice("db", &[[10, 1, 0, 1]]))));
+    let mut serial = serial_of(&builder.publish().unwrap());
+    let with = |change: fn(&mut ServiceFact)| {
+        let mut fact = service(cluster_ip(1));
+        change(&mut fact);
+        Change::Service(Key::new("web", "api"), Some(fact))
+    };
+    let cases: Vec<(&str, Change, bool)> = vec![
+        ("the same Service again", with(|_| {}), false),
+        ("links, which no answer shows", with(|fact| fact.links = Some("db".into())), false),
+        ("where a port leads to", with(|fact| fact.ports[0].target = Some("3000".into())), false),
+        ("a label that makes no application", with(|fact| fact.chart = Some("api".into())), false),
+        ("a port's number", with(|fact| fact.ports[0].number = 81), true),
+        ("an alias", with(|fact| fact.aliases = vec!["backend".into()]), true),
+        ("visibility", with(|fact| fact.visible_to = Some(VisibleTo::Cluster)), true),
+        ("a Service", Change::Service(key("new"), Some(service(cluster_ip(2)))), true),
+        ("its end", Change::Service(key("new"), None), true),
+        ("the end of what never was", Change::Service(key("never"), None), false),
+        ("the same slice again", Change::Slice(key("db-1"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
+        ("endpoints in another slice too", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
+        ("an endpoint", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 2]]))), true),
+        ("a slice of nobody", Change::Slice(key("x"), Some(slice("nobody", &[[10, 1, 0, 9]]))), false),
+        ("a slice that goes to another Service", Change::Slice(key("x"), Some(slice("db", &[[10, 1, 0, 9]]))), true),
+        ("and away from it", Change::Slice(key("x"), Some(SliceFact::default())), true),
+        ("a namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), true),
+        ("the same namespace again", Change::Namespace("other".into(), Some(NamespaceFact::default())), false),
+        ("the end of a namespace", Change::Namespace("other".into(), None), true),
+        (
+            "a namespace that has Services already",
+            Change::Namespace("web".into(), Some(NamespaceFact::default())),
+            false,
+        ),
+    ];
+    for (case, change, alters) in cases {
+        builder.apply(change);
+        let zone = builder.publish();
+        assert_eq!(zone.is_some(), alters, "{case}");
+        if let Some(zone) = zone {
+            let next = serial_of(&zone);
+            assert!(next.wrapping_sub(serial) as i32 > 0, "{case}: {next} after {serial}");
+            serial = next;
+        }
+    }
+}
+
+#[test]
+fn the_serial_does_not_go_back_across_a_restart() {
+    let mut last = 0;
+    for start in 0..4 {
+        let mut builder = builder();
+        // As fast as a server publishes: every four milliseconds.
+        for n in 0..50 {
+            builder.apply(Change::Service(Key::new("web", "api"), Some(service(cluster_ip(n)))));
+            let serial = builder.publish().unwrap().serial;
+            assert!(last == 0 || serial.wrapping_sub(last) as i32 > 0, "start {start}: {serial} after {last}");
+            last = serial;
+            #[allow(clippy::disallowed_methods)]
+            std::thread::sleep(std::time::Duration::from_millis(4));
+        }
+    }
+}
+
+/// A change rebuilds what it touches and copies a path, whatever the size of the cluster.
+#[test]
+fn a_change_costs_the_same_in_a_large_cluster() {
+    let mut costs = Vec::new();
+    for size in [10u32, 10_000] {
+        let mut builder = builder();
+        for n in 0..size {
+            builder.apply(Change::Service(
+                Key::new(&format!("ns-{}", n % 50), &format!("s{n}")),
+                Some(service(cluster_ip(n))),
+            ));
+        }
+        builder.apply(Change::Service(Key::new("web", "db"), Some(service(Reach::Headless))));
+        builder.apply(Change::Slice(Key::new("web", "db-1"), Some(slice("db", &[[10, 1, 0, 1], [10, 1, 0, 2]]))));
+        let _held = builder.publish().unwrap();
+        builder.apply(Change::Service(Key::new("ns-3", "s3"), Some(service(cluster_ip(60_000)))));
+        builder.apply(Change::Slice(Key::new("web", "db-1"), Some(slice("db", &[[10, 1, 0, 1], [10, 1, 0, 3]]))));
+        let zone = builder.publish().unwrap();
+        assert!(
+            text(&reply(&zone, CLIENT, &query("s3.ns-3.svc.cluster.local A", None), Limit::Datagram).unwrap())
+                .contains("10.96.234.96")
+        );
+        costs.push(builder.work());
+    }
+    assert_eq!(costs[0].rebuilt, costs[1].rebuilt, "{costs:?}");
+    // Root, directory and page of two slots; a page of a large table holds a few slots more.
+    assert!(costs[1].copied < costs[0].copied + 1000, "{costs:?}");
+    assert!(costs[1].copied < 10_000, "{costs:?}");
+}
+
+#[test]
+fn pods_come_go_and_reuse_addresses() {
+    let mut builder = builder();
+    let pod = |addresses: &[[u8; 4]], host_network| {
+        Some(PodFact { addresses: addresses.iter().map(|a| IpAddr::from(*a)).collect(), host_network })
+    };
+    let address: IpAddr = [10, 1, 0, 1].into();
+    let mut who = |changes: Vec<Change>| {
+        changes.into_iter().for_each(|change| builder.apply(change));
+        let zone = builder.publish()?;
+        zone.namespace_of(address).0.map(|namespace| namespace.text())
+    };
+    let change = |namespace: &str, name: &str, fact: Option<PodFact>| Change::Pod(Key::new(namespace, name), fact);
+    assert_eq!(who(vec![change("web", "a", pod(&[[10, 1, 0, 1]], false))]).as_deref(), Some("web"));
+    // The next pod with the address comes before the last has gone: in doubt, nobody.
+    assert_eq!(who(vec![change("shop", "b", pod(&[[10, 1, 0, 1]], false))]), None);
+    assert_eq!(who(vec![change("web", "a", None)]).as_deref(), Some("shop"));
+    // A pod of the same name and another address.
+    assert_eq!(who(vec![change("shop", "b", pod(&[[10, 1, 0, 2]], false))]), None);
+    assert_eq!(who(vec![change("web", "a", pod(&[[10, 1, 0, 1], [10, 1, 0, 9]], false))]).as_deref(), Some("web"));
+    // Pods on the host's network claim nothing.
+    assert_eq!(who(vec![change("kube-system", "proxy", pod(&[[10, 1, 0, 1]], true))]).as_deref(), Some("web"));
+    assert_eq!(who(vec![change("web", "a", None)]), None);
+}

@@ -3,7 +3,9 @@
 mod records;
 
 use crate::resolve::{Outcome, Silent, Space, resolve};
-use crate::wire::{CLASS_IN, ExtendedError, HEADER_LEN, Header, OPT_LEN, Query, Question, Reply, flags, rcode, rtype};
+use crate::wire::{
+    CLASS_IN, ExtendedError, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, flags, rcode, rtype,
+};
 use crate::zone::{Asker, Caller, Zone};
 use records::Writer;
 
@@ -61,7 +63,8 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
     if header.opcode() != 0 {
         return refuse(zone, query, &header, rcode::NOTIMP, reply);
     }
-    let Ok(Query { question, edns, .. }) = Query::parse(query, header) else {
+    let mut name = Name::empty();
+    let Ok(Query { question, edns }) = Query::parse(query, &header, &mut name) else {
         return refuse(zone, query, &header, rcode::FORMERR, reply);
     };
     let settings = &*zone.settings;
@@ -88,14 +91,14 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
         return end(out, rcode::REFUSED, None, Realm::Other);
     }
     let asker = Asker::new(zone, caller);
-    match resolve(zone, &asker, &question.name, &mut Silent) {
+    match resolve(zone, &asker, &name, &mut Silent) {
         Outcome::Found(node, space) => {
-            let mut writer = Writer::new(zone, &asker, out, space, turn, &question.name);
+            let mut writer = Writer::new(zone, &asker, out, space, turn, &name);
             let rcode = writer.found(node, qtype);
             end(writer.out, rcode, None, realm(space))
         }
         Outcome::Missing(space) => {
-            let mut writer = Writer::new(zone, &asker, out, space, turn, &question.name);
+            let mut writer = Writer::new(zone, &asker, out, space, turn, &name);
             let rcode = writer.missing(space);
             end(writer.out, rcode, None, realm(space))
         }
@@ -124,7 +127,7 @@ fn reply_flags(zone: &Zone, header: &Header) -> u16 {
 /// a message is believed, so there is no OPT.
 #[cold]
 fn refuse(zone: &Zone, query: &[u8], header: &Header, rcode: u16, reply: &mut [u8]) -> Verdict {
-    let end = match Question::parse(query, header) {
+    let end = match Question::parse(query, header, &mut Name::empty()) {
         Ok(question) if rcode == rcode::NOTIMP => question.end,
         _ => HEADER_LEN,
     };

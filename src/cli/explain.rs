@@ -170,7 +170,7 @@ fn caller(cluster: &Cluster, from: Option<&str>) -> Result<(From, Option<Namespa
         };
         return told(namespace, because);
     }
-    let namespace = settings.namespace_name(text).ok().filter(|name| zone.namespace(name.label()).is_some());
+    let namespace = settings.namespace_name(text).ok().filter(|name| zone.namespace(name.as_label()).is_some());
     if namespace.is_some() {
         return told(namespace, "told".to_owned());
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde_json::Value;
 use thiserror::Error;
@@ -60,8 +61,9 @@ struct Said {
     wants: (bool, bool),
 }
 
+/// Inode, time of the last change of contents or attributes, and length: what tells that a file is another one.
 #[derive(Clone, PartialEq)]
-struct Stamp(SystemTime, u64);
+struct Stamp(u64, i64, i64, u64);
 
 struct File {
     stamp: Option<Stamp>,
@@ -128,18 +130,7 @@ impl Manifests {
             tracing::warn!(folder = %folder.display(), %why, "changes of manifests are seen late: the folder cannot be watched");
         }
         loop {
-            let woken = async {
-                match &watched {
-                    Ok(watched) => watched.changed().await,
-                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-                }
-                tokio::time::sleep(SETTLE).await;
-            };
-            tokio::select! {
-                () = woken => {}
-                () = tokio::time::sleep(RESCAN) => {}
-                () = events.closed() => return,
-            }
+            // At once: a save between the first reading and the start of the watch would be told by nobody.
             let told = match self.scan() {
                 Ok(_) => {
                     let mut told = self.difference();
@@ -153,6 +144,18 @@ impl Manifests {
                 if events.send(event).await.is_err() {
                     return;
                 }
+            }
+            let woken = async {
+                match &watched {
+                    Ok(watched) => watched.changed().await,
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                }
+                tokio::time::sleep(SETTLE).await;
+            };
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(RESCAN) => {}
+                () = events.closed() => return,
             }
         }
     }
@@ -196,7 +199,7 @@ impl Manifests {
         let name = path.display().to_string();
         let unreadable = |source| ManifestError::Unreadable { path: name.clone(), source };
         let metadata = std::fs::metadata(path).map_err(unreadable)?;
-        let stamp = Some(Stamp(metadata.modified().map_err(unreadable)?, metadata.len()));
+        let stamp = Some(Stamp(metadata.ino(), metadata.ctime(), metadata.ctime_nsec(), metadata.len()));
         if self.files.get(path).is_some_and(|file| file.stamp == stamp) {
             return Ok(());
         }

@@ -2,9 +2,9 @@
 //! namespace, visibility apart, and never fall through to the rules for short names.
 
 use super::trace::{Finding, Step, Trace};
-use super::{Node, Outcome, Search, Space, Within};
+use super::{Node, Outcome, Search, Space};
 use crate::wire::{Name, text_of};
-use crate::zone::{PodNames, dashed};
+use crate::zone::{Label, PodNames, dashed};
 
 /// Resolves a name of which `above` labels stand before the cluster domain.
 #[inline(always)]
@@ -44,10 +44,11 @@ fn node<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, above: usize, tra
 #[inline(always)]
 fn service<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
     let Some(namespace) = kind.checked_sub(1) else { return Some(Node::Empty) };
-    let Some(service) = namespace.checked_sub(1) else { return namespace_node(search, name.label(0), trace) };
-    let label = name.label(namespace);
-    let within = Within { label, hash: search.zone.settings.hash(label) };
-    let found = search.service("full name", name.label(service), within, trace)?;
+    let Some(service) = namespace.checked_sub(1) else {
+        return namespace_node(search, search.zone.label(name.label(0)), trace);
+    };
+    let (label, within) = (search.zone.label(name.label(service)), search.zone.label(name.label(namespace)));
+    let found = search.service("full name", label, within, trace)?;
     if !found.answers() {
         None
     } else if service == 0 {
@@ -58,7 +59,11 @@ fn service<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, t
 }
 
 /// A namespace exists, though it has no records.
-pub(super) fn namespace_node<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], trace: &mut T) -> Option<Node<'z>> {
+pub(super) fn namespace_node<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    label: Label<'_>,
+    trace: &mut T,
+) -> Option<Node<'z>> {
     trace.probe();
     let found = search.zone.namespace(label).filter(|namespace| search.asker.sees_namespace(namespace));
     trace.note(|| {
@@ -66,7 +71,7 @@ pub(super) fn namespace_node<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8]
             Some(_) => Finding::Found("the namespace exists; it has no address of its own".to_owned()),
             None => Finding::Nothing,
         };
-        Step::new("namespace", format!("namespace {}", text_of(label)), finding)
+        Step::new("namespace", format!("namespace {}", text_of(label.octets)), finding)
     });
     found.map(|_| Node::Empty)
 }
@@ -75,10 +80,10 @@ pub(super) fn namespace_node<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8]
 fn pod<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
     match kind {
         0 => Some(Node::Empty),
-        1 => namespace_node(search, name.label(0), trace),
+        1 => namespace_node(search, search.zone.label(name.label(0)), trace),
         2 => {
             let namespace = name.label(1);
-            namespace_node(search, namespace, trace)?;
+            namespace_node(search, search.zone.label(namespace), trace)?;
             let address = dashed::parse(name.label(0))?;
             let exists = match search.zone.settings.pod_names {
                 PodNames::Off => false,

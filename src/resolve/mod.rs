@@ -14,7 +14,7 @@ pub use trace::{Finding, Probes, Silent, Step, Told, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;
-use crate::zone::{Asker, Endpoint, Service, Zone, dashed};
+use crate::zone::{Asker, Endpoint, Label, Service, Zone, dashed};
 
 /// What a name is. Existence decides the rcode, never the type that was asked: [`Outcome`] knows no types.
 #[derive(Clone, Copy)]
@@ -140,14 +140,16 @@ impl<'z> Search<'_, 'z> {
     fn service<T: Trace>(
         &self,
         rule: &'static str,
-        service: &[u8],
-        namespace: Within<'_>,
+        service: Label<'_>,
+        namespace: Label<'_>,
         trace: &mut T,
     ) -> Option<&'z Service> {
         trace.probe();
-        let found = self.zone.service(service, namespace.label, namespace.hash);
+        let found = self.zone.service(service, namespace);
         let seen = found.filter(|service| self.asker.sees(&service.visibility));
-        trace.note(|| Step::service(rule, service, namespace.label, found.map(|found| &**found), seen.is_some()));
+        trace.note(|| {
+            Step::service(rule, service.octets, namespace.octets, found.map(|found| &**found), seen.is_some())
+        });
         seen.map(|service| &**service)
     }
 
@@ -168,13 +170,6 @@ impl<'z> Search<'_, 'z> {
         trace.note(|| Step::below(name, labels, service, node.is_some()));
         node
     }
-}
-
-/// A namespace that a rule looks into: its label and the label's hash.
-#[derive(Clone, Copy)]
-struct Within<'n> {
-    label: &'n [u8],
-    hash: u64,
 }
 
 fn protocol_of(label: &[u8]) -> Option<Protocol> {

@@ -3,9 +3,9 @@
 
 use super::full::namespace_node;
 use super::trace::{Finding, Step, Trace, finding};
-use super::{EndpointMatch, Node, Outcome, Search, Space, Within, has_named_port, protocol_of};
+use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
 use crate::wire::{MAX_LABEL, Name, text_of};
-use crate::zone::{Kind, Namespace, Service, tld};
+use crate::zone::{Kind, Label, Namespace, Service, tld};
 
 /// Resolves a name outside of every cluster domain and reverse zone.
 pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
@@ -66,26 +66,26 @@ impl<'z> Named<'z> {
 fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
     let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
     let svc = name.label(name.labels().wrapping_sub(1)) == b"\x03svc";
+    let at = |index| search.zone.label(name.label(index));
     match name.labels() {
-        1 => Named::service(one(search, name.label(0), trace)),
-        2 => match endpoint_of_own(search, name, trace) {
-            Some(node) => Named::Is(node),
-            None => Named::service(two(search, name.label(0), name.label(1), trace)),
-        },
-        3 if svc => match in_namespace(search, name.label(0), name.label(1), trace) {
+        1 => Named::service(one(search, at(0), trace)),
+        2 => {
+            let (label, place) = (at(0), at(1));
+            match endpoint_of_own(search, name, place, trace) {
+                Some(node) => Named::Is(node),
+                None => Named::service(two(search, label, place, trace)),
+            }
+        }
+        3 if svc => match in_namespace(search, at(0), at(1), trace) {
             Some(service) => Named::service(Some(service)),
             None if srv => srv_of_one(search, name, trace),
             None => endpoint_in(search, name, trace),
         },
         3 if srv => srv_of_one(search, name, trace),
         3 => endpoint_in(search, name, trace),
-        4 if svc && !srv => {
-            Named::below(search, in_namespace(search, name.label(1), name.label(2), trace), name, 1, trace)
-        }
-        4 if srv => Named::below(search, two(search, name.label(2), name.label(3), trace), name, 2, trace),
-        5 if svc && srv => {
-            Named::below(search, in_namespace(search, name.label(2), name.label(3), trace), name, 2, trace)
-        }
+        4 if svc && !srv => Named::below(search, in_namespace(search, at(1), at(2), trace), name, 1, trace),
+        4 if srv => Named::below(search, two(search, at(2), at(3), trace), name, 2, trace),
+        5 if svc && srv => Named::below(search, in_namespace(search, at(2), at(3), trace), name, 2, trace),
         _ => Named::Unknown,
     }
 }
@@ -95,10 +95,10 @@ fn is_underscored(label: &[u8]) -> bool {
 }
 
 /// `x`: in the caller's namespace a Service, an alias, a database; else an application.
-fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], trace: &mut T) -> Option<&'z Service> {
+fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, trace: &mut T) -> Option<&'z Service> {
     match search.asker.namespace() {
         Some(own) => {
-            let own = Within { label: own.label(), hash: own.hash() };
+            let own = own.as_label();
             if let Some(found) = search.service("service", label, own, trace) {
                 return Some(found);
             }
@@ -109,54 +109,56 @@ fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], trace: &mut T) -> Op
             }
         }
         None => trace.note(|| {
-            let sought = format!("Service, alias or database {}", text_of(label));
+            let sought = format!("Service, alias or database {}", text_of(label.octets));
             Step::new("service", sought, Finding::Skipped("the caller's namespace is not known".into()))
         }),
     }
-    main_of(search, application(search, label, trace)?, trace)
+    main_of(search, application(search, label.octets, trace)?, trace)
 }
 
 /// `x.y`: after the endpoints of the caller's own Service `y`, a Service, alias or database `x` of namespace `y`, or
 /// Service `x` of application `y`.
-fn two<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], place: &[u8], trace: &mut T) -> Option<&'z Service> {
-    let lives_there = || search.asker.namespace().is_some_and(|own| own.label() == place);
-    let public = tld::is_public_label(place) && !allowed(search, place) && !lives_there();
-    if public && guarded(search, place) {
+fn two<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    label: Label<'_>,
+    place: Label<'_>,
+    trace: &mut T,
+) -> Option<&'z Service> {
+    if guarded(search, place.octets) {
         trace.note(|| {
-            let why = format!("'{}' is a top-level domain that no namespace may capture", text_of(place));
-            Step::new("top-level domain", format!("namespace {}", text_of(place)), Finding::Skipped(why))
+            let place = text_of(place.octets);
+            let why = format!("'{place}' is a top-level domain that no namespace may capture");
+            Step::new("top-level domain", format!("namespace {place}"), Finding::Skipped(why))
         });
         return None;
     }
-    let within = Within { label: place, hash: search.zone.settings.hash(place) };
-    if let Some(found) = search.service("service in namespace", label, within, trace) {
+    if let Some(found) = search.service("service in namespace", label, place, trace) {
         return Some(found);
     }
     // A namespace that is also a public top-level domain captures only what its Services are called.
-    if !public {
-        match nickname(search, label, within, trace) {
+    if lives_in(search, place.octets) || allowed(search, place.octets) || !tld::is_public_label(place.octets) {
+        match nickname(search, label, place, trace) {
             Nick::Is(service) => return Some(service),
             Nick::Doubtful => return None,
             Nick::Unknown => {}
         }
     }
-    part_of(search, application(search, place, trace)?, label, trace)
+    part_of(search, application(search, place.octets, trace)?, label.octets, trace)
 }
 
 /// Service `x` of namespace `y`, for names that say `svc` and so need no guard.
 fn in_namespace<'z, T: Trace>(
     search: &Search<'_, 'z>,
-    label: &[u8],
-    place: &[u8],
+    label: Label<'_>,
+    place: Label<'_>,
     trace: &mut T,
 ) -> Option<&'z Service> {
-    let within = Within { label: place, hash: search.zone.settings.hash(place) };
-    search.service("service in namespace", label, within, trace)
+    search.service("service in namespace", label, place, trace)
 }
 
 /// `_port._proto.x`: a bare name's child is as little anybody else's as the bare name itself.
 fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
-    match Named::below(search, one(search, name.label(2), trace), name, 2, trace) {
+    match Named::below(search, one(search, search.zone.label(name.label(2)), trace), name, 2, trace) {
         Named::Unknown => Named::Not,
         found => found,
     }
@@ -164,32 +166,29 @@ fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut
 
 /// `h.x.y`: endpoint `h` of headless Service `x` in `y`; a protocol in place of `h` is the name above `_port._proto.x.y`.
 fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
-    let place = name.label(2);
-    let lives_there = search.asker.namespace().is_some_and(|own| own.label() == place);
-    if guarded(search, place) && !lives_there && !allowed(search, place) {
+    let (label, place) = (search.zone.label(name.label(1)), search.zone.label(name.label(2)));
+    if guarded(search, place.octets) {
         return Named::Unknown;
     }
-    let Some(service) = in_namespace(search, name.label(1), place, trace) else { return Named::Unknown };
-    match below_headless(search, service, name, trace) {
+    let Some(service) = in_namespace(search, label, place, trace) else { return Named::Unknown };
+    match below_headless(service, name, trace) {
         Some(node) => Named::Is(node),
         None => Named::Unknown,
     }
 }
 
 /// `x.y` where `y` is a headless Service of the caller's own namespace.
-fn endpoint_of_own<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Node<'z>> {
-    let own = search.asker.namespace()?;
-    let own = Within { label: own.label(), hash: own.hash() };
-    let service = search.service("endpoint", name.label(1), own, trace)?;
-    below_headless(search, service, name, trace)
-}
-
-fn below_headless<'z, T: Trace>(
+fn endpoint_of_own<'z, T: Trace>(
     search: &Search<'_, 'z>,
-    service: &'z Service,
     name: &'z Name,
+    label: Label<'_>,
     trace: &mut T,
 ) -> Option<Node<'z>> {
+    let own = search.asker.namespace()?.as_label();
+    below_headless(search.service("endpoint", label, own, trace)?, name, trace)
+}
+
+fn below_headless<'z, T: Trace>(service: &'z Service, name: &'z Name, trace: &mut T) -> Option<Node<'z>> {
     if let Some(protocol) = protocol_of(name.label(0)) {
         return has_named_port(service, protocol).then_some(Node::Empty);
     }
@@ -200,7 +199,6 @@ fn below_headless<'z, T: Trace>(
             found.map(Node::Endpoint)
         }
         _ => {
-            let _ = search;
             trace.note(|| {
                 Step::new("endpoint", text_of(name.label(0)), Finding::Skipped("the Service is not headless".into()))
             });
@@ -217,24 +215,24 @@ enum Nick<'z> {
     Unknown,
 }
 
-fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], within: Within<'_>, trace: &mut T) -> Nick<'z> {
+fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Label<'_>, trace: &mut T) -> Nick<'z> {
     let zone = search.zone;
     trace.probe();
-    let nickname = zone.nickname(label, within.label, within.hash);
+    let nickname = zone.nickname(label, within);
     let seen = |services: &'z [std::sync::Arc<Service>]| {
         services.iter().map(|service| &**service).filter(|service| search.asker.sees(&service.visibility))
     };
     let alias = nickname.and_then(|nickname| seen(&nickname.aliases).next());
     trace.note(|| {
         let claims = nickname.and_then(|nickname| nickname.aliases.first()).map(|service| &**service);
-        let sought = format!("alias {} in namespace {}", text_of(label), text_of(within.label));
+        let sought = format!("alias {} in namespace {}", text_of(label.octets), text_of(within.octets));
         Step::new("alias", sought, finding(alias.or(claims), alias.is_some()))
     });
     if let Some(alias) = alias {
         return Nick::Is(alias);
     }
     let kinds = &zone.settings.database_kinds;
-    if kinds.iter().any(|kind| **kind == *label) {
+    if kinds.iter().any(|kind| **kind == *label.octets) {
         let mut defaults = nickname.into_iter().flat_map(|nickname| seen(&nickname.defaults));
         let (first, second) = (defaults.next(), defaults.next());
         trace.note(|| {
@@ -246,25 +244,28 @@ fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: &[u8], within: Within<
                 )),
                 _ => finding(first, true),
             };
-            let sought =
-                format!("Service {}-* marked callsign.dev/default in {}", text_of(label), text_of(within.label));
+            let sought = format!(
+                "Service {}-* marked callsign.dev/default in {}",
+                text_of(label.octets),
+                text_of(within.octets)
+            );
             Step::new("database", sought, finding)
         });
         return match (first, second) {
             (Some(_), Some(_)) => Nick::Doubtful,
             (Some(only), None) => Nick::Is(only),
             (None, _) => {
-                let marked = joined(label.get(1..).unwrap_or(&[]), b"-default");
-                let marked = marked.as_ref().and_then(Joined::label);
+                let marked = joined(label.octets.get(1..).unwrap_or(&[]), b"-default");
+                let marked = marked.as_ref().and_then(Joined::label).map(|label| zone.label(label));
                 marked
                     .and_then(|label| search.service("database", label, within, trace))
                     .map_or(Nick::Unknown, Nick::Is)
             }
         };
     }
-    let kind = label.get(1..).and_then(|text| text.strip_suffix(b"-default"));
+    let kind = label.octets.get(1..).and_then(|text| text.strip_suffix(b"-default"));
     if let Some(kind) = kind.and_then(|kind| kinds.iter().find(|known| known.get(1..) == Some(kind))) {
-        return search.service("database", kind, within, trace).map_or(Nick::Unknown, Nick::Is);
+        return search.service("database", zone.label(kind), within, trace).map_or(Nick::Unknown, Nick::Is);
     }
     Nick::Unknown
 }
@@ -295,7 +296,7 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
     let prefix = &search.zone.settings.application_prefix;
     let label = joined(prefix, name.get(1..)?)?;
     trace.probe();
-    let found = search.zone.namespace(label.label()?);
+    let found = search.zone.namespace(search.zone.label(label.label()?));
     trace.note(|| {
         let finding = match found {
             Some(namespace) => Finding::Found(format!("namespace {}", namespace.name.text())),
@@ -338,8 +339,7 @@ fn main_candidate<'z, T: Trace>(
 
 fn main_of<'z, T: Trace>(search: &Search<'_, 'z>, application: &'z Namespace, trace: &mut T) -> Option<&'z Service> {
     let main = main_candidate(search, application, trace)?;
-    let within = Within { label: application.name.label(), hash: application.name.hash() };
-    search.service("application", main.service(), within, trace)
+    search.service("application", search.zone.label(main.service()), application.name.as_label(), trace)
 }
 
 /// Service `x` of an application: `<main>-x`, else `x` in its namespace.
@@ -349,27 +349,33 @@ fn part_of<'z, T: Trace>(
     label: &[u8],
     trace: &mut T,
 ) -> Option<&'z Service> {
-    let within = Within { label: application.name.label(), hash: application.name.hash() };
+    let within = application.name.as_label();
     if let Some(main) = main_candidate(search, application, trace) {
         let dashed = joined(b"-", label.get(1..)?);
         let full =
             dashed.as_ref().and_then(Joined::label).and_then(|part| joined(main.service().get(1..)?, part.get(1..)?));
         let full = full.as_ref().and_then(Joined::label);
-        let found = full.and_then(|full| search.service("application", full, within, trace));
+        let found = full.and_then(|full| search.service("application", search.zone.label(full), within, trace));
         if found.is_some() {
             return found;
         }
     }
-    search.service("application", label, within, trace)
+    search.service("application", search.zone.label(label), within, trace)
 }
 
-/// Top-level domains that no namespace captures while names outside the cluster are forwarded.
+/// Top-level domains that no namespace captures while names outside the cluster are forwarded, but for who lives there.
 fn guarded(search: &Search<'_, '_>, place: &[u8]) -> bool {
     search.zone.settings.forwarding
         && matches!(
             place,
             b"\x03com" | b"\x03net" | b"\x03org" | b"\x03edu" | b"\x03gov" | b"\x03mil" | b"\x03int" | b"\x04arpa"
         )
+        && !allowed(search, place)
+        && !lives_in(search, place)
+}
+
+fn lives_in(search: &Search<'_, '_>, place: &[u8]) -> bool {
+    search.asker.namespace().is_some_and(|own| own.label() == place)
 }
 
 fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {
@@ -380,7 +386,7 @@ fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {
 /// It is never forwarded.
 fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
     let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-    match namespace_node(search, name.label(0), trace) {
+    match namespace_node(search, search.zone.label(name.label(0)), trace) {
         Some(node) => Outcome::Found(node, Space::Short),
         None if above_domain() => Outcome::Found(Node::Empty, Space::Short),
         None => Outcome::Missing(Space::Short),
@@ -391,7 +397,7 @@ fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T
 fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8], trace: &mut T) -> Outcome<'z> {
     // `ns.svc` has `x.ns.svc` below it.
     if last == b"\x03svc" {
-        let between = name.labels() == 2 && namespace_node(search, name.label(0), trace).is_some();
+        let between = name.labels() == 2 && namespace_node(search, search.zone.label(name.label(0)), trace).is_some();
         return if between { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
     // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
@@ -400,7 +406,7 @@ fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8]
         trace.note(|| Step::new("special use", text_of(last), Finding::Skipped("must not leave the cluster".into())));
         return if above_domain() { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
-    if !tld::is_public_label(last) && namespace_node(search, last, trace).is_some() {
+    if !tld::is_public_label(last) && namespace_node(search, search.zone.label(last), trace).is_some() {
         return Outcome::Missing(Space::Short);
     }
     trace.note(|| Step::new("outside", text_of(name.wire()), Finding::Skipped("not a name of the cluster".into())));
@@ -419,5 +425,5 @@ fn could_be_ours(search: &Search<'_, '_>, name: &Name) -> bool {
         4 => srv || svc,
         _ => srv && svc && labels == 5,
     };
-    fits && (labels == 1 || svc || !guarded(search, last) || allowed(search, last))
+    fits && (labels == 1 || svc || !guarded(search, last))
 }

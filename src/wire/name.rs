@@ -8,8 +8,8 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_LABEL: usize = 63;
 /// A name of 255 octets has at most 127 labels besides the root.
 const MAX_LABELS: usize = 127;
-/// Names are folded in words of eight octets; the copy has room for the last one, and a caller may append one label.
-const FOLDED: usize = 256 + 72;
+/// Names are folded in words of eight octets; the copy has room for the last one.
+const FOLDED: usize = 256;
 
 /// Why octets are not a name that a question may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -39,12 +39,24 @@ pub struct Name {
 }
 
 impl Name {
+    /// A place to read a name into. It is large, so it is filled where it is and never moved.
+    #[inline(always)]
+    pub fn empty() -> Name {
+        Name { folded: [0; FOLDED], starts: [0; MAX_LABELS + 1], labels: 0, len: 1 }
+    }
+
     /// Reads the name at `at`. Pointers are an error: nothing precedes a question that it could point to.
-    #[inline]
     pub fn parse(message: &[u8], at: usize) -> Result<Name, NameError> {
+        let mut name = Name::empty();
+        name.read(message, at)?;
+        Ok(name)
+    }
+
+    /// Reads the name at `at` in the place of this one. After an error it is the root.
+    #[inline(always)]
+    pub fn read(&mut self, message: &[u8], at: usize) -> Result<(), NameError> {
         let octets = message.get(at..).ok_or(NameError::Short)?;
-        let mut name = Name { folded: [0; FOLDED], starts: [0; MAX_LABELS + 1], labels: 0, len: 0 };
-        let mut offset = 0;
+        let (mut offset, mut labels) = (0, 0);
         loop {
             let length = usize::from(*octets.get(offset).ok_or(NameError::Short)?);
             if length == 0 {
@@ -57,19 +69,19 @@ impl Name {
             if offset + 1 + length >= MAX_NAME {
                 return Err(NameError::Long);
             }
-            if let Some(start) = name.starts.get_mut(name.labels) {
+            if let Some(start) = self.starts.get_mut(labels) {
                 *start = offset as u8;
             }
-            name.labels += 1;
+            labels += 1;
             offset += 1 + length;
         }
-        if let Some(end) = name.starts.get_mut(name.labels) {
+        if let Some(end) = self.starts.get_mut(labels) {
             *end = offset as u8;
         }
-        name.len = offset + 1;
-        let source = octets.get(..name.len).ok_or(NameError::Short)?;
-        fold(source, &mut name.folded);
-        Ok(name)
+        let source = octets.get(..=offset).ok_or(NameError::Short)?;
+        fold(source, &mut self.folded);
+        (self.labels, self.len) = (labels, offset + 1);
+        Ok(())
     }
 
     /// The name in lower case, root included.

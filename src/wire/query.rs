@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::{Edns, HEADER_LEN, Header, Name, NameError, u16_at};
+use super::{Edns, HEADER_LEN, Header, Name, NameError};
 
 /// Why a message with a whole header is no query that can be answered: FORMERR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -24,11 +24,9 @@ pub enum Malformed {
     TwoOpts,
 }
 
-/// What is asked.
-#[derive(Clone)]
+/// What is asked, but for the name, which is read into a place of its own.
+#[derive(Clone, Copy, Debug)]
 pub struct Question {
-    /// The name in lower case.
-    pub name: Name,
     /// Type asked for.
     pub qtype: u16,
     /// Class asked for.
@@ -38,25 +36,27 @@ pub struct Question {
 }
 
 impl Question {
-    /// Reads the one question of a message. Its octets are `message[HEADER_LEN..end]`.
-    #[inline]
-    pub fn parse(message: &[u8], header: &Header) -> Result<Question, Malformed> {
+    /// Reads the one question of a message, its name into `name`. Its octets are `message[HEADER_LEN..end]`.
+    ///
+    /// # Errors
+    /// [`Malformed`], to be answered FORMERR.
+    #[inline(always)]
+    pub fn parse(message: &[u8], header: &Header, name: &mut Name) -> Result<Question, Malformed> {
         if header.questions != 1 {
             return Err(Malformed::QuestionCount);
         }
-        let name = Name::parse(message, HEADER_LEN)?;
+        name.read(message, HEADER_LEN)?;
         let at = HEADER_LEN + name.wire_len();
-        let qtype = u16_at(message, at).ok_or(Malformed::Question)?;
-        let qclass = u16_at(message, at + 2).ok_or(Malformed::Question)?;
-        Ok(Question { name, qtype, qclass, end: at + 4 })
+        let Some(&[t0, t1, c0, c1]) = message.get(at..).and_then(|rest| rest.first_chunk()) else {
+            return Err(Malformed::Question);
+        };
+        Ok(Question { qtype: u16::from_be_bytes([t0, t1]), qclass: u16::from_be_bytes([c0, c1]), end: at + 4 })
     }
 }
 
 /// A parsed query.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug)]
 pub struct Query {
-    /// As received.
-    pub header: Header,
     /// What is asked.
     pub question: Question,
     /// What the client says about itself, if it speaks EDNS.
@@ -64,13 +64,15 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads a whole query. Octets after the last counted record are ignored, as other servers do.
+    /// Reads a whole query, the name of its question into `name`. Octets after the last counted record are ignored, as
+    /// other servers do.
     ///
     /// # Errors
     /// [`Malformed`], to be answered FORMERR.
-    pub fn parse(message: &[u8], header: Header) -> Result<Query, Malformed> {
-        let question = Question::parse(message, &header)?;
-        let edns = Edns::parse(message, &header, question.end)?;
-        Ok(Query { header, question, edns })
+    #[inline(always)]
+    pub fn parse(message: &[u8], header: &Header, name: &mut Name) -> Result<Query, Malformed> {
+        let question = Question::parse(message, header, name)?;
+        let edns = Edns::parse(message, header, question.end)?;
+        Ok(Query { question, edns })
     }
 }

@@ -136,15 +136,15 @@ impl<'b> Reply<'b> {
         if let Some((payload, dnssec_ok)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
-            let opt = [0, 0, rtype::OPT as u8, size_high, size_low];
-            let extended = [(rcode >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0];
+            let (extended, flags) = ((rcode >> 4) as u8, u8::from(dnssec_ok) << 7);
             let fitted = match error {
+                None => self.push(&[0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, 0, 0]),
                 // RFC 8914 section 2: option 15, the code, and no text.
                 Some(error) => {
                     let [high, low] = (error as u16).to_be_bytes();
-                    self.push_all(&[&opt, &extended, &[0, 6, 0, 15, 0, 2, high, low]])
+                    let opt = [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0];
+                    self.push_all(&[&opt, &[0, 6, 0, 15, 0, 2, high, low]])
                 }
-                None => self.push_all(&[&opt, &extended, &[0, 0]]),
             };
             if fitted {
                 self.count(Section::Additional, 1);

@@ -52,6 +52,14 @@ impl Visibility {
     }
 }
 
+/// A label with its length octet, lower case, and its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct Label<'n> {
+    /// With the length octet.
+    pub octets: &'n [u8],
+    hash: u64,
+}
+
 /// A pod's claim to an address: 40 bytes at most, for there may be 150,000 of them.
 #[derive(Clone, Debug)]
 struct Claim {
@@ -205,14 +213,17 @@ impl Zone {
         }
     }
 
-    /// The Service of these two labels (length octets included), whose hashes the caller has at hand. Visibility is
-    /// not looked at.
+    /// A label with its hash, to be looked up as often as need be.
     #[inline(always)]
-    pub fn service(&self, service: &[u8], namespace: &[u8], namespace_hash: u64) -> Option<&Arc<Service>> {
-        let hash = self.settings.seed.pair(self.settings.hash(service), namespace_hash);
-        let is_it =
-            |slot: &(u64, Arc<Service>)| slot.1.name.service() == service && slot.1.name.namespace() == namespace;
-        self.services.get(hash, is_it).map(|slot| &slot.1)
+    pub fn label<'n>(&self, octets: &'n [u8]) -> Label<'n> {
+        Label { octets, hash: self.settings.seed.label(octets) }
+    }
+
+    /// The Service of this label in this namespace. Visibility is not looked at.
+    #[inline(always)]
+    pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Arc<Service>> {
+        let hash = self.settings.seed.pair(service.hash, namespace.hash);
+        self.services.get(hash, |slot| slot.1.name.is(service, namespace)).map(|slot| &slot.1)
     }
 
     /// The Service of a name.
@@ -223,20 +234,18 @@ impl Zone {
 
     /// What else the name means in the namespace.
     #[inline]
-    pub fn nickname(&self, name: &[u8], namespace: &[u8], namespace_hash: u64) -> Option<&Nickname> {
+    pub fn nickname(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&Nickname> {
         if self.nicknames.is_empty() {
             return None;
         }
-        let hash = self.settings.seed.pair(self.settings.hash(name), namespace_hash);
-        let is_it = |slot: &Arc<Nickname>| slot.name.service() == name && slot.name.namespace() == namespace;
-        self.nicknames.get(hash, is_it).map(|slot| &**slot)
+        let hash = self.settings.seed.pair(name.hash, namespace.hash);
+        self.nicknames.get(hash, |slot| slot.name.is(name, namespace)).map(|slot| &**slot)
     }
 
-    /// The namespace of a label (length octet included).
+    /// The namespace of a label.
     #[inline]
-    pub fn namespace(&self, label: &[u8]) -> Option<&Namespace> {
-        let hash = self.settings.hash(label);
-        self.namespaces.get(hash, |slot| slot.name.label() == label).map(|slot| &**slot)
+    pub fn namespace(&self, label: Label<'_>) -> Option<&Namespace> {
+        self.namespaces.get(label.hash, |slot| slot.name.label() == label.octets).map(|slot| &**slot)
     }
 
     /// Calls `visit` with each Service that owns the address, until it returns `false`.

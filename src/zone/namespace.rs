@@ -29,6 +29,12 @@ impl NamespaceName {
         &self.0.1
     }
 
+    /// The label as lookups take it.
+    #[inline(always)]
+    pub fn as_label(&self) -> super::Label<'_> {
+        super::Label { octets: self.label(), hash: self.hash() }
+    }
+
     /// The label as text.
     pub fn text(&self) -> String {
         crate::wire::text_of(self.label())

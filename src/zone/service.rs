@@ -50,6 +50,12 @@ impl ServiceName {
         self.labels.get(usize::from(self.split)..).unwrap_or(&[])
     }
 
+    /// Whether these are its two labels.
+    #[inline(always)]
+    pub fn is(&self, service: super::Label<'_>, namespace: super::Label<'_>) -> bool {
+        self.service() == service.octets && self.namespace() == namespace.octets
+    }
+
     /// `name.namespace`.
     pub fn text(&self) -> String {
         crate::wire::text_of(&self.labels)

@@ -1,0 +1,40 @@
+//! `answer()` alone, over clusters of 100, 10,000 and 100,000 Services: `cargo bench --bench answer`.
+#![allow(clippy::expect_used, missing_docs)]
+
+mod cluster;
+
+use std::hint::black_box;
+
+use callsign::answer::{Limit, answer};
+use callsign::zone::Caller;
+use criterion::{Criterion, criterion_group, criterion_main};
+
+fn bench(criterion: &mut Criterion) {
+    let mut reply = vec![0; 4096];
+    let caller = Caller::Address([127, 0, 0, 1].into());
+    for services in [100, 10_000, 100_000] {
+        let zone = cluster::zone(services);
+        let mut group = criterion.benchmark_group(format!("{services} services"));
+        for (case, name, qtype, edns) in cluster::QUESTIONS {
+            let query = cluster::query(name, *qtype, *edns);
+            group.bench_function(*case, |bencher| {
+                bencher.iter(|| answer(&zone, caller, black_box(&query), Limit::Datagram, 1, &mut reply));
+            });
+        }
+        // Another Service each time, in no order: what the caches do not hold.
+        let queries: Vec<Vec<u8>> = (0..services.min(20_000))
+            .map(|n| n.wrapping_mul(2_654_435_761) % services)
+            .map(|n| cluster::query(&format!("service-{n}.namespace-{}.svc.cluster.local", n % 100), 1, true))
+            .collect();
+        let mut at = 0;
+        group.bench_function("hit, another Service each time", |bencher| {
+            bencher.iter(|| {
+                at = (at + 1) % queries.len();
+                answer(&zone, caller, black_box(&queries[at]), Limit::Datagram, 1, &mut reply)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

@@ -1,0 +1,88 @@
+//! A cluster of any size, and the questions that benchmarks ask of it.
+#![allow(dead_code, missing_docs)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use callsign::zone::facts::{
+    Change, EndpointFact, Key, NamespaceFact, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+};
+use callsign::zone::{Builder, Domain, Settings, Zone};
+
+fn fact(reach: Reach) -> ServiceFact {
+    let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
+    ServiceFact {
+        reach,
+        ports: vec![port],
+        created: 0,
+        aliases: Vec::new(),
+        default: false,
+        visible_to: None,
+        links: None,
+        release: None,
+        chart: None,
+        main: false,
+    }
+}
+
+/// `services` Services with a ClusterIP in 100 namespaces, and in `web` what the short names need. The caller is of `web`.
+pub fn zone(services: u32) -> Arc<Zone> {
+    let mut settings = Settings::new(vec![Domain::new("cluster.local").expect("a domain")]);
+    settings.namespace = settings.namespace_name("web").ok();
+    settings.reverse = "10.0.0.0/8".parse().into_iter().collect();
+    let mut builder = Builder::new(Arc::new(settings));
+    let mut service = |namespace: &str, name: &str, address: u32, change: &dyn Fn(&mut ServiceFact)| {
+        let mut fact = fact(Reach::Cluster(vec![IpAddr::from(address.to_be_bytes())]));
+        change(&mut fact);
+        builder.apply(Change::Service(Key::new(namespace, name), Some(fact)));
+    };
+    let base = u32::from_be_bytes([10, 96, 0, 0]);
+    for n in 0..services {
+        service(&format!("namespace-{}", n % 100), &format!("service-{n}"), base + n, &|_| {});
+    }
+    let first = u32::from_be_bytes([10, 200, 0, 0]);
+    service("web", "api", first, &|fact| fact.aliases = vec!["backend".into()]);
+    service("web", "mysql-default", first + 1, &|_| {});
+    service("orders", "api", first + 2, &|_| {});
+    service("ix-sab", "sab-sabnzbd", first + 3, &|fact| {
+        fact.release = Some("sab".into());
+        fact.chart = Some("sabnzbd".into());
+    });
+    builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(Reach::Headless))));
+    let ready = (0..100u8).map(|n| EndpointFact { address: IpAddr::from([10, 244, 1, n]), name: None }).collect();
+    let ports = self::fact(Reach::Headless).ports;
+    let slice = SliceFact { service: Some("many".into()), ready, total: 100, ports, targets: Vec::new() };
+    builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice)));
+    builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));
+    builder.set_synced();
+    builder.publish().expect("a table")
+}
+
+/// What is asked: in prose, the name, the type, and whether with EDNS.
+pub const QUESTIONS: &[(&str, &str, u16, bool)] = &[
+    ("hit, EDNS", "api.web.svc.cluster.local", 1, true),
+    ("hit", "api.web.svc.cluster.local", 1, false),
+    ("NODATA", "api.web.svc.cluster.local", 28, true),
+    ("NXDOMAIN", "nope.web.svc.cluster.local", 1, true),
+    ("headless of 100", "many.web.svc.cluster.local", 1, true),
+    ("SRV with glue", "_http._tcp.api.web.svc.cluster.local", 33, true),
+    ("PTR", "0.0.200.10.in-addr.arpa", 12, true),
+    ("short: api", "api", 1, true),
+    ("short: api.orders", "api.orders", 1, true),
+    ("short: alias", "backend", 1, true),
+    ("short: database", "mysql", 1, true),
+    ("short: application", "sab", 1, true),
+    ("short: NXDOMAIN", "nothing", 1, true),
+    ("short: x.y.svc", "api.orders.svc", 1, true),
+];
+
+pub fn query(name: &str, qtype: u16, edns: bool) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)];
+    message.extend_from_slice(&callsign::wire::name_from_text(name).expect("a name"));
+    message.extend_from_slice(&qtype.to_be_bytes());
+    message.extend_from_slice(&[0, 1]);
+    if edns {
+        message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    }
+    message
+}

@@ -1,0 +1,51 @@
+//! Instructions of one answer, counted by callgrind: the same on every machine that runs the same binary.
+//!
+//! `cargo bench --bench instructions` runs itself under valgrind, once with few and once with many answers of each
+//! question; the difference is what an answer costs.
+#![allow(clippy::expect_used, clippy::print_stdout, missing_docs)]
+
+mod cluster;
+
+use std::hint::black_box;
+use std::process::Command;
+
+use callsign::answer::{Limit, answer};
+use callsign::zone::Caller;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, work, question, rounds, ..] = arguments.as_slice()
+        && work == "--work"
+    {
+        return run(question.parse().expect("an index"), rounds.parse().expect("a number"));
+    }
+    println!("{:32} {:>12}", "answer", "instructions");
+    for (index, (case, ..)) in cluster::QUESTIONS.iter().enumerate() {
+        match (count(index, 1000), count(index, 2000)) {
+            (Some(few), Some(many)) => println!("{case:32} {:>12}", (many - few) / 1000),
+            _ => return println!("valgrind is not there, or does not run"),
+        }
+    }
+}
+
+fn run(question: usize, rounds: usize) {
+    let zone = cluster::zone(1000);
+    let (_, name, qtype, edns) = cluster::QUESTIONS[question];
+    let query = cluster::query(name, qtype, edns);
+    let mut reply = vec![0; 4096];
+    for turn in 0..rounds {
+        let caller = Caller::Address([127, 0, 0, 1].into());
+        black_box(answer(&zone, caller, black_box(&query), Limit::Datagram, turn as u16, &mut reply));
+    }
+}
+
+fn count(question: usize, rounds: usize) -> Option<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe().ok()?)
+        .args(["--work", &question.to_string(), &rounds.to_string()])
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    text.lines().find_map(|line| line.split("Collected :").nth(1))?.trim().parse().ok()
+}

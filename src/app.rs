@@ -122,6 +122,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         begin(&config, &control, events)?
     };
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
+    if let Some(path) = config.saved.filter(|_| !matches!(config.source, Source::Manifests(_))) {
+        publisher.save_to(path);
+    }
     for event in first {
         publisher.take(event);
     }
@@ -185,7 +188,7 @@ fn begin(config: &Config, control: &Runtime, events: Events) -> Result<(Vec<Part
         }
         Source::Kubeconfig(..) | Source::InCluster => {
             let client = client(control, &config.source)?;
-            Ok((kubernetes::follow(&client, config.reading, &config.pods, &events), Vec::new()))
+            Ok((kubernetes::follow(&client, config.reading, &config.pods, config.self_check, &events), Vec::new()))
         }
     }
 }

@@ -156,6 +156,12 @@ pub struct ServeArgs {
     /// Time to go on answering after SIGTERM, so that nobody asks a server that is gone
     #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration)]
     pub lame_duck: Duration,
+    /// Write the cluster's facts to this file, and start from them while the API does not answer
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED")]
+    pub saved: Option<PathBuf>,
+    /// Time between comparisons of what is held with what the API has (0: none)
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub self_check: Duration,
     /// Form of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "CALLSIGN_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -207,6 +213,10 @@ pub struct Config {
     pub lame_duck: Duration,
     /// `--metrics-prefix`.
     pub metrics_prefix: String,
+    /// `--saved`.
+    pub saved: Option<PathBuf>,
+    /// `--self-check`.
+    pub self_check: Duration,
 }
 
 impl SourceArgs {
@@ -339,6 +349,8 @@ impl ServeArgs {
             },
             lame_duck: self.lame_duck,
             metrics_prefix: self.metrics_prefix.clone(),
+            saved: self.saved.clone(),
+            self_check: self.self_check,
         })
     }
 }

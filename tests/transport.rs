@@ -169,6 +169,9 @@ fn a_client_at_its_limit_loses_its_stalest_connection() {
 fn slow_clients_hurt_nobody() {
     let seconds = std::env::var("CALLSIGN_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let (server, _scratch) = start(&[]);
+    // Once it has settled: the last of its own threads start while the first query is answered.
+    server.ask(QUESTION);
+    std::thread::sleep(Duration::from_millis(500));
     let (threads, memory) = (server.status("Threads:"), server.status("VmRSS:"));
     let attackers: Vec<std::thread::JoinHandle<usize>> = (0..4u8)
         .map(|part| {

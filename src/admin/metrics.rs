@@ -200,6 +200,24 @@ impl Collector for Scrape {
             MetricType::Histogram,
         )?;
         histogram::<0>(&mut family, &[], &PUBLISH_BOUNDS, counts, *sum)?;
+        let help = "Time from a change to the table that answers with it: from its event, and from what triggered it";
+        let name = "kubernetes_dns_programming_duration_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (from, Histogram { counts, sum }) in
+            [("event", &condition.from_event), ("trigger", &condition.from_trigger)]
+        {
+            histogram(&mut family, &[("from", from)], &PUBLISH_BOUNDS, counts, *sum)?;
+        }
+        let (compared, differing) = condition.compared;
+        self.counter(encoder, "self_checks", "Comparisons of what is held with what the API has", compared)?;
+        self.counter(encoder, "self_check_differences", "Objects that differed, and were listed again", differing)?;
+        let saved = condition.saved_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        self.gauge(
+            encoder,
+            "saved_facts_served_seconds",
+            "Time that saved facts have been served for; 0: none are",
+            saved,
+        )?;
         let mut age = encoder.encode_descriptor(
             "source_age_seconds",
             "Time since a part of the source was last heard",

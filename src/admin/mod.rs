@@ -104,7 +104,9 @@ impl Admin {
         if phase != Phase::Serving {
             pending.push("shutting down".to_owned());
         }
-        let ready = pending.is_empty();
+        // Saved facts answer as the API's would: whoever serves them is ready, and says so.
+        let saved = condition.saved_since.filter(|_| phase == Phase::Serving);
+        let ready = pending.is_empty() || saved.is_some();
         let mut text = match ready {
             true => "OK\n".to_owned(),
             false => format!("not ready: {}\n", pending.join(", ")),
@@ -112,6 +114,14 @@ impl Admin {
         if verbose {
             let (services, endpoints, names) = self.table.load().size();
             let _ = writeln!(text, "table: {services} services, {endpoints} endpoints, {names} addresses");
+            if let Some(since) = saved {
+                let pending = pending.join(", ");
+                let _ = writeln!(
+                    text,
+                    "saved facts are served since {:.1} s: the API has not told {pending}",
+                    since.elapsed().as_secs_f64()
+                );
+            }
             for (part, heard) in &condition.heard {
                 let _ = writeln!(text, "{}: last heard {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
             }

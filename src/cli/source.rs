@@ -67,7 +67,7 @@ pub(super) fn read(args: &SourceArgs, reading: Reading, settings: Settings) -> R
 
 async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, Failure> {
     let (events, mut incoming) = mpsc::channel(4096);
-    let mut pending = kubernetes::follow(client, reading, &Pods::Off, &events);
+    let mut pending = kubernetes::follow(client, reading, &Pods::Off, Duration::ZERO, &events);
     drop(events);
     let mut told = Vec::new();
     let mut trouble = None;

@@ -28,6 +28,12 @@ const SILENCE: Duration = Duration::from_secs(30);
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
 /// First and longest wait between tries.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Names and resource versions only.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// Examples of what differs that are logged.
+const EXAMPLES: usize = 3;
+/// A watch keeps no more than this while nothing happens, in octets.
+const KEPT: usize = 16 * 1024;
 /// No object is larger: etcd takes 1.5 MB. Longer lines are no objects.
 const MAX_LINE: usize = 16 << 20;
 
@@ -121,6 +127,11 @@ pub struct Watcher<O> {
     list: u32,
     streams: bool,
     synced: bool,
+    /// Time between comparisons of what is held with what the server has; zero: none.
+    check: Duration,
+    checked: Instant,
+    /// What differed at the last comparison, with the version that was held: it may only have been on its way.
+    suspects: HashMap<Key, Option<u64>>,
     kind: PhantomData<O>,
 }
 
@@ -178,18 +189,23 @@ pub enum Pods {
 }
 
 /// Starts following everything that answers are made of; returns the parts to wait for.
-pub fn follow(client: &kube::Client, reading: Reading, pods: &Pods, events: &Events) -> Vec<Part> {
-    let services = Watcher::<Service>::new(client, Part::Services, "/api/v1/services", 500, reading, events);
+pub fn follow(client: &kube::Client, reading: Reading, pods: &Pods, check: Duration, events: &Events) -> Vec<Part> {
+    let mut services = Watcher::<Service>::new(client, Part::Services, "/api/v1/services", 500, reading, events);
     let path = "/apis/discovery.k8s.io/v1/endpointslices";
     // Slices are large: a smaller page bounds what a list holds in memory at a time.
-    let slices = Watcher::<EndpointSlice>::new(client, Part::EndpointSlices, path, 100, reading, events);
-    let namespaces = Watcher::<Namespace>::new(client, Part::Namespaces, "/api/v1/namespaces", 500, reading, events);
+    let mut slices = Watcher::<EndpointSlice>::new(client, Part::EndpointSlices, path, 100, reading, events);
+    let mut namespaces =
+        Watcher::<Namespace>::new(client, Part::Namespaces, "/api/v1/namespaces", 500, reading, events);
+    services.check = check;
     tokio::spawn(services.run());
+    slices.check = check;
     tokio::spawn(slices.run());
+    namespaces.check = check;
     tokio::spawn(namespaces.run());
     let mut parts = vec![Part::Services, Part::EndpointSlices, Part::Namespaces];
     if *pods != Pods::Off {
         let mut watcher = Watcher::<Pod>::new(client, Part::Pods, "/api/v1/pods", 500, reading, events);
+        watcher.check = check;
         if let Pods::Node(node) = pods {
             watcher.selector = Some(format!("spec.nodeName={node}"));
         }
@@ -221,6 +237,9 @@ impl<O: Object> Watcher<O> {
             list: 0,
             streams: true,
             synced: false,
+            check: Duration::ZERO,
+            checked: Instant::now(),
+            suspects: HashMap::new(),
             kind: PhantomData,
         }
     }
@@ -239,7 +258,14 @@ impl<O: Object> Watcher<O> {
                 Err(Closed) => return,
             };
             let progressed = state != before;
-            let (word, failure) = outcome;
+            let (mut word, failure) = outcome;
+            if failure.is_none() && matches!((&state, &word), (State::Watch { .. }, Word::Ended)) {
+                match self.compare(&state).await {
+                    Ok(true) => word = Word::Gone,
+                    Ok(false) => {}
+                    Err(Closed) => return,
+                }
+            }
             if word == Word::NoStreams {
                 self.streams = false;
             }
@@ -295,7 +321,7 @@ impl<O: Object> Watcher<O> {
         if !response.status().is_success() {
             return Ok(self.refused(state, response).await);
         }
-        let mut lines = Lines { body: response.into_body(), buffer: Vec::new(), scanned: 0 };
+        let mut lines = Lines::of(response.into_body());
         match state {
             State::Page { .. } => match lines.rest().await {
                 Ok(page) => self.take_page(&page).await,
@@ -329,11 +355,85 @@ impl<O: Object> Watcher<O> {
         uri
     }
 
+    /// Compares what is held with what the server has, when it is time; says whether only a list can heal it.
+    ///
+    /// A difference is believed if it is still there, unchanged, after another watch: what the server has and we do not
+    /// may be on its way.
+    async fn compare(&mut self, state: &State) -> Result<bool, Closed> {
+        let State::Watch { version } = state else { return Ok(false) };
+        let due = !self.check.is_zero() && self.checked.elapsed() >= self.check;
+        if self.suspects.is_empty() && !due {
+            return Ok(false);
+        }
+        let Some(server) = self.versions(version).await else { return Ok(false) };
+        let mut differing: HashMap<Key, Option<u64>> = HashMap::new();
+        for (key, version) in &server {
+            let held = self.held.get(key).map(|held| held.version);
+            if held != Some(*version) {
+                differing.insert(key.clone(), held);
+            }
+        }
+        for (key, held) in &self.held {
+            if !server.contains_key(key) {
+                differing.insert(key.clone(), Some(held.version));
+            }
+        }
+        let suspects = std::mem::take(&mut self.suspects);
+        let sure: Vec<&Key> =
+            differing.iter().filter(|(key, held)| suspects.get(key) == Some(held)).map(|(key, _)| key).collect();
+        let examples = sure.iter().take(EXAMPLES).map(ToString::to_string).collect();
+        let wrong = sure.len();
+        self.checked = Instant::now();
+        if wrong == 0 {
+            self.suspects = differing;
+        } else {
+            // The list that follows must not take an object for known by a version that was never read.
+            self.held.values_mut().for_each(|held| held.version = held.version.wrapping_add(1));
+        }
+        if self.suspects.is_empty() {
+            self.say(Event::Compared(self.part, wrong, examples)).await?;
+        }
+        Ok(wrong > 0)
+    }
+
+    /// Key and version of every object that the server has, from its watch cache, in pages. `None` if it does not say.
+    async fn versions(&self, at_least: &str) -> Option<HashMap<Key, u64>> {
+        let mut all = HashMap::new();
+        let mut next: Option<String> = None;
+        loop {
+            let mut uri = format!("{}?limit={}", self.path, self.page);
+            match &next {
+                Some(next) => uri += &format!("&continue={}", encoded(next)),
+                None => uri += &format!("&resourceVersion={}&resourceVersionMatch=NotOlderThan", encoded(at_least)),
+            }
+            if let Some(selector) = &self.selector {
+                uri += &format!("&fieldSelector={}", encoded(selector));
+            }
+            let request = http::Request::get(uri).header(http::header::ACCEPT, METADATA).body(Body::empty()).ok()?;
+            let response = timeout(SILENCE, self.client.send(request)).await.ok()?.ok()?;
+            if !response.status().is_success() {
+                return None;
+            }
+            let page = Lines::of(response.into_body()).rest().await.ok()?;
+            let list: List<'_> = serde_json::from_slice(&page).ok()?;
+            for item in list.items.into_iter().flatten().flatten() {
+                let meta = meta_of(item.get());
+                if let Some(key) = key_of(&meta) {
+                    all.insert(key, self.hasher.hash_one(&meta.resource_version));
+                }
+            }
+            next = list.metadata.and_then(|meta| meta.next).filter(|next| !next.is_empty());
+            if next.is_none() {
+                return Some(all);
+            }
+        }
+    }
+
     async fn refused(&self, state: &State, response: http::Response<Body>) -> (Word, Option<Failure>) {
         let code = response.status().as_u16();
         let header = response.headers().get(http::header::RETRY_AFTER);
         let retry_after = header.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let mut lines = Lines { body: response.into_body(), buffer: Vec::new(), scanned: 0 };
+        let mut lines = Lines::of(response.into_body());
         let body = lines.rest().await.unwrap_or_default();
         let status: Status = serde_json::from_slice(&body)
             .unwrap_or_else(|_| Status { message: Some(excerpt(&body)), ..Status::default() });
@@ -455,7 +555,13 @@ impl<O: Object> Watcher<O> {
         }
         match object::read(&object, self.reading) {
             Ok((change, notes)) => {
-                self.say(Event::Change(change)).await?;
+                let event = match listing {
+                    true => Event::Change(change),
+                    false => {
+                        Event::Watched { change, received: std::time::Instant::now(), triggered: meta.triggered() }
+                    }
+                };
+                self.say(event).await?;
                 for note in notes {
                     self.say(Event::Rejected(note)).await?;
                 }
@@ -554,24 +660,35 @@ fn encoded(text: &str) -> String {
 struct Lines {
     body: Body,
     buffer: Vec<u8>,
+    /// Where the next line starts, and how far its end has been looked for.
+    start: usize,
     scanned: usize,
 }
 
 impl Lines {
+    fn of(body: Body) -> Lines {
+        Lines { body, buffer: Vec::new(), start: 0, scanned: 0 }
+    }
+
     /// The next line without its end; `None` after the last.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
-            if let Some(end) = self.buffer[self.scanned..].iter().position(|octet| *octet == b'\n') {
-                let rest = self.buffer.split_off(self.scanned + end + 1);
-                let mut line = std::mem::replace(&mut self.buffer, rest);
-                self.scanned = 0;
-                line.truncate(line.len() - 1);
+            if let Some(length) = self.buffer[self.scanned..].iter().position(|octet| *octet == b'\n') {
+                let end = self.scanned + length;
+                let line = self.buffer[self.start..end].to_vec();
+                (self.start, self.scanned) = (end + 1, end + 1);
                 if line.iter().any(|octet| !octet.is_ascii_whitespace()) {
                     return Ok(Some(line));
                 }
                 continue;
             }
+            // Lines are taken from the front and the rest is moved once for each piece that arrives.
+            self.buffer.drain(..self.start);
+            self.start = 0;
             self.scanned = self.buffer.len();
+            if self.buffer.is_empty() {
+                self.buffer.shrink_to(KEPT);
+            }
             if self.buffer.len() > MAX_LINE {
                 return Err(Failure::Unreadable("watch event", "a line over 16 MiB".to_owned()));
             }

@@ -4,6 +4,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod object;
 pub mod publish;
+pub mod saved;
 mod watched;
 
 use crate::zone::facts::Change;
@@ -13,6 +14,15 @@ use crate::zone::facts::Change;
 pub enum Event {
     /// Something changed, or is being told for the first time.
     Change(Change),
+    /// Something changed while we watched: how long that takes to be answered is measured.
+    Watched {
+        /// The change.
+        change: Change,
+        /// When its event arrived.
+        received: std::time::Instant,
+        /// When what the object tells of happened (`endpoints.kubernetes.io/last-change-trigger-time`).
+        triggered: Option<jiff::Timestamp>,
+    },
     /// Everything of one kind has been told.
     Synced(Part),
     /// The source is alive: its last word is this recent.
@@ -21,6 +31,8 @@ pub enum Event {
     Rejected(object::Rejected),
     /// A part of the source fails, or (`None`) works again.
     Trouble(Part, Option<String>),
+    /// What is held was compared with what the server has: so many objects differed, some of them by name.
+    Compared(Part, usize, Vec<String>),
 }
 
 /// A part of a source that is learnt as a whole.

@@ -1,24 +1,31 @@
 //! From events to published tables: apply, build, swap. The first change at once, a flood coalesced.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::Receiver;
 
+use super::saved::{self, SavedError};
 use super::{Event, Part};
+use crate::zone::facts::{Change, Key};
 use crate::zone::{Builder, Report, Zone};
 
 /// Tables follow each other no faster than this, which also keeps serials below 256 a second.
 const WINDOW: Duration = Duration::from_millis(4);
+/// How long the API may take to answer before saved facts are served.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Facts are written aside no more often than this.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// So many events are taken in before the table is looked at again.
 const BATCH: usize = 4096;
 /// Complaints that are remembered so that each is logged once.
 const REMEMBERED: usize = 4096;
 
 /// Bounds of the publishing histograms in seconds.
-pub const PUBLISH_BOUNDS: [f64; 8] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0];
+pub const PUBLISH_BOUNDS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
 /// A histogram that the control plane fills.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,14 @@ pub struct Condition {
     pub published: u64,
     /// Time to make and swap one.
     pub publish: Histogram,
+    /// From the event of a change to the table that answers with it.
+    pub from_event: Histogram,
+    /// From what the change tells of (a pod turned ready) to the table that answers with it.
+    pub from_trigger: Histogram,
+    /// Comparisons with the API, and objects that differed.
+    pub compared: (u64, u64),
+    /// Since when saved facts are served, until the API has told everything.
+    pub saved_since: Option<Instant>,
 }
 
 /// Shared with the admin plane; never touched by the one that answers.
@@ -69,6 +84,25 @@ impl Status {
     }
 }
 
+impl Saving {
+    /// When facts are to be written next: at most once in five seconds, and one writer at a time.
+    fn due(&self) -> Option<tokio::time::Instant> {
+        let busy = self.task.as_ref().is_some_and(|task| !task.is_finished());
+        let next = self.last.map_or_else(Instant::now, |last| last + SAVE_EVERY);
+        let next = if busy { next.max(Instant::now() + WINDOW * 25) } else { next };
+        self.dirty.then(|| tokio::time::Instant::from_std(next))
+    }
+}
+
+fn part_of(change: &Change) -> (Part, Key) {
+    match change {
+        Change::Service(key, _) => (Part::Services, key.clone()),
+        Change::Slice(key, _) => (Part::EndpointSlices, key.clone()),
+        Change::Namespace(name, _) => (Part::Namespaces, Key { namespace: Box::default(), name: name.clone() }),
+        Change::Pod(key, _) => (Part::Pods, key.clone()),
+    }
+}
+
 /// Takes in what sources say and publishes tables.
 pub struct Publisher {
     builder: Builder,
@@ -76,6 +110,21 @@ pub struct Publisher {
     status: Status,
     started: Instant,
     complaints: HashSet<String>,
+    /// Changes since the last table: when their events arrived, and what triggered them.
+    waiting: Vec<(Instant, Option<jiff::Timestamp>)>,
+    saving: Option<Saving>,
+}
+
+/// `--saved`: where facts are written aside, and when.
+struct Saving {
+    path: PathBuf,
+    last: Option<Instant>,
+    dirty: bool,
+    task: Option<tokio::task::JoinHandle<()>>,
+    /// Reading is tried once.
+    tried: bool,
+    /// What was read from the file and has not been told by the API yet.
+    unconfirmed: HashSet<(Part, Key)>,
 }
 
 impl Publisher {
@@ -87,13 +136,43 @@ impl Publisher {
         parts: impl IntoIterator<Item = Part>,
     ) -> Publisher {
         status.lock().pending = parts.into_iter().collect();
-        Publisher { builder, table, status, started: Instant::now(), complaints: HashSet::new() }
+        Publisher {
+            builder,
+            table,
+            status,
+            started: Instant::now(),
+            complaints: HashSet::new(),
+            waiting: Vec::new(),
+            saving: None,
+        }
+    }
+
+    /// Writes facts aside to `path`, and reads them from there when the API does not answer.
+    pub fn save_to(&mut self, path: PathBuf) {
+        self.saving =
+            Some(Saving { path, last: None, dirty: false, task: None, tried: false, unconfirmed: HashSet::new() });
     }
 
     /// Runs until every source is gone.
     pub async fn run(mut self, mut events: Receiver<Event>) {
         let mut last = None::<Instant>;
-        while let Some(event) = events.recv().await {
+        let patience = tokio::time::Instant::from_std(self.started + PATIENCE);
+        loop {
+            // Only while saved facts could help, and only while there is something to save, does time pass by itself.
+            let hoping = self.saving.as_ref().is_some_and(|saving| !saving.tried) && !self.table.load().synced;
+            let save = self.saving.as_ref().and_then(Saving::due);
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = tokio::time::sleep_until(patience), if hoping => {
+                    self.read_saved();
+                    continue;
+                }
+                () = tokio::time::sleep_until(save.unwrap_or(patience)), if save.is_some() => {
+                    self.save();
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
             self.take(event);
             // Within the window after a table, changes gather; after a quiet while, the first is published at once.
             if let Some(next) = last.map(|last| last + WINDOW).filter(|next| *next > Instant::now()) {
@@ -114,18 +193,97 @@ impl Publisher {
         }
     }
 
+    /// Serves what was saved until the API has told everything.
+    fn read_saved(&mut self) {
+        let Some(saving) = &mut self.saving else { return };
+        self.status.lock().saved_since = Some(Instant::now());
+        let saved = match saved::read(&saving.path) {
+            Ok(saved) => saved,
+            Err(why) => {
+                self.status.lock().saved_since = None;
+                let absent =
+                    matches!(&why, SavedError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                if absent {
+                    saving.tried = true;
+                    tracing::info!(file = %saving.path.display(), "the API does not answer, and nothing has been saved yet");
+                } else {
+                    tracing::error!(%why, "saved facts are refused; the file is left alone: remove it to save again");
+                    self.saving = None;
+                }
+                return;
+            }
+        };
+        saving.tried = true;
+        let age = saved.age();
+        let mut facts = 0;
+        for change in saved.changes {
+            let (part, key) = part_of(&change);
+            // What the API has told already is newer.
+            if !self.builder.has(&change) {
+                saving.unconfirmed.insert((part, key));
+                self.builder.apply(change);
+                facts += 1;
+            }
+        }
+        self.builder.set_serial_floor(saved.serial);
+        self.builder.set_synced();
+        tracing::warn!(file = %saving.path.display(), facts, ?age, "the API does not answer: saved facts are served until it does");
+        self.publish_now();
+    }
+
+    fn save(&mut self) {
+        let synced = self.status.lock().pending.is_empty();
+        let Some(saving) = &mut self.saving else { return };
+        saving.last = Some(Instant::now());
+        saving.dirty = false;
+        if !synced {
+            return;
+        }
+        let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().serial);
+        let task = tokio::task::spawn_blocking(move || {
+            if let Err(why) = saved::write(&path, facts, serial) {
+                tracing::warn!(%why, "facts could not be saved");
+            }
+        });
+        saving.task = Some(task);
+    }
+
     /// Takes in one event.
     pub fn take(&mut self, event: Event) {
         match event {
-            Event::Change(change) => self.builder.apply(change),
+            Event::Change(change) => self.apply(change),
+            Event::Watched { change, received, triggered } => {
+                self.apply(change);
+                if self.waiting.len() < BATCH {
+                    self.waiting.push((received, triggered));
+                }
+            }
+            Event::Compared(part, differing, examples) => {
+                let mut condition = self.status.lock();
+                condition.compared.0 += 1;
+                condition.compared.1 += differing as u64;
+                drop(condition);
+                if differing > 0 {
+                    tracing::error!(
+                        source = part.as_str(),
+                        differing,
+                        ?examples,
+                        "what is held differs from what the API has; it is listed again"
+                    );
+                }
+            }
             Event::Heard(part) => {
                 self.status.lock().heard.insert(part, Instant::now());
             }
             Event::Synced(part) => {
+                self.forget_unconfirmed(part);
                 let mut condition = self.status.lock();
                 condition.heard.insert(part, Instant::now());
                 condition.pending.remove(&part);
                 if condition.pending.is_empty() {
+                    if condition.saved_since.take().is_some() {
+                        tracing::info!("the API has told everything: saved facts are not needed any more");
+                    }
                     drop(condition);
                     self.builder.set_synced();
                 }
@@ -151,15 +309,46 @@ impl Publisher {
         }
     }
 
+    fn apply(&mut self, change: Change) {
+        if let Some(saving) = self.saving.as_mut().filter(|saving| !saving.unconfirmed.is_empty()) {
+            saving.unconfirmed.remove(&part_of(&change));
+        }
+        self.builder.apply(change);
+    }
+
+    /// What was saved and is not there any more.
+    fn forget_unconfirmed(&mut self, part: Part) {
+        let Some(saving) = &mut self.saving else { return };
+        let (gone, kept) = std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == part);
+        saving.unconfirmed = kept;
+        let gone: HashSet<(Part, Key)> = gone;
+        for (part, key) in gone {
+            self.builder.apply(match part {
+                Part::Services => Change::Service(key, None),
+                Part::EndpointSlices => Change::Slice(key, None),
+                Part::Namespaces => Change::Namespace(key.name, None),
+                Part::Pods | Part::Manifests => Change::Pod(key, None),
+            });
+        }
+    }
+
     /// Publishes a table if an answer changed; says whether it did.
     pub fn publish(&mut self) -> bool {
-        if !self.status.lock().pending.is_empty() {
+        let condition = self.status.lock();
+        // Saved facts are a whole; what the API has told of its first list is not, until it is all told.
+        if !condition.pending.is_empty() && condition.saved_since.is_none() {
             return false;
         }
+        drop(condition);
+        self.publish_now()
+    }
+
+    fn publish_now(&mut self) -> bool {
         let start = Instant::now();
         let first = !self.table.load().synced;
         let zone = self.builder.publish();
         let published = zone.is_some();
+        let waiting = std::mem::take(&mut self.waiting);
         if let Some(zone) = zone {
             let (services, endpoints, names) = zone.size();
             let serial = zone.serial;
@@ -167,7 +356,17 @@ impl Publisher {
             let mut condition = self.status.lock();
             condition.published += 1;
             condition.publish.observe(start.elapsed().as_secs_f64());
+            let now = jiff::Timestamp::now();
+            for (received, triggered) in waiting {
+                condition.from_event.observe(received.elapsed().as_secs_f64());
+                if let Some(triggered) = triggered {
+                    condition.from_trigger.observe(now.duration_since(triggered).as_secs_f64().max(0.0));
+                }
+            }
             drop(condition);
+            if let Some(saving) = &mut self.saving {
+                saving.dirty = true;
+            }
             if first {
                 let after = self.started.elapsed();
                 tracing::info!(services, endpoints, names, serial, ?after, "synced");
@@ -223,7 +422,7 @@ pub fn build(mut builder: Builder, events: Vec<Event>) -> (Arc<Zone>, Builder, V
     let mut others = Vec::new();
     for event in events {
         match event {
-            Event::Change(change) => builder.apply(change),
+            Event::Change(change) | Event::Watched { change, .. } => builder.apply(change),
             other => others.push(other),
         }
     }

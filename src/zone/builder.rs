@@ -75,6 +75,16 @@ pub enum Report {
     },
 }
 
+/// Facts of one moment.
+pub struct Facts {
+    /// Services.
+    pub services: Vec<(Key, Arc<ServiceFact>)>,
+    /// EndpointSlices that belong to a Service.
+    pub slices: Vec<(Key, Arc<SliceFact>)>,
+    /// Namespaces.
+    pub namespaces: Vec<(Box<str>, NamespaceFact)>,
+}
+
 /// Holds all facts and makes tables of them.
 pub struct Builder {
     zone: Zone,
@@ -130,7 +140,9 @@ impl Builder {
 
     /// Serials start no lower than this: what an earlier run published last.
     pub fn set_serial_floor(&mut self, serial: u32) {
-        self.zone.serial = serial;
+        if self.zone.serial == 0 || serial.wrapping_sub(self.zone.serial) as i32 > 0 {
+            self.zone.serial = serial;
+        }
     }
 
     /// The next table, or `None` if no answer differs from the last one's.
@@ -169,6 +181,29 @@ impl Builder {
             let total = known.slices.values().map(|slice| slice.total).sum();
             Some((key, &**known.fact.as_ref()?, total))
         })
+    }
+
+    /// Whether something is known of what the change is about.
+    pub fn has(&self, change: &Change) -> bool {
+        match change {
+            Change::Service(key, _) => self.services.get(key).is_some_and(|known| known.fact.is_some()),
+            Change::Slice(key, _) => self.slices.contains_key(key),
+            Change::Namespace(name, _) => self.places.get(name).is_some_and(|place| place.fact.is_some()),
+            Change::Pod(key, _) => self.pods.contains_key(&self.pod_hash(key)),
+        }
+    }
+
+    /// Everything that is known but pods, shared and not copied: to be written aside while the work goes on.
+    pub fn facts(&self) -> Facts {
+        let services = self.services.iter().filter_map(|(key, known)| Some((key.clone(), known.fact.clone()?)));
+        let slices = self.services.iter().flat_map(|(key, known)| {
+            known
+                .slices
+                .iter()
+                .map(|(name, fact)| (Key { namespace: key.namespace.clone(), name: name.clone() }, fact.clone()))
+        });
+        let namespaces = self.places.iter().filter_map(|(name, place)| Some((name.clone(), place.fact.clone()?)));
+        Facts { services: services.collect(), slices: slices.collect(), namespaces: namespaces.collect() }
     }
 
     /// The settings that tables are made with.

@@ -3,8 +3,10 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// An object of a namespace. The namespace comes first so that keys sort by it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// A label.
     pub namespace: Box<str>,
@@ -26,7 +28,7 @@ impl std::fmt::Display for Key {
 }
 
 /// Transport protocol of a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// The default.
     Tcp,
@@ -57,7 +59,7 @@ impl Protocol {
 }
 
 /// A port of a Service or of an EndpointSlice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortFact {
     /// Empty for an unnamed port.
     pub name: Box<str>,
@@ -72,7 +74,7 @@ pub struct PortFact {
 }
 
 /// How a Service is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reach {
     /// `clusterIPs`: at most one of a family.
     Cluster(Vec<IpAddr>),
@@ -83,7 +85,7 @@ pub enum Reach {
 }
 
 /// Who may see a Service: `callsign.dev/visible-to`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VisibleTo {
     /// `*`: everyone.
     Everyone,
@@ -94,7 +96,7 @@ pub enum VisibleTo {
 }
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFact {
     /// How it is reached.
     pub reach: Reach,
@@ -119,7 +121,7 @@ pub struct ServiceFact {
 }
 
 /// A ready endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EndpointFact {
     /// One address; an endpoint that lists several is several facts, as the usual cluster DNS has it.
     pub address: IpAddr,
@@ -128,7 +130,7 @@ pub struct EndpointFact {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceFact {
     /// Name of the Service in the same namespace; `None` if the slice has no such label.
     pub service: Option<Box<str>>,
@@ -143,14 +145,14 @@ pub struct SliceFact {
 }
 
 /// A Namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamespaceFact {
     /// `callsign.dev/visible-to`: the default for all Services in it.
     pub visible_to: Option<VisibleTo>,
 }
 
 /// A live pod: finished ones and those being deleted are no facts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodFact {
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
@@ -159,7 +161,7 @@ pub struct PodFact {
 }
 
 /// One change to the facts. `None` deletes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// A Service.
     Service(Key, Option<ServiceFact>),

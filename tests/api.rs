@@ -10,133 +10,19 @@
 )]
 
 mod common;
+#[path = "common/follower.rs"]
+mod follower;
 #[path = "common/real.rs"]
 mod real;
 #[path = "common/api.rs"]
 mod scripted;
 
-use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use callsign::app;
-use common::Scratch;
+use follower::{API, Follower, namespace, service, slice, with_api};
 use real::Real;
 use scripted::{Api, Fault, Streams};
 use serde_json::{Value, json};
-
-/// A server of ours that follows an API.
-struct Follower {
-    running: Option<app::Running>,
-    _config: Scratch,
-}
-
-impl Follower {
-    fn start(kubeconfig: &str, flags: &[&str]) -> Follower {
-        let scratch = Scratch::folder("kubeconfig");
-        let path = scratch.file("config", kubeconfig);
-        let own = [
-            "--kubeconfig",
-            path.to_str().unwrap(),
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--workers",
-            "1",
-        ];
-        let flags: Vec<&str> = own.iter().chain(flags).copied().collect();
-        Follower { running: Some(app::start(common::config(&flags)).unwrap()), _config: scratch }
-    }
-
-    fn of(api: &Api) -> Follower {
-        Follower::start(&api.kubeconfig(), &[])
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.running.as_ref().unwrap().addresses[0]
-    }
-
-    fn admin(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(self.running.as_ref().unwrap().admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    /// The reply, shortened: the rcode, or the first address.
-    fn ask(&self, question: &str) -> String {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(self.address()).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.send(&common::query(question, Some(1232))).unwrap();
-        let mut reply = [0; 4096];
-        let length = socket.recv(&mut reply).unwrap();
-        let text = common::text(&reply[..length]);
-        let answers: Vec<&str> = text
-            .lines()
-            .skip(1)
-            .filter(|line| !line.starts_with("soa ") && !line.starts_with("glue "))
-            .filter_map(|line| line.rsplit(' ').next())
-            .collect();
-        if answers.is_empty() { text.split([' ', '\n']).next().unwrap().to_owned() } else { answers.join(" ") }
-    }
-
-    /// Waits until the answer is this.
-    fn becomes(&self, question: &str, expected: &str) {
-        self.becomes_within(question, expected, Duration::from_secs(10));
-    }
-
-    fn becomes_within(&self, question: &str, expected: &str, time: Duration) {
-        let start = Instant::now();
-        loop {
-            let found = self.ask(question);
-            if found == expected {
-                return;
-            }
-            assert!(
-                start.elapsed() < time,
-                "{question}: {found}, not {expected}, after {time:?}\n{}",
-                self.admin("/ready?verbose")
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop();
-        }
-    }
-}
-
-fn service(name: &str, address: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "web"},
-           "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"name": "http", "port": 80}]}})
-}
-
-fn namespace(name: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-}
-
-fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
-    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
-    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-           "metadata": {"name": name, "namespace": "web", "labels": {"kubernetes.io/service-name": service}},
-           "endpoints": endpoints, "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]})
-}
-
-const API: &str = "api.web.svc.cluster.local A";
-
-fn with_api(streams: Streams) -> Api {
-    let api = Api::start(streams);
-    api.put(namespace("web"));
-    api.put(service("api", "10.96.0.10"));
-    api
-}
 
 #[test]
 fn a_cluster_is_followed_however_lists_are_told() {

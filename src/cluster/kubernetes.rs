@@ -34,6 +34,8 @@ const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s
 const EXAMPLES: usize = 3;
 /// A watch keeps no more than this while nothing happens, in octets.
 const KEPT: usize = 16 * 1024;
+/// The longest wait while there is no API to burden: when it comes back, it is followed soon.
+const AWAY: Duration = Duration::from_secs(3);
 /// No object is larger: etcd takes 1.5 MB. Longer lines are no objects.
 const MAX_LINE: usize = 16 << 20;
 
@@ -253,11 +255,13 @@ impl<O: Object> Watcher<O> {
                 self.list = self.list.wrapping_add(1);
             }
             let before = state.clone();
+            let asked_at = Instant::now();
             let outcome = match self.ask(&mut state).await {
                 Ok(outcome) => outcome,
                 Err(Closed) => return,
             };
-            let progressed = state != before;
+            // A watch that held for longer than we waited for it is a success, even if nothing happened meanwhile.
+            let progressed = state != before || asked_at.elapsed() > wait;
             let (mut word, failure) = outcome;
             if failure.is_none() && matches!((&state, &word), (State::Watch { .. }, Word::Ended)) {
                 match self.compare(&state).await {
@@ -287,11 +291,16 @@ impl<O: Object> Watcher<O> {
                 Failure::Status { retry_after: Some(asked), .. } => asked.min(BACKOFF.1),
                 _ => Duration::ZERO,
             };
+            let unreachable = matches!(failure, Failure::Unreachable(_));
+            if unreachable {
+                wait = wait.min(AWAY);
+            }
             tokio::select! {
                 () = tokio::time::sleep(asked.max(self.jittered(wait))) => {}
                 () = self.events.closed() => return,
             }
-            wait = if progressed { BACKOFF.0 } else { (wait * 2).min(BACKOFF.1) };
+            let longest = if unreachable { AWAY } else { BACKOFF.1 };
+            wait = if progressed { BACKOFF.0 } else { (wait * 2).min(longest) };
         }
     }
 

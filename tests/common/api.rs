@@ -1,5 +1,6 @@
 //! A scripted API server that speaks the real HTTP protocol: list pages, watches with bookmarks, streamed lists, 410 as an
 //! event and as a status, resets, silence, slow bodies, and answers that no API should give.
+#![allow(dead_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -56,6 +57,8 @@ struct State {
     requests: Vec<String>,
     /// Bumped to break every open watch.
     epoch: u64,
+    /// Bumped to end every open watch.
+    ends: u64,
     slow: Option<Duration>,
 }
 
@@ -94,6 +97,7 @@ impl Api {
             faults: VecDeque::new(),
             requests: Vec::new(),
             epoch: 0,
+            ends: 0,
             slow: None,
         };
         let mut api = Api {
@@ -191,6 +195,19 @@ impl Api {
     /// Breaks every watch that is open.
     pub fn break_watches(&self) {
         self.with(|state| state.epoch += 1);
+    }
+
+    /// Ends every watch that is open, in order.
+    pub fn end_watches(&self) {
+        self.with(|state| state.ends += 1);
+    }
+
+    /// Changes an object behind the watch's back: no event tells of it.
+    pub fn put_silently(&self, object: Value) {
+        self.with(|state| {
+            state.put(object);
+            state.history.pop();
+        });
     }
 
     /// Bodies arrive in two halves with this between them.
@@ -436,7 +453,7 @@ fn watching(
     let node =
         query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName=")).map(str::to_owned);
     let seconds: u64 = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
-    let (mut from, epoch, first) = {
+    let (mut from, epoch, ends, first) = {
         let held = state.lock().unwrap();
         let mut first = Vec::new();
         let from = match query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok()) {
@@ -469,7 +486,7 @@ fn watching(
             Some(version) => version,
             None => held.version,
         };
-        (from, held.epoch, first)
+        (from, held.epoch, held.ends, first)
     };
     let (send, receive) = mpsc::channel(64);
     tokio::spawn(async move {
@@ -480,7 +497,7 @@ fn watching(
         }
         let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
         loop {
-            let (events, broken, version) = {
+            let (events, broken, ended, version) = {
                 let held = state.lock().unwrap();
                 let new = held.history.iter().filter(|(version, of, _, object)| {
                     *version > from
@@ -488,7 +505,7 @@ fn watching(
                         && node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
                 });
                 let events: Vec<Bytes> = new.map(|(_, _, kind, object)| event(kind, object)).collect();
-                (events, held.epoch != epoch, held.version)
+                (events, held.epoch != epoch, held.ends != ends, held.version)
             };
             if broken {
                 let _ = send.send(Err(std::io::Error::other("broken"))).await;
@@ -500,6 +517,9 @@ fn watching(
                 }
             }
             from = from.max(version);
+            if ended {
+                return;
+            }
             tokio::select! {
                 changed = changed.changed() => if changed.is_err() { return },
                 () = send.closed() => return,

@@ -1,0 +1,125 @@
+//! A server of ours that follows an API, and objects to put into it.
+#![allow(dead_code)]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use callsign::app;
+use serde_json::{Value, json};
+
+use super::common::{self, Scratch};
+use super::scripted::{Api, Streams};
+
+/// A server of ours that follows an API.
+pub struct Follower {
+    running: Option<app::Running>,
+    _config: Scratch,
+}
+
+impl Follower {
+    pub fn start(kubeconfig: &str, flags: &[&str]) -> Follower {
+        let scratch = Scratch::folder("kubeconfig");
+        let path = scratch.file("config", kubeconfig);
+        let own = [
+            "--kubeconfig",
+            path.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+        ];
+        let flags: Vec<&str> = own.iter().chain(flags).copied().collect();
+        Follower { running: Some(app::start(common::config(&flags)).unwrap()), _config: scratch }
+    }
+
+    pub fn of(api: &Api) -> Follower {
+        Follower::start(&api.kubeconfig(), &[])
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.running.as_ref().unwrap().addresses[0]
+    }
+
+    pub fn admin(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(self.running.as_ref().unwrap().admin).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// The reply, shortened: the rcode, or the first address.
+    pub fn ask(&self, question: &str) -> String {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(self.address()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.send(&common::query(question, Some(1232))).unwrap();
+        let mut reply = [0; 4096];
+        let length = socket.recv(&mut reply).unwrap();
+        let text = common::text(&reply[..length]);
+        let answers: Vec<&str> = text
+            .lines()
+            .skip(1)
+            .filter(|line| !line.starts_with("soa ") && !line.starts_with("glue "))
+            .filter_map(|line| line.rsplit(' ').next())
+            .collect();
+        if answers.is_empty() { text.split([' ', '\n']).next().unwrap().to_owned() } else { answers.join(" ") }
+    }
+
+    /// Waits until the answer is this.
+    pub fn becomes(&self, question: &str, expected: &str) {
+        self.becomes_within(question, expected, Duration::from_secs(10));
+    }
+
+    pub fn becomes_within(&self, question: &str, expected: &str, time: Duration) {
+        let start = Instant::now();
+        loop {
+            let found = self.ask(question);
+            if found == expected {
+                return;
+            }
+            assert!(
+                start.elapsed() < time,
+                "{question}: {found}, not {expected}, after {time:?}\n{}",
+                self.admin("/ready?verbose")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+pub fn service(name: &str, address: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "web"},
+           "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"name": "http", "port": 80}]}})
+}
+
+pub fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+pub fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
+    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({"addresses": [address]})).collect();
+    json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+           "metadata": {"name": name, "namespace": "web", "labels": {"kubernetes.io/service-name": service}},
+           "endpoints": endpoints, "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]})
+}
+
+pub const API: &str = "api.web.svc.cluster.local A";
+
+pub fn with_api(streams: Streams) -> Api {
+    let api = Api::start(streams);
+    api.put(namespace("web"));
+    api.put(service("api", "10.96.0.10"));
+    api
+}

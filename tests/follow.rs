@@ -1,0 +1,357 @@
+//! A table that never lies: self-check, saved facts, restarts of either side, and a long random walk against a model.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+mod common;
+#[path = "common/follower.rs"]
+mod follower;
+#[path = "common/api.rs"]
+mod scripted;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use common::Scratch;
+use follower::{API, Follower, namespace, service, slice, with_api};
+use scripted::{Api, Fault, Streams};
+use serde_json::json;
+
+#[test]
+fn a_difference_that_no_event_told_of_is_found_and_healed() {
+    let api = with_api(Streams::Yes);
+    api.put(service("stays", "10.96.0.50"));
+    let follower = Follower::start(&api.kubeconfig(), &["--self-check", "1ms"]);
+    follower.becomes(API, "10.96.0.10");
+    api.put_silently(service("api", "10.96.0.11"));
+    api.put_silently(service("unheard", "10.96.0.12"));
+    assert_eq!(follower.ask(API), "10.96.0.10", "nobody told");
+    // The comparison comes when a watch ends, and is believed when the next one has ended too.
+    let start = Instant::now();
+    while follower.ask(API) != "10.96.0.11" {
+        api.end_watches();
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    follower.becomes("unheard.web.svc.cluster.local A", "10.96.0.12");
+    assert_eq!(follower.ask("stays.web.svc.cluster.local A"), "10.96.0.50");
+    let metrics = follower.admin("/metrics");
+    assert!(metrics.contains("callsign_self_check_differences_total 2"), "{metrics}");
+}
+
+#[test]
+fn a_server_starts_from_what_was_saved() {
+    let scratch = Scratch::folder("saved");
+    let file = scratch.0.join("facts");
+    let saved = file.to_str().unwrap();
+    let mut api = with_api(Streams::Yes);
+    api.put(service("old", "10.96.0.30"));
+    api.put(json!({"kind": "Service", "metadata": {"name": "db", "namespace": "web"}, "spec": {"clusterIP": "None"}}));
+    api.put(slice("db-1", "db", &["10.1.0.1", "10.1.0.2"]));
+    let first = Follower::start(&api.kubeconfig(), &["--saved", saved]);
+    first.becomes(API, "10.96.0.10");
+    let start = Instant::now();
+    while !file.exists() {
+        assert!(start.elapsed() < Duration::from_secs(7), "written at once, and then at most every five seconds");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(first);
+    // The API is away: the saved facts answer, and say that they do.
+    api.kill();
+    let second = Follower::start(&api.kubeconfig(), &["--saved", saved]);
+    assert_eq!(second.ask(API), "SERVFAIL", "the API is given two seconds");
+    second.becomes_within(API, "10.96.0.10", Duration::from_secs(3));
+    assert_eq!(second.ask("10-1-0-2.db.web.svc.cluster.local A"), "10.1.0.2");
+    assert_eq!(second.ask("nope.web.svc.cluster.local A"), "NXDOMAIN");
+    let ready = second.admin("/ready?verbose");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("saved facts are served"), "{ready}");
+    assert!(
+        second
+            .admin("/metrics")
+            .lines()
+            .any(|line| line.starts_with("callsign_saved_facts_served_seconds ") && !line.ends_with(" 0.0"))
+    );
+    // It comes back, and has moved on.
+    api.put(service("api", "10.96.0.20"));
+    api.delete("services", "web", "old");
+    api.resume();
+    let end = Instant::now() + Duration::from_secs(5);
+    while second.ask(API) != "10.96.0.20" {
+        assert_eq!(sorted(&second.ask("db.web.svc.cluster.local A")), "10.1.0.1 10.1.0.2", "no hole");
+        assert!(Instant::now() < end, "caught up within five seconds");
+    }
+    second.becomes("old.web.svc.cluster.local A", "NXDOMAIN");
+    while second.admin("/ready?verbose").contains("saved facts") {
+        assert!(Instant::now() < end, "every part is told within five seconds");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_file_that_is_not_whole_is_refused_and_left_alone() {
+    let scratch = Scratch::folder("refused");
+    let good = {
+        let api = with_api(Streams::Yes);
+        let path = scratch.0.join("good");
+        let follower = Follower::start(&api.kubeconfig(), &["--saved", path.to_str().unwrap()]);
+        follower.becomes(API, "10.96.0.10");
+        let start = Instant::now();
+        while !path.exists() {
+            assert!(start.elapsed() < Duration::from_secs(7));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::fs::read(path).unwrap()
+    };
+    let flipped: Vec<u8> = String::from_utf8(good.clone()).unwrap().replace("10.96.0.10", "10.96.0.19").into_bytes();
+    let newer = String::from_utf8(good.clone()).unwrap().replace("\"version\":1", "\"version\":99").into_bytes();
+    let longer = [&good[..], b"more\n"].concat();
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("half of it", good[..good.len() / 2].to_vec(), "damaged"),
+        ("without its checksum", good[..good.len() - 65].to_vec(), "damaged"),
+        ("one address changed", flipped, "damaged"),
+        ("more behind it", longer, "damaged"),
+        ("another version", newer, "no file of saved facts"),
+        ("somebody else's", b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "no file of saved facts"),
+        ("nothing in it", Vec::new(), "no file of saved facts"),
+    ];
+    for (case, octets, why) in cases {
+        let path = scratch.0.join("file");
+        std::fs::write(&path, &octets).unwrap();
+        let refused = callsign::cluster::saved::read(&path).unwrap_err().to_string();
+        assert!(refused.contains(why) && refused.contains("file"), "{case}: {refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), octets, "{case}");
+    }
+    // Nor is somebody else's file written over by a server that was told the wrong name.
+    let path = scratch.file("passwd", "root:x:0:0:root:/root:/bin/bash\n");
+    let api = with_api(Streams::Yes);
+    let follower = Follower::start(&api.kubeconfig(), &["--saved", path.to_str().unwrap()]);
+    follower.becomes(API, "10.96.0.10");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(std::fs::read_to_string(path).unwrap().starts_with("root:"));
+}
+
+#[test]
+fn how_long_a_change_took_is_measured() {
+    let api = with_api(Streams::Yes);
+    api.put(json!({"kind": "Service", "metadata": {"name": "db", "namespace": "web"}, "spec": {"clusterIP": "None"}}));
+    let follower = Follower::of(&api);
+    follower.becomes(API, "10.96.0.10");
+    let mut told = slice("db-1", "db", &["10.1.0.1"]);
+    told["metadata"]["annotations"] =
+        json!({"endpoints.kubernetes.io/last-change-trigger-time": "2020-01-01T00:00:00Z"});
+    api.put(told);
+    follower.becomes("db.web.svc.cluster.local A", "10.1.0.1");
+    let metrics = follower.admin("/metrics");
+    let name = "callsign_kubernetes_dns_programming_duration_seconds";
+    assert!(metrics.contains(&format!("{name}_count{{from=\"trigger\"}} 1")), "{metrics}");
+    assert!(metrics.contains(&format!("{name}_count{{from=\"event\"}} 1")), "{metrics}");
+    assert!(metrics.contains("callsign_source_age_seconds{part=\"endpointslices\"}"), "{metrics}");
+}
+
+#[test]
+fn trouble_is_told_once_and_retried_within_bounds() {
+    for (case, fault, told) in [
+        ("401", Fault::Status(401, "Unauthorized".into()), "401"),
+        ("403", Fault::Status(403, "services is forbidden".into()), "forbidden"),
+        ("500", Fault::Status(500, "etcd is away".into()), "etcd is away"),
+        ("HTML", Fault::Status(503, "<html>Service Unavailable</html>".into()), "503"),
+        ("half a JSON object", Fault::Reset, "cannot reach the API"),
+        ("an ERROR event", Fault::ErrorEvent(500), "something broke"),
+        ("no JSON", Fault::Body("what?\n".into()), "no watch event"),
+    ] {
+        let api = with_api(Streams::Yes);
+        let follower = Follower::of(&api);
+        follower.becomes(API, "10.96.0.10");
+        for _ in 0..6 {
+            api.fault("services", fault.clone());
+        }
+        let asked = api.requests().len();
+        api.break_watches();
+        let start = Instant::now();
+        while !follower.admin("/ready?verbose").contains(told) {
+            assert_eq!(follower.ask(API), "10.96.0.10", "{case}: the last good table is served");
+            assert!(start.elapsed() < Duration::from_secs(10), "{case}: {}", follower.admin("/ready?verbose"));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let requests = api.requests().len() - asked;
+        assert!(requests < 15, "{case}: {requests} requests within a second");
+        assert_eq!(follower.ask(API), "10.96.0.10", "{case}");
+    }
+}
+
+#[test]
+fn lists_of_odd_objects() {
+    for body in [
+        r#"{"kind":"List","metadata":{"resourceVersion":"100"},"items":null}"#,
+        r#"{"kind":"List","metadata":{"resourceVersion":"100"},"items":[null, {"spec": {}}, {"metadata": {}}, {"metadata": {"name": ""}}]}"#,
+    ] {
+        let api = with_api(Streams::Refused);
+        // The streamed list is refused first; then comes the page.
+        api.fault("services", Fault::Status(422, "Invalid".into()));
+        api.fault("services", Fault::Body(body.into()));
+        let follower = Follower::of(&api);
+        follower.becomes("nope.web.svc.cluster.local A", "NXDOMAIN");
+        assert_eq!(follower.ask(API), "NXDOMAIN", "what the list said is what is believed");
+        api.put(service("api", "10.96.0.20"));
+        follower.becomes(API, "10.96.0.20");
+    }
+}
+
+/// What a cluster should answer: names to addresses, kept beside the scripted API.
+#[derive(Default)]
+struct Model {
+    services: BTreeMap<String, String>,
+    slices: BTreeMap<String, (String, Vec<String>)>,
+}
+
+impl Model {
+    fn answer(&self, name: &str) -> String {
+        match self.services.get(name).map(String::as_str) {
+            None => "NXDOMAIN".to_owned(),
+            Some("None") => {
+                let mut all: Vec<&String> =
+                    self.slices.values().filter(|(of, _)| of == name).flat_map(|(_, addresses)| addresses).collect();
+                all.sort();
+                all.dedup();
+                if all.is_empty() {
+                    "NXDOMAIN".to_owned()
+                } else {
+                    all.iter().map(|address| address.as_str()).collect::<Vec<_>>().join(" ")
+                }
+            }
+            Some(address) => address.to_owned(),
+        }
+    }
+}
+
+fn sorted(answer: &str) -> String {
+    let mut parts: Vec<&str> = answer.split(' ').collect();
+    parts.sort_unstable();
+    parts.join(" ")
+}
+
+/// Thousands of steps: create, change, delete, page breaks, 410, resets, silence, restarts of either side. After each
+/// settling the table equals the model. CALLSIGN_SEED replays a run, CALLSIGN_STEPS makes it longer.
+#[test]
+fn a_random_walk_ends_where_the_model_does() {
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let seed = number("CALLSIGN_SEED", std::process::id().into());
+    let steps = number("CALLSIGN_STEPS", 2000);
+    println!("CALLSIGN_SEED={seed} CALLSIGN_STEPS={steps}");
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut dice = move |sides: u64| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    };
+    let mut api = Api::start(if dice(2) == 0 { Streams::Yes } else { Streams::Refused });
+    api.put(namespace("web"));
+    let mut model = Model::default();
+    let mut follower = Follower::of(&api);
+    let mut away = false;
+    for step in 0..steps {
+        let name = format!("s{}", dice(12));
+        match dice(100) {
+            0..30 => {
+                let address = format!("10.96.{}.{}", dice(200), 1 + dice(200));
+                api.put(service(&name, &address));
+                model.services.insert(name, address);
+            }
+            30..40 => {
+                api.put(json!({"kind": "Service", "metadata": {"name": name, "namespace": "web"}, "spec": {"clusterIP": "None"}}));
+                model.services.insert(name, "None".to_owned());
+            }
+            40..55 => {
+                api.delete("services", "web", &name);
+                model.services.remove(&name);
+            }
+            55..78 => {
+                let of = format!("s{}", dice(12));
+                let addresses: Vec<String> = (0..dice(4)).map(|_| format!("10.1.0.{}", 1 + dice(30))).collect();
+                let slice_name = format!("slice-{}", dice(10));
+                api.put(slice(&slice_name, &of, &addresses.iter().map(String::as_str).collect::<Vec<_>>()));
+                model.slices.insert(slice_name, (of, addresses));
+            }
+            78..86 => {
+                let slice_name = format!("slice-{}", dice(10));
+                api.delete("endpointslices", "web", &slice_name);
+                model.slices.remove(&slice_name);
+            }
+            86..90 => api.break_watches(),
+            90..93 => {
+                api.gone_as_event(dice(2) == 0);
+                api.compact();
+                api.break_watches();
+            }
+            93..95 => {
+                let resource = ["services", "endpointslices"][dice(2) as usize];
+                let faults = [
+                    Fault::Status(500, "odd".into()),
+                    Fault::Reset,
+                    Fault::Body("{".into()),
+                    Fault::ErrorEvent(410),
+                    Fault::ErrorEvent(500),
+                    Fault::RetryAfter(429, 0),
+                ];
+                api.fault(resource, faults[dice(faults.len() as u64) as usize].clone());
+                api.break_watches();
+            }
+            95 if dice(4) == 0 => {
+                if away {
+                    api.resume()
+                } else {
+                    api.kill()
+                }
+                away = !away;
+            }
+            96 if dice(8) == 0 && !away => {
+                drop(follower);
+                follower = Follower::of(&api);
+            }
+            97 if !away => {
+                // Settle and compare.
+                for n in 0..12 {
+                    let name = format!("s{n}");
+                    let expected = model.answer(&name);
+                    let question = format!("{name}.web.svc.cluster.local A");
+                    let start = Instant::now();
+                    while sorted(&follower.ask(&question)) != sorted(&expected) {
+                        assert!(
+                            start.elapsed() < Duration::from_secs(40),
+                            "seed {seed}, step {step}: {question}: {}, not {expected}\n{}",
+                            follower.ask(&question),
+                            follower.admin("/ready?verbose")
+                        );
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if away {
+        api.resume();
+    }
+    for n in 0..12 {
+        let expected = model.answer(&format!("s{n}"));
+        let start = Instant::now();
+        while sorted(&follower.ask(&format!("s{n}.web.svc.cluster.local A"))) != sorted(&expected) {
+            let found = follower.ask(&format!("s{n}.web.svc.cluster.local A"));
+            let verbose = || follower.admin("/ready?verbose");
+            assert!(
+                start.elapsed() < Duration::from_secs(40),
+                "seed {seed}: s{n} is {found}, not {expected}, at the end\n{}",
+                verbose()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -261,6 +261,39 @@ fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
     follower.becomes("api A", of_orders);
 }
 
+/// The ClusterRole that is shipped allows what is asked, and nothing else.
+#[test]
+fn the_role_is_what_is_asked() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kustomize/base/rbac.yaml");
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
+    let mut allowed: Vec<String> = Vec::new();
+    for rule in role["rules"].as_array().unwrap() {
+        assert_eq!(rule["verbs"], json!(["list", "watch"]));
+        for (group, resource) in rule["apiGroups"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|group| rule["resources"].as_array().unwrap().iter().map(move |resource| (group, resource)))
+        {
+            let prefix = match group.as_str().unwrap() {
+                "" => "/api/v1".to_owned(),
+                group => format!("/apis/{group}/v1"),
+            };
+            allowed.push(format!("{prefix}/{}", resource.as_str().unwrap()));
+        }
+    }
+    allowed.sort();
+    let api = with_api(Streams::Refused);
+    let follower = Follower::of(&api);
+    follower.becomes(API, "10.96.0.10");
+    let mut asked: Vec<String> =
+        api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
+    asked.sort();
+    asked.dedup();
+    assert_eq!(asked, allowed);
+}
+
 #[test]
 fn a_real_api_server() {
     let Some(api) = Real::start() else { return };

@@ -243,7 +243,7 @@ fn a_random_walk_ends_where_the_model_does() {
     let number =
         |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let seed = number("CALLSIGN_SEED", std::process::id().into());
-    let steps = number("CALLSIGN_STEPS", 2000);
+    let steps = number("CALLSIGN_STEPS", 1000);
     println!("CALLSIGN_SEED={seed} CALLSIGN_STEPS={steps}");
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut dice = move |sides: u64| {

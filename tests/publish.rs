@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use callsign::answer::Limit;
 use callsign::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PortFact, Protocol, Reach, ServiceFact, SliceFact, VisibleTo,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+    VisibleTo,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
 use common::{CLIENT, query, reply, text};
@@ -155,7 +156,8 @@ fn a_change_costs_the_same_in_a_large_cluster() {
 fn pods_come_go_and_reuse_addresses() {
     let mut builder = builder();
     let pod = |addresses: &[[u8; 4]], host_network| {
-        Some(PodFact { addresses: addresses.iter().map(|a| IpAddr::from(*a)).collect(), host_network })
+        let addresses = addresses.iter().map(|a| IpAddr::from(*a)).collect();
+        Some(PodFact { namespace: "".into(), addresses, host_network })
     };
     let address: IpAddr = [10, 1, 0, 1].into();
     let mut who = |changes: Vec<Change>| {
@@ -163,7 +165,9 @@ fn pods_come_go_and_reuse_addresses() {
         let zone = builder.publish()?;
         zone.namespace_of(address).0.map(|namespace| namespace.text())
     };
-    let change = |namespace: &str, name: &str, fact: Option<PodFact>| Change::Pod(Key::new(namespace, name), fact);
+    let change = |namespace: &str, name: &str, fact: Option<PodFact>| {
+        Change::Pod(PodId::of(namespace, name), fact.map(|fact| PodFact { namespace: namespace.into(), ..fact }))
+    };
     assert_eq!(who(vec![change("web", "a", pod(&[[10, 1, 0, 1]], false))]).as_deref(), Some("web"));
     // The next pod with the address comes before the last has gone: in doubt, nobody.
     assert_eq!(who(vec![change("shop", "b", pod(&[[10, 1, 0, 1]], false))]), None);

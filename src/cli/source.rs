@@ -1,5 +1,6 @@
 //! A cluster read once, for commands that answer and end.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::cluster::manifests::{Manifests, Options};
 use crate::cluster::object::Reading;
 use crate::cluster::{Event, publish};
 use crate::config::{Source, SourceArgs};
-use crate::zone::facts::{Change, Key};
+use crate::zone::facts::{Change, PodId};
 use crate::zone::{Builder, Settings, Zone};
 
 /// How long an API may take to tell everything.
@@ -24,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Cluster {
     /// The table.
     pub(super) zone: Arc<Zone>,
-    /// Namespace and name of each pod that manifests hold.
-    pods: Vec<Key>,
+    /// Pods that manifests hold.
+    pods: HashSet<PodId>,
     api: Option<(Runtime, kube::Client)>,
 }
 
@@ -50,7 +51,7 @@ pub(super) fn read(args: &SourceArgs, reading: Reading, settings: Settings) -> R
         }
     };
     let pods = events.iter().filter_map(|event| match event {
-        Event::Change(Change::Pod(key, Some(_))) => Some(key.clone()),
+        Event::Change(Change::Pod(pod, Some(_))) => Some(*pod),
         _ => None,
     });
     let pods = pods.collect();
@@ -98,12 +99,12 @@ impl Cluster {
     /// The namespace of a pod, by its name or (where an API can be asked) its address.
     pub(super) fn pod_namespace(&self, pod: &str) -> Option<String> {
         let (namespace, name) = pod.split_once('/').map_or((None, pod), |(namespace, name)| (Some(namespace), name));
-        let held = self
-            .pods
-            .iter()
-            .find(|key| *key.name == *name && namespace.is_none_or(|namespace| *key.namespace == *namespace));
-        if let Some(key) = held {
-            return Some(key.namespace.to_string());
+        let mut places = self.zone.namespaces().map(|place| place.name.text());
+        let held = |place: &String| {
+            namespace.is_none_or(|namespace| namespace == place) && self.pods.contains(&PodId::of(place, name))
+        };
+        if let Some(place) = places.find(held) {
+            return Some(place);
         }
         let (runtime, client) = self.api.as_ref()?;
         let field = if name.parse::<std::net::IpAddr>().is_ok() { "status.podIP" } else { "metadata.name" };

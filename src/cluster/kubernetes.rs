@@ -18,7 +18,6 @@ use tokio::time::{Instant, timeout};
 
 use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, Reading, Rejected, Service};
 use super::{Event, Events, Part};
-use crate::zone::facts::Key;
 
 /// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
 const WATCH_SECONDS: u64 = 25;
@@ -111,12 +110,13 @@ impl State {
 
 /// What is held of an object: enough to see whether it changed, and whether a list still has it.
 struct Held {
-    version: u64,
+    /// A hash of the resource version: four octets tell two versions of one object apart well enough.
+    version: u32,
     list: u32,
 }
 
 /// Follows one kind.
-pub struct Watcher<O> {
+pub struct Watcher<O: Object> {
     client: kube::Client,
     part: Part,
     path: &'static str,
@@ -124,7 +124,7 @@ pub struct Watcher<O> {
     page: u32,
     reading: Reading,
     events: Events,
-    held: HashMap<Key, Held>,
+    held: HashMap<O::Id, Held>,
     hasher: RandomState,
     list: u32,
     streams: bool,
@@ -133,7 +133,7 @@ pub struct Watcher<O> {
     check: Duration,
     checked: Instant,
     /// What differed at the last comparison, with the version that was held: it may only have been on its way.
-    suspects: HashMap<Key, Option<u64>>,
+    suspects: HashMap<O::Id, Option<u32>>,
     kind: PhantomData<O>,
 }
 
@@ -375,7 +375,7 @@ impl<O: Object> Watcher<O> {
             return Ok(false);
         }
         let Some(server) = self.versions(version).await else { return Ok(false) };
-        let mut differing: HashMap<Key, Option<u64>> = HashMap::new();
+        let mut differing: HashMap<O::Id, Option<u32>> = HashMap::new();
         for (key, version) in &server {
             let held = self.held.get(key).map(|held| held.version);
             if held != Some(*version) {
@@ -388,7 +388,7 @@ impl<O: Object> Watcher<O> {
             }
         }
         let suspects = std::mem::take(&mut self.suspects);
-        let sure: Vec<&Key> =
+        let sure: Vec<&O::Id> =
             differing.iter().filter(|(key, held)| suspects.get(key) == Some(held)).map(|(key, _)| key).collect();
         let examples = sure.iter().take(EXAMPLES).map(ToString::to_string).collect();
         let wrong = sure.len();
@@ -406,7 +406,7 @@ impl<O: Object> Watcher<O> {
     }
 
     /// Key and version of every object that the server has, from its watch cache, in pages. `None` if it does not say.
-    async fn versions(&self, at_least: &str) -> Option<HashMap<Key, u64>> {
+    async fn versions(&self, at_least: &str) -> Option<HashMap<O::Id, u32>> {
         let mut all = HashMap::new();
         let mut next: Option<String> = None;
         loop {
@@ -427,8 +427,8 @@ impl<O: Object> Watcher<O> {
             let list: List<'_> = serde_json::from_slice(&page).ok()?;
             for item in list.items.into_iter().flatten().flatten() {
                 let meta = meta_of(item.get());
-                if let Some(key) = key_of(&meta) {
-                    all.insert(key, self.hasher.hash_one(&meta.resource_version));
+                if let Some(key) = O::id(&meta) {
+                    all.insert(key, self.hash(&meta));
                 }
             }
             next = list.metadata.and_then(|meta| meta.next).filter(|next| !next.is_empty());
@@ -554,8 +554,8 @@ impl<O: Object> Watcher<O> {
             return Ok(None);
         };
         let version = meta.resource_version.clone();
-        if let Some(key) = key_of(meta) {
-            let hash = self.hasher.hash_one(&version);
+        if let Some(key) = O::id(meta) {
+            let hash = self.hash(meta);
             let held = self.held.insert(key, Held { version: hash, list: self.list });
             // A relist brings back mostly what is known: the same version is the same object.
             if listing && held.is_some_and(|held| held.version == hash) {
@@ -577,7 +577,7 @@ impl<O: Object> Watcher<O> {
             }
             Err(rejected) => {
                 // An object that became unusable no longer says what it said before.
-                if let Some(key) = key_of(meta) {
+                if let Some(key) = O::id(meta) {
                     self.say(Event::Change(O::gone(key))).await?;
                 }
                 self.say(Event::Rejected(rejected)).await?;
@@ -586,15 +586,19 @@ impl<O: Object> Watcher<O> {
         Ok(version)
     }
 
+    fn hash(&self, meta: &Meta) -> u32 {
+        self.hasher.hash_one(&meta.resource_version) as u32
+    }
+
     fn touch(&mut self, meta: &Meta) {
-        if let Some(held) = key_of(meta).and_then(|key| self.held.get_mut(&key)) {
+        if let Some(held) = O::id(meta).and_then(|key| self.held.get_mut(&key)) {
             held.list = self.list;
         }
     }
 
     async fn forget(&mut self, text: &str) -> Result<Option<String>, Closed> {
         let meta = meta_of(text);
-        if let Some(key) = key_of(&meta) {
+        if let Some(key) = O::id(&meta) {
             self.held.remove(&key);
             self.say(Event::Change(O::gone(key))).await?;
         }
@@ -604,7 +608,7 @@ impl<O: Object> Watcher<O> {
     /// What the list did not have is gone.
     async fn list_is_whole(&mut self) -> Result<(), Closed> {
         let list = self.list;
-        let gone: Vec<Key> =
+        let gone: Vec<O::Id> =
             self.held.iter().filter(|(_, held)| held.list != list).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.held.remove(&key);
@@ -616,10 +620,6 @@ impl<O: Object> Watcher<O> {
         self.say(Event::Trouble(self.part, None)).await?;
         self.say(Event::Heard(self.part)).await
     }
-}
-
-fn key_of(meta: &Meta) -> Option<Key> {
-    Some(Key::new(meta.namespace(), meta.name()?))
 }
 
 fn meta_of(text: &str) -> Meta {

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::object::{self, Object, Reading, Rejected};
 use super::watched::Watched;
 use super::{Event, Events, Part};
-use crate::zone::facts::{Change, Key, NamespaceFact, Reach};
+use crate::zone::facts::{Change, Key, NamespaceFact, PodId, Reach};
 use crate::zone::{Cidr, address_of};
 
 /// How long a save may take to settle: editors write, rename and touch in a row.
@@ -75,7 +75,12 @@ struct File {
 
 /// Kind and key of an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Identity(u8, Key);
+enum Identity {
+    Namespace(Box<str>),
+    Service(Key),
+    Slice(Key),
+    Pod(PodId),
+}
 
 /// Manifests that have been read.
 pub struct Manifests {
@@ -223,8 +228,7 @@ impl Manifests {
                 all.insert(identity(&said.change), said.clone());
             }
         }
-        let places: BTreeSet<Box<str>> =
-            all.keys().filter(|id| id.0 != NAMESPACE).map(|id| id.1.namespace.clone()).collect();
+        let places: BTreeSet<Box<str>> = all.values().filter_map(|said| place(&said.change)).map(Box::from).collect();
         for place in places {
             let change = Change::Namespace(place, Some(NamespaceFact::default()));
             all.entry(identity(&change)).or_insert(Said { change, wants: (false, false) });
@@ -248,14 +252,14 @@ impl Manifests {
     fn make_up_addresses(&self, all: &mut BTreeMap<Identity, Said>) {
         let mut taken: HashSet<IpAddr> = all.values().flat_map(|said| cluster_ips(&said.change).to_vec()).collect();
         for (id, said) in all {
-            let Change::Service(_, Some(fact)) = &mut said.change else { continue };
+            let (Identity::Service(key), Change::Service(_, Some(fact))) = (id, &mut said.change) else { continue };
             let Reach::Cluster(addresses) = &mut fact.reach else { continue };
             if !addresses.is_empty() {
                 continue;
             }
             for (wanted, v4) in [(said.wants.0, true), (said.wants.1, false)] {
                 let block = self.options.service_cidrs.iter().find(|block| address_of(block.first()).is_ipv4() == v4);
-                if let Some(address) = block.filter(|_| wanted).and_then(|block| free_address(block, &id.1, &taken)) {
+                if let Some(address) = block.filter(|_| wanted).and_then(|block| free_address(block, key, &taken)) {
                     taken.insert(address);
                     addresses.push(address);
                 }
@@ -264,23 +268,30 @@ impl Manifests {
     }
 }
 
-const NAMESPACE: u8 = 0;
-
 fn identity(change: &Change) -> Identity {
     match change {
-        Change::Namespace(name, _) => Identity(NAMESPACE, Key { namespace: Box::default(), name: name.clone() }),
-        Change::Service(key, _) => Identity(1, key.clone()),
-        Change::Slice(key, _) => Identity(2, key.clone()),
-        Change::Pod(key, _) => Identity(3, key.clone()),
+        Change::Namespace(name, _) => Identity::Namespace(name.clone()),
+        Change::Service(key, _) => Identity::Service(key.clone()),
+        Change::Slice(key, _) => Identity::Slice(key.clone()),
+        Change::Pod(pod, _) => Identity::Pod(*pod),
     }
 }
 
 fn absence(id: Identity) -> Change {
-    match id.0 {
-        NAMESPACE => Change::Namespace(id.1.name, None),
-        1 => Change::Service(id.1, None),
-        2 => Change::Slice(id.1, None),
-        _ => Change::Pod(id.1, None),
+    match id {
+        Identity::Namespace(name) => Change::Namespace(name, None),
+        Identity::Service(key) => Change::Service(key, None),
+        Identity::Slice(key) => Change::Slice(key, None),
+        Identity::Pod(pod) => Change::Pod(pod, None),
+    }
+}
+
+/// The namespace that an object lives in.
+fn place(change: &Change) -> Option<&str> {
+    match change {
+        Change::Namespace(..) => None,
+        Change::Service(key, _) | Change::Slice(key, _) => Some(&key.namespace),
+        Change::Pod(_, fact) => fact.as_ref().map(|fact| &*fact.namespace),
     }
 }
 

@@ -10,7 +10,8 @@ use thiserror::Error;
 use crate::wire::{MAX_LABEL, name_from_text};
 use crate::zone::external_name;
 use crate::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PortFact, Protocol, Reach, ServiceFact, SliceFact, VisibleTo,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+    VisibleTo,
 };
 
 /// A Service claims no more aliases than this; a list that is longer is a mistake.
@@ -262,6 +263,12 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
     /// As manifests and messages call it.
     const KIND: &'static str;
 
+    /// What it is told apart by.
+    type Id: Clone + Eq + std::hash::Hash + std::fmt::Display + Send + Sync;
+
+    /// Which one this is; `None` without a name.
+    fn id(meta: &Meta) -> Option<Self::Id>;
+
     /// Its metadata.
     fn metadata(&self) -> Option<&Meta>;
 
@@ -272,7 +279,7 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
     fn change(&self, meta: &Meta, reading: Reading, notes: &mut Vec<String>) -> Result<Change, String>;
 
     /// The change that its absence means.
-    fn gone(key: Key) -> Change;
+    fn gone(id: Self::Id) -> Change;
 }
 
 /// What an object says: the change, and notes on what of it was ignored.
@@ -352,6 +359,11 @@ fn ports(ports: &Option<Vec<ServicePort>>) -> Result<Vec<PortFact>, String> {
 
 impl Object for Service {
     const KIND: &'static str = "Service";
+    type Id = Key;
+
+    fn id(meta: &Meta) -> Option<Key> {
+        Some(Key::new(meta.namespace(), meta.name()?))
+    }
 
     fn metadata(&self) -> Option<&Meta> {
         self.metadata.as_ref()
@@ -493,6 +505,11 @@ pub fn parse_visible_to(text: &str) -> Result<VisibleTo, String> {
 
 impl Object for EndpointSlice {
     const KIND: &'static str = "EndpointSlice";
+    type Id = Key;
+
+    fn id(meta: &Meta) -> Option<Key> {
+        Some(Key::new(meta.namespace(), meta.name()?))
+    }
 
     fn metadata(&self) -> Option<&Meta> {
         self.metadata.as_ref()
@@ -549,6 +566,11 @@ impl SliceEndpoint {
 
 impl Object for Namespace {
     const KIND: &'static str = "Namespace";
+    type Id = Key;
+
+    fn id(meta: &Meta) -> Option<Key> {
+        Some(Key::new(meta.namespace(), meta.name()?))
+    }
 
     fn metadata(&self) -> Option<&Meta> {
         self.metadata.as_ref()
@@ -567,6 +589,11 @@ impl Object for Namespace {
 
 impl Object for Pod {
     const KIND: &'static str = "Pod";
+    type Id = PodId;
+
+    fn id(meta: &Meta) -> Option<PodId> {
+        Some(PodId::of(meta.namespace(), meta.name()?))
+    }
 
     fn metadata(&self) -> Option<&Meta> {
         self.metadata.as_ref()
@@ -574,10 +601,11 @@ impl Object for Pod {
 
     fn change(&self, meta: &Meta, _: Reading, _: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
+        let pod = PodId::of(&key.namespace, &key.name);
         let status = self.status.as_ref();
         let finished = matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
         if finished || meta.is_being_deleted() {
-            return Ok(Change::Pod(key, None));
+            return Ok(Change::Pod(pod, None));
         }
         let mut addresses = Vec::new();
         for status in status.iter() {
@@ -590,10 +618,10 @@ impl Object for Pod {
             }
         }
         let host_network = self.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-        Ok(Change::Pod(key, Some(PodFact { addresses, host_network })))
+        Ok(Change::Pod(pod, Some(PodFact { namespace: key.namespace, addresses, host_network })))
     }
 
-    fn gone(key: Key) -> Change {
-        Change::Pod(key, None)
+    fn gone(pod: PodId) -> Change {
+        Change::Pod(pod, None)
     }
 }

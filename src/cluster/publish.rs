@@ -99,7 +99,8 @@ fn part_of(change: &Change) -> (Part, Key) {
         Change::Service(key, _) => (Part::Services, key.clone()),
         Change::Slice(key, _) => (Part::EndpointSlices, key.clone()),
         Change::Namespace(name, _) => (Part::Namespaces, Key { namespace: Box::default(), name: name.clone() }),
-        Change::Pod(key, _) => (Part::Pods, key.clone()),
+        // Pods are not saved.
+        Change::Pod(..) => (Part::Pods, Key::new("", "")),
     }
 }
 
@@ -327,7 +328,7 @@ impl Publisher {
                 Part::Services => Change::Service(key, None),
                 Part::EndpointSlices => Change::Slice(key, None),
                 Part::Namespaces => Change::Namespace(key.name, None),
-                Part::Pods | Part::Manifests => Change::Pod(key, None),
+                Part::Pods | Part::Manifests => continue,
             });
         }
     }

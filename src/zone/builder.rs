@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::facts::{Change, Key, NamespaceFact, PodFact, PortFact, Reach, ServiceFact, SliceFact};
+use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, Reach, ServiceFact, SliceFact};
 use super::service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
+use super::table::{Slot, Table};
 use super::{
     Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Visibility, Zone, address_of, bits, hash,
 };
@@ -26,6 +27,25 @@ struct Place {
     name: Option<NamespaceName>,
     fact: Option<NamespaceFact>,
     services: BTreeSet<Box<str>>,
+}
+
+/// An address that a pod was last said to have: what has to be taken back when it changes.
+#[derive(Clone, Debug)]
+struct PodAddress {
+    pod: PodId,
+    address: [u8; 16],
+}
+
+impl PodAddress {
+    fn address(&self) -> u128 {
+        u128::from_ne_bytes(self.address)
+    }
+}
+
+impl Slot for PodAddress {
+    fn hash(&self) -> u64 {
+        self.pod.0
+    }
 }
 
 /// What a table cost to make: its promise is that this follows the change and not the cluster.
@@ -96,7 +116,7 @@ pub struct Builder {
     dirty_services: HashSet<Key>,
     dirty_nicknames: HashSet<Key>,
     dirty_places: HashSet<Box<str>>,
-    pods: HashMap<u64, Box<[u128]>>,
+    pods: Table<PodAddress>,
     changed: bool,
     work: Work,
     reports: Vec<Report>,
@@ -115,7 +135,7 @@ impl Builder {
             dirty_services: HashSet::new(),
             dirty_nicknames: HashSet::new(),
             dirty_places: HashSet::new(),
-            pods: HashMap::new(),
+            pods: Table::default(),
             changed: false,
             work: Work::default(),
             reports: Vec::new(),
@@ -128,7 +148,7 @@ impl Builder {
             Change::Service(key, fact) => self.apply_service(key, fact),
             Change::Slice(key, fact) => self.apply_slice(key, fact),
             Change::Namespace(name, fact) => self.apply_namespace(name, fact),
-            Change::Pod(key, fact) => self.apply_pod(&key, fact),
+            Change::Pod(pod, fact) => self.apply_pod(pod, fact),
         }
     }
 
@@ -189,7 +209,7 @@ impl Builder {
             Change::Service(key, _) => self.services.get(key).is_some_and(|known| known.fact.is_some()),
             Change::Slice(key, _) => self.slices.contains_key(key),
             Change::Namespace(name, _) => self.places.get(name).is_some_and(|place| place.fact.is_some()),
-            Change::Pod(key, _) => self.pods.contains_key(&self.pod_hash(key)),
+            Change::Pod(pod, _) => self.pods.with_hash(pod.0).any(|held| held.pod == *pod),
         }
     }
 
@@ -292,48 +312,32 @@ impl Builder {
         self.dirty_places.insert(name);
     }
 
-    fn apply_pod(&mut self, key: &Key, fact: Option<PodFact>) {
+    fn apply_pod(&mut self, pod: PodId, fact: Option<PodFact>) {
         let host_network = fact.as_ref().is_some_and(|fact| fact.host_network);
-        let pod = self.pod_hash(key);
-        let claimed: Box<[u128]> = match &fact {
-            Some(fact) => {
-                let mut addresses: Vec<u128> = fact.addresses.iter().copied().map(bits).collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                addresses.into()
-            }
-            None => Box::default(),
-        };
-        let before = match claimed.is_empty() {
-            true => self.pods.remove(&pod),
-            false => self.pods.insert(pod, claimed.clone()),
-        };
-        let tag = pod << 1 | u64::from(host_network);
-        let is_it =
-            |address: u128| move |claim: &Claim| claim.address() == address && claim.pod >> 1 == pod & u64::MAX >> 1;
-        for address in before.iter().flatten().filter(|address| !claimed.contains(address)) {
-            self.work.copied += self.zone.claims.remove(hash::address(*address), is_it(*address));
+        let claimed: Vec<u128> = fact.iter().flat_map(|fact| fact.addresses.iter().copied().map(bits)).collect();
+        let before: Vec<u128> =
+            self.pods.with_hash(pod.0).filter(|held| held.pod == pod).map(|held| held.address()).collect();
+        // The lowest bit says whether the pod is on its node's network.
+        let tag = pod.0 & !1 | u64::from(host_network);
+        let is_claim = |address: u128| move |claim: &Claim| claim.address() == address && claim.pod & !1 == tag & !1;
+        for address in before.iter().filter(|address| !claimed.contains(address)) {
+            self.pods.remove(pod.0, |held| held.pod == pod && held.address() == *address);
+            self.work.copied += self.zone.claims.remove(hash::address(*address), is_claim(*address));
             self.changed = true;
         }
-        if claimed.is_empty() {
-            return;
-        }
-        let Some(namespace) = self.place_name(&key.namespace) else { return };
-        for address in claimed.iter().copied() {
-            let held = self.zone.claims.get(hash::address(address), is_it(address));
+        let Some(fact) = fact.filter(|_| !claimed.is_empty()) else { return };
+        let Some(namespace) = self.place_name(&fact.namespace) else { return };
+        for address in claimed {
+            let held = self.zone.claims.get(hash::address(address), is_claim(address));
             if held.is_none_or(|claim| claim.pod != tag) {
                 let claim = Claim { address: address.to_ne_bytes(), pod: tag, namespace: namespace.clone() };
-                self.work.copied += self.zone.claims.insert(claim, is_it(address));
+                self.work.copied += self.zone.claims.insert(claim, is_claim(address));
+                self.pods.insert(PodAddress { pod, address: address.to_ne_bytes() }, |held| {
+                    held.pod == pod && held.address() == address
+                });
                 self.changed = true;
             }
         }
-    }
-
-    /// 63 bits: the lowest of a claim's 64 says whether the pod is on the host network.
-    fn pod_hash(&self, key: &Key) -> u64 {
-        let settings = &self.zone.settings;
-        settings.seed.pair(settings.hash(key.name.as_bytes()), settings.hash(key.namespace.as_bytes()))
-            & (u64::MAX >> 1)
     }
 
     /// The one copy of a namespace's name, which everything else shares.

@@ -151,9 +151,30 @@ pub struct NamespaceFact {
     pub visible_to: Option<VisibleTo>,
 }
 
+/// Which pod: a keyed hash of its namespace and name. There may be 150,000 of them, and nothing ever asks for the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PodId(pub u64);
+
+impl std::fmt::Display for PodId {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "pod {:016x}", self.0)
+    }
+}
+
+impl PodId {
+    /// The identity of a pod within this process. Keyed at random: who may name pods cannot aim at another's.
+    pub fn of(namespace: &str, name: &str) -> PodId {
+        use std::hash::{BuildHasher, RandomState};
+        static KEY: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
+        PodId(KEY.hash_one((namespace, name)))
+    }
+}
+
 /// A live pod: finished ones and those being deleted are no facts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodFact {
+    /// Its namespace.
+    pub namespace: Box<str>,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
     /// It shares its node's addresses, so they say nothing about who is calling.
@@ -170,5 +191,5 @@ pub enum Change {
     /// A Namespace.
     Namespace(Box<str>, Option<NamespaceFact>),
     /// A Pod.
-    Pod(Key, Option<PodFact>),
+    Pod(PodId, Option<PodFact>),
 }

@@ -499,10 +499,9 @@ fn watching(
         loop {
             let (events, broken, ended, version) = {
                 let held = state.lock().unwrap();
-                let new = held.history.iter().filter(|(version, of, _, object)| {
-                    *version > from
-                        && *of == resource
-                        && node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
+                let unseen = held.history.partition_point(|(version, ..)| *version <= from);
+                let new = held.history[unseen..].iter().filter(|(_, of, _, object)| {
+                    *of == resource && node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
                 });
                 let events: Vec<Bytes> = new.map(|(_, _, kind, object)| event(kind, object)).collect();
                 (events, held.epoch != epoch, held.ends != ends, held.version)

@@ -1,4 +1,5 @@
 //! A real etcd and kube-apiserver on loopback, from the folder that KUBEBUILDER_ASSETS names.
+#![allow(dead_code)]
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -121,6 +122,14 @@ impl Real {
             None => format!("/api/v1/{resource}"),
         };
         assert_eq!(self.send("POST", &path, Some(&object)), Some(201), "{object}");
+    }
+
+    pub fn replace(&self, object: Value) {
+        let resource = super::scripted::resource_of(object["kind"].as_str().unwrap());
+        let group = if resource == "endpointslices" { "/apis/discovery.k8s.io/v1" } else { "/api/v1" };
+        let (namespace, name) = (&object["metadata"]["namespace"], &object["metadata"]["name"]);
+        let path = format!("{group}/namespaces/{}/{resource}/{}", namespace.as_str().unwrap(), name.as_str().unwrap());
+        assert_eq!(self.send("PUT", &path, Some(&object)), Some(200), "{object}");
     }
 
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) {

@@ -13,8 +13,11 @@ use super::{Event, Part};
 use crate::zone::facts::{Change, Key};
 use crate::zone::{Builder, Report, Zone};
 
-/// Tables follow each other no faster than this, which also keeps serials below 256 a second.
-const WINDOW: Duration = Duration::from_millis(4);
+/// Tables follow each other no faster than this,
+const WINDOW: Duration = Duration::from_millis(1);
+/// and this many a second on average, after a burst of as many: serials count 512ths of a second, and must not outrun
+/// the clock, or a restart would take them back.
+const TABLES_A_SECOND: f64 = 500.0;
 /// How long the API may take to answer before saved facts are served.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Facts are written aside no more often than this.
@@ -84,12 +87,32 @@ impl Status {
     }
 }
 
+/// When the next table may be published.
+struct Pace {
+    last: Option<Instant>,
+    credit: f64,
+}
+
+impl Pace {
+    fn next(&self) -> Option<Instant> {
+        let window = if self.credit >= 1.0 { WINDOW } else { Duration::from_secs_f64(1.0 / TABLES_A_SECOND) };
+        self.last.map(|last| last + window)
+    }
+
+    fn published(&mut self) {
+        let now = Instant::now();
+        let earned = self.last.map_or(0.0, |last| (now - last).as_secs_f64() * TABLES_A_SECOND);
+        self.credit = (self.credit + earned).min(TABLES_A_SECOND) - 1.0;
+        self.last = Some(now);
+    }
+}
+
 impl Saving {
     /// When facts are to be written next: at most once in five seconds, and one writer at a time.
     fn due(&self) -> Option<tokio::time::Instant> {
         let busy = self.task.as_ref().is_some_and(|task| !task.is_finished());
         let next = self.last.map_or_else(Instant::now, |last| last + SAVE_EVERY);
-        let next = if busy { next.max(Instant::now() + WINDOW * 25) } else { next };
+        let next = if busy { next.max(Instant::now() + SAVE_EVERY / 50) } else { next };
         self.dirty.then(|| tokio::time::Instant::from_std(next))
     }
 }
@@ -156,7 +179,7 @@ impl Publisher {
 
     /// Runs until every source is gone.
     pub async fn run(mut self, mut events: Receiver<Event>) {
-        let mut last = None::<Instant>;
+        let mut pace = Pace { last: None, credit: TABLES_A_SECOND };
         let patience = tokio::time::Instant::from_std(self.started + PATIENCE);
         loop {
             // Only while saved facts could help, and only while there is something to save, does time pass by itself.
@@ -176,7 +199,7 @@ impl Publisher {
             let Some(event) = event else { return };
             self.take(event);
             // Within the window after a table, changes gather; after a quiet while, the first is published at once.
-            if let Some(next) = last.map(|last| last + WINDOW).filter(|next| *next > Instant::now()) {
+            if let Some(next) = pace.next().filter(|next| *next > Instant::now()) {
                 let next = tokio::time::Instant::from_std(next);
                 while let Ok(Some(event)) = tokio::time::timeout_at(next, events.recv()).await {
                     self.take(event);
@@ -189,7 +212,7 @@ impl Publisher {
                 }
             }
             if self.publish() {
-                last = Some(Instant::now());
+                pace.published();
             }
         }
     }

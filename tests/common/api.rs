@@ -128,6 +128,8 @@ impl Api {
         runtime.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                // As API servers do: a small event does not wait for the acknowledgement of the one before.
+                stream.set_nodelay(true).unwrap();
                 let (state, changed) = (state.clone(), changed.clone());
                 tokio::spawn(async move {
                     let service = service_fn(|request| respond(request, state.clone(), changed.clone()));

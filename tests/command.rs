@@ -201,3 +201,90 @@ fn services_without_an_address_get_one_that_stays() {
     assert!(first.contains(" A 10.96."), "{first}");
     assert_eq!(address(&format!("{text}---\n{}", text.replace("api", "aaa"))), first, "whatever else there is");
 }
+
+#[test]
+fn explain_says_how_and_why_not() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo");
+    let explain = |arguments: &[&str]| {
+        let all: Vec<&str> = ["explain", "--manifests", demo].iter().chain(arguments).copied().collect();
+        let output = run(&all);
+        let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), text)
+    };
+    for (case, arguments, status, words) in [
+        (
+            "a Service",
+            vec!["api", "--from", "web"],
+            0,
+            vec!["asked by namespace web", "found: api.web", "api. 5 A 10.96.10.20"],
+        ),
+        ("a database", vec!["mysql", "--from", "web"], 0, vec!["alias", "nothing", "mysql-default.web", "10.96.10.30"]),
+        ("an app", vec!["sab"], 0, vec!["nobody said who asks", "sab-sabnzbd.ix-sab", "10.96.30.20"]),
+        ("a typing error", vec!["apj", "--from", "web"], 1, vec!["NXDOMAIN", "perhaps you mean", "  api\n"]),
+        (
+            "another namespace's",
+            vec!["scheduler", "--from", "web"],
+            1,
+            vec!["perhaps you mean", "scheduler.backoffice-workers"],
+        ),
+        (
+            "a hidden one",
+            vec!["ledger.backoffice-workers", "--from", "web"],
+            1,
+            vec!["hidden: ledger.backoffice-workers", "not visible to this caller"],
+        ),
+        ("a full name", vec!["sab.ix-sab.svc.cluster.local"], 1, vec!["full name", "NXDOMAIN"]),
+        (
+            "SRV",
+            vec!["_http._tcp.api", "--from", "web", "--type", "srv"],
+            0,
+            vec!["SRV 0 100 3000 api.web.svc.cluster.local."],
+        ),
+        (
+            "a caller that is nobody",
+            vec!["api", "--from", "nobody"],
+            1,
+            vec!["--from nobody", "no namespace and no pod"],
+        ),
+        ("a type that is none", vec!["api", "--type", "huh"], 64, vec!["'huh' is no record type"]),
+        ("a name that is none", vec!["a..b"], 64, vec!["'a..b' is no name"]),
+        ("a server that is none", vec!["api", "--from", "web", "--server", "here"], 64, vec!["--server 'here'"]),
+    ] {
+        let (found, text) = explain(&arguments);
+        assert_eq!(found, status, "{case}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{case}: '{word}' in\n{text}");
+        }
+    }
+    let (_, json) = explain(&["api", "--from", "web", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["from"]["namespace"], "web");
+    assert_eq!(json["steps"][0]["found"], "found");
+    assert_eq!(json["answers"][0], "api. 5 A 10.96.10.20");
+    // A running server says the same, or it is said that it does not.
+    let server = Server::start(&["--manifests", demo, "--namespace", "web"], None);
+    let address = server.dns.to_string();
+    let (status, text) = explain(&["api", "--from", "web", "--server", &address]);
+    assert!(status == 0 && text.contains("says the same"), "{text}");
+    let (status, text) = explain(&["api", "--from", "backoffice-workers", "--server", &address]);
+    assert!(status == 1 && text.contains("says otherwise: NOERROR"), "{text}");
+}
+
+#[test]
+fn what_kubectl_prints_is_a_source() {
+    // `kubectl get … -o yaml` prints a List, with everything that an API server adds.
+    let list = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\"}\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata:\n    creationTimestamp: \"2026-01-02T03:04:05Z\"\n    name: api\n    namespace: web\n    resourceVersion: \"7\"\n    uid: 0\n  spec:\n    clusterIP: 10.96.0.10\n    clusterIPs: [10.96.0.10]\n    internalTrafficPolicy: Cluster\n    ipFamilies: [IPv4]\n    ports: [{name: http, port: 80, protocol: TCP, targetPort: http}]\n    type: ClusterIP\n  status: {loadBalancer: {}}\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: web-0, namespace: web}\n  status: {phase: Running, podIP: 10.1.0.7}\n";
+    let mut child = process::callsign()
+        .args(["explain", "api", "--manifests", "-", "--from", "web-0"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), list.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        output.status.success() && text.contains("asked by namespace web (pod web-0)") && text.contains("10.96.0.10"),
+        "{text}"
+    );
+}

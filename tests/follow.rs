@@ -188,11 +188,11 @@ fn trouble_is_told_once_and_retried_within_bounds() {
 #[test]
 fn lists_of_odd_objects() {
     for body in [
-        r#"{"kind":"List","metadata":{"resourceVersion":"100"},"items":null}"#,
-        r#"{"kind":"List","metadata":{"resourceVersion":"100"},"items":[null, {"spec": {}}, {"metadata": {}}, {"metadata": {"name": ""}}]}"#,
+        r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":null}"#,
+        r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":[null, {"spec": {}}, {"metadata": {}}, {"metadata": {"name": ""}}]}"#,
     ] {
         let api = with_api(Streams::Refused);
-        // The streamed list is refused first; then comes the page.
+        // The streamed list is refused first; then comes the page, as new as all that has happened.
         api.fault("services", Fault::Status(422, "Invalid".into()));
         api.fault("services", Fault::Body(body.into()));
         let follower = Follower::of(&api);

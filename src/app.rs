@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::admin::{self, Admin, Listener};
 use crate::cluster::manifests::{ManifestError, Manifests, Options};
 use crate::cluster::publish::{Publisher, Status};
-use crate::cluster::{Event, Events, Part, kubernetes};
+use crate::cluster::{Event, Events, Part, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
@@ -216,23 +216,9 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
-    let file = kube::config::Kubeconfig::read_from(path).map_err(|why| one_line(&why))?;
+    let file = kube::config::Kubeconfig::read_from(path).map_err(|why| causes(&why))?;
     let options = kube::config::KubeConfigOptions { context, ..Default::default() };
-    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|why| one_line(&why))
-}
-
-/// An error and its causes as one line.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|why| causes(&why))
 }
 
 fn serve_tcp(

@@ -185,6 +185,24 @@ fn trouble_is_told_once_and_retried_within_bounds() {
     }
 }
 
+/// An API that takes no watch from its own list must not be listed without end.
+#[test]
+fn gone_again_and_again_is_paced() {
+    let api = with_api(Streams::Yes);
+    let follower = Follower::of(&api);
+    follower.becomes(API, "10.96.0.10");
+    for _ in 0..40 {
+        api.fault("services", Fault::ErrorEvent(410));
+    }
+    let asked = api.requests().len();
+    api.break_watches();
+    std::thread::sleep(Duration::from_secs(2));
+    let requests = api.requests().len() - asked;
+    assert!(requests < 20, "{requests} requests within two seconds");
+    assert_eq!(follower.ask(API), "10.96.0.10", "the last good table is served");
+    assert!(follower.admin("/ready?verbose").contains("410 again and again"));
+}
+
 #[test]
 fn lists_of_odd_objects() {
     for body in [

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
 use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, Reading, Rejected, Service};
-use super::{Event, Events, Part};
+use super::{Event, Events, Part, causes};
 
 /// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
 const WATCH_SECONDS: u64 = 25;
@@ -47,6 +47,8 @@ enum Failure {
     Status { code: u16, reason: String, retry_after: Option<Duration> },
     #[error("the API sends what is no {0}: {1}")]
     Unreadable(&'static str, String),
+    #[error("the API takes no watch from its own list: 410 again and again")]
+    GoneAgain,
     #[error("the API was silent for {} seconds", .0.as_secs())]
     Silent(Duration),
 }
@@ -250,6 +252,7 @@ impl<O: Object> Watcher<O> {
     pub async fn run(mut self) {
         let mut state = State::Stream;
         let mut wait = BACKOFF.0;
+        let mut gone = None::<Instant>;
         loop {
             if matches!(state, State::Stream | State::Page { next: None }) {
                 self.list = self.list.wrapping_add(1);
@@ -273,6 +276,10 @@ impl<O: Object> Watcher<O> {
             if word == Word::NoStreams {
                 self.streams = false;
             }
+            // Being told to list again is part of the protocol; being told so again and again is trouble.
+            let again = word == Word::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
+            let failure = failure.or(again.then_some(Failure::GoneAgain));
+            let progressed = progressed && !again;
             state = state.step(word, self.streams);
             let trouble = failure.as_ref().map(Failure::to_string);
             if progressed && failure.is_none() {
@@ -324,7 +331,7 @@ impl<O: Object> Watcher<O> {
         };
         let response = match timeout(SILENCE, self.client.send(request)).await {
             Err(_) => return Ok((Word::Failed, Some(Failure::Silent(SILENCE)))),
-            Ok(Err(why)) => return Ok((Word::Failed, Some(Failure::Unreachable(chain(&why))))),
+            Ok(Err(why)) => return Ok((Word::Failed, Some(Failure::Unreachable(causes(&why))))),
             Ok(Ok(response)) => response,
         };
         if !response.status().is_success() {
@@ -639,20 +646,6 @@ fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(body).chars().take(200).filter(|c| !c.is_control()).collect()
 }
 
-/// An error with its causes, which is where connection errors say what happened.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 /// Percent-encoding of a query value (RFC 3986 section 2.1).
 fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -707,7 +700,7 @@ impl Lines {
                         self.buffer.extend_from_slice(&octets);
                     }
                 }
-                Some(Err(why)) => return Err(Failure::Unreachable(chain(&why))),
+                Some(Err(why)) => return Err(Failure::Unreachable(causes(&why))),
                 None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
                 None => return Err(Failure::Unreadable("watch event", "it ends in the middle".to_owned())),
             }
@@ -720,7 +713,7 @@ impl Lines {
             match timeout(SILENCE, self.body.frame()).await {
                 Err(_) => return Err(Failure::Silent(SILENCE)),
                 Ok(None) => return Ok(std::mem::take(&mut self.buffer)),
-                Ok(Some(Err(why))) => return Err(Failure::Unreachable(chain(&why))),
+                Ok(Some(Err(why))) => return Err(Failure::Unreachable(causes(&why))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(octets) = frame.into_data() {
                         self.buffer.extend_from_slice(&octets);

@@ -130,7 +130,11 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SavedError> {
         drop(out);
         file.sync_all()
     };
-    fill().map_err(failed(&beside))?;
+    if let Err(why) = fill() {
+        // A full disk is not made fuller.
+        let _ = std::fs::remove_file(&beside);
+        return Err(failed(&beside)(why));
+    }
     std::fs::rename(&beside, path).map_err(failed(path))
 }
 

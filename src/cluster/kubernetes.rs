@@ -110,12 +110,16 @@ impl State {
     }
 }
 
-/// What is held of an object: enough to see whether it changed, and whether a list still has it.
+/// What is held of an object: enough to see whether it changed, and whether a list still has it. Octets without
+/// alignment: there may be 150,000 of them.
 struct Held {
     /// A hash of the resource version: four octets tell two versions of one object apart well enough.
-    version: u32,
-    list: u32,
+    version: Version,
+    /// The list that had it last.
+    list: u8,
 }
+
+type Version = [u8; 4];
 
 /// Follows one kind.
 pub struct Watcher<O: Object> {
@@ -128,14 +132,14 @@ pub struct Watcher<O: Object> {
     events: Events,
     held: HashMap<O::Id, Held>,
     hasher: RandomState,
-    list: u32,
+    list: u8,
     streams: bool,
     synced: bool,
     /// Time between comparisons of what is held with what the server has; zero: none.
     check: Duration,
     checked: Instant,
     /// What differed at the last comparison, with the version that was held: it may only have been on its way.
-    suspects: HashMap<O::Id, Option<u32>>,
+    suspects: HashMap<O::Id, Option<Version>>,
     kind: PhantomData<O>,
 }
 
@@ -159,11 +163,10 @@ struct ListMeta {
 }
 
 #[derive(Deserialize)]
-struct WatchEvent<'a> {
+struct WatchEvent<'a, T> {
     #[serde(rename = "type")]
     kind: &'a str,
-    #[serde(borrow)]
-    object: &'a RawValue,
+    object: T,
 }
 
 /// `v1` Status, as errors are told.
@@ -255,7 +258,7 @@ impl<O: Object> Watcher<O> {
         let mut gone = None::<Instant>;
         loop {
             if matches!(state, State::Stream | State::Page { next: None }) {
-                self.list = self.list.wrapping_add(1);
+                self.begin_list();
             }
             let before = state.clone();
             let asked_at = Instant::now();
@@ -309,6 +312,14 @@ impl<O: Object> Watcher<O> {
             let longest = if unreachable { AWAY } else { BACKOFF.1 };
             wait = if progressed { BACKOFF.0 } else { (wait * 2).min(longest) };
         }
+    }
+
+    /// Lists are told apart by a number that comes round: then all that is held is of list 0, and this is list 1.
+    fn begin_list(&mut self) {
+        self.list = self.list.checked_add(1).unwrap_or_else(|| {
+            self.held.values_mut().for_each(|held| held.list = 0);
+            1
+        });
     }
 
     /// Half to all of a wait, so that servers that lost the API together do not come back together.
@@ -382,7 +393,7 @@ impl<O: Object> Watcher<O> {
             return Ok(false);
         }
         let Some(server) = self.versions(version).await else { return Ok(false) };
-        let mut differing: HashMap<O::Id, Option<u32>> = HashMap::new();
+        let mut differing: HashMap<O::Id, Option<Version>> = HashMap::new();
         for (key, version) in &server {
             let held = self.held.get(key).map(|held| held.version);
             if held != Some(*version) {
@@ -404,7 +415,7 @@ impl<O: Object> Watcher<O> {
             self.suspects = differing;
         } else {
             // The list that follows must not take an object for known by a version that was never read.
-            self.held.values_mut().for_each(|held| held.version = held.version.wrapping_add(1));
+            self.held.values_mut().for_each(|held| held.version[0] ^= 1);
         }
         if self.suspects.is_empty() {
             self.say(Event::Compared(self.part, wrong, examples)).await?;
@@ -413,7 +424,7 @@ impl<O: Object> Watcher<O> {
     }
 
     /// Key and version of every object that the server has, from its watch cache, in pages. `None` if it does not say.
-    async fn versions(&self, at_least: &str) -> Option<HashMap<O::Id, u32>> {
+    async fn versions(&self, at_least: &str) -> Option<HashMap<O::Id, Version>> {
         let mut all = HashMap::new();
         let mut next: Option<String> = None;
         loop {
@@ -504,29 +515,46 @@ impl<O: Object> Watcher<O> {
                 Ok(Ok(None)) => return Ok((Word::Ended, None)),
                 Ok(Ok(Some(line))) => line,
             };
-            let event: WatchEvent<'_> = match serde_json::from_slice(&line) {
-                Ok(event) => event,
-                Err(why) => return Ok((Word::Failed, Some(Failure::Unreadable("watch event", why.to_string())))),
-            };
-            let version = match event.kind {
-                "ADDED" | "MODIFIED" => self.take_object(event.object.get(), listing).await?,
-                "DELETED" => self.forget(event.object.get()).await?,
-                "BOOKMARK" => {
-                    let meta = meta_of(event.object.get());
-                    if listing && meta.ends_initial_events() {
-                        self.list_is_whole().await?;
-                        *state = State::Watch { version: String::new() };
-                    }
-                    self.say(Event::Heard(self.part)).await?;
-                    meta.resource_version
-                }
-                "ERROR" => return Ok(self.error_event(event.object.get())),
-                _ => None,
+            // Nearly every line is an object that is there: it is read in one pass.
+            let version = match serde_json::from_slice::<WatchEvent<'_, O>>(&line) {
+                Ok(WatchEvent { kind: "ADDED" | "MODIFIED", object }) => self.take(&object, listing).await?,
+                _ => match self.take_odd(&line, state).await? {
+                    Ok(version) => version,
+                    Err(end) => return Ok(end),
+                },
             };
             if let (State::Watch { .. }, Some(version)) = (&*state, version) {
                 *state = std::mem::replace(state, State::Stream).step(Word::At(version), self.streams);
             }
         }
+    }
+
+    /// Takes in a line that is no object that is there and can be read; `Err` is the end of the watch.
+    async fn take_odd(
+        &mut self,
+        line: &[u8],
+        state: &mut State,
+    ) -> Result<Result<Option<String>, (Word, Option<Failure>)>, Closed> {
+        let listing = *state == State::Stream;
+        let event: WatchEvent<'_, &RawValue> = match serde_json::from_slice(line) {
+            Ok(event) => event,
+            Err(why) => return Ok(Err((Word::Failed, Some(Failure::Unreadable("watch event", why.to_string()))))),
+        };
+        Ok(Ok(match event.kind {
+            "ADDED" | "MODIFIED" => self.take_object(event.object.get(), listing).await?,
+            "DELETED" => self.forget(event.object.get()).await?,
+            "BOOKMARK" => {
+                let meta = meta_of(event.object.get());
+                if listing && meta.ends_initial_events() {
+                    self.list_is_whole().await?;
+                    *state = State::Watch { version: String::new() };
+                }
+                self.say(Event::Heard(self.part)).await?;
+                meta.resource_version
+            }
+            "ERROR" => return Ok(Err(self.error_event(event.object.get()))),
+            _ => None,
+        }))
     }
 
     fn error_event(&self, object: &str) -> (Word, Option<Failure>) {
@@ -553,8 +581,12 @@ impl<O: Object> Watcher<O> {
                 return Ok(meta.resource_version);
             }
         };
+        self.take(&object, listing).await
+    }
+
+    async fn take(&mut self, object: &O, listing: bool) -> Result<Option<String>, Closed> {
         let Some(meta) = object.metadata() else {
-            let read = object::read(&object, self.reading).err();
+            let read = object::read(object, self.reading).err();
             if let Some(rejected) = read {
                 self.say(Event::Rejected(rejected)).await?;
             }
@@ -569,7 +601,7 @@ impl<O: Object> Watcher<O> {
                 return Ok(version);
             }
         }
-        match object::read(&object, self.reading) {
+        match object::read(object, self.reading) {
             Ok((change, notes)) => {
                 let event = match listing {
                     true => Event::Change(change),
@@ -593,8 +625,8 @@ impl<O: Object> Watcher<O> {
         Ok(version)
     }
 
-    fn hash(&self, meta: &Meta) -> u32 {
-        self.hasher.hash_one(&meta.resource_version) as u32
+    fn hash(&self, meta: &Meta) -> Version {
+        (self.hasher.hash_one(&meta.resource_version) as u32).to_ne_bytes()
     }
 
     fn touch(&mut self, meta: &Meta) {

@@ -13,11 +13,11 @@ use super::{Event, Part};
 use crate::zone::facts::{Change, Key};
 use crate::zone::{Builder, Report, Zone};
 
-/// Tables follow each other no faster than this,
-const WINDOW: Duration = Duration::from_millis(1);
-/// and this many a second on average, after a burst of as many: serials count 512ths of a second, and must not outrun
-/// the clock, or a restart would take them back.
-const TABLES_A_SECOND: f64 = 500.0;
+/// Tables follow each other no faster than this on average: serials count 1024ths of a second, and must not outrun the
+/// clock, or a restart would take them back.
+const TABLES_A_SECOND: f64 = 1000.0;
+/// After a quiet while so many may follow each other as fast as they are made.
+const BURST: f64 = 100.0;
 /// How long the API may take to answer before saved facts are served.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Facts are written aside no more often than this.
@@ -87,23 +87,27 @@ impl Status {
     }
 }
 
-/// When the next table may be published.
+/// When the next table may be published: a bucket of tokens.
 struct Pace {
-    last: Option<Instant>,
     credit: f64,
+    last: Instant,
 }
 
 impl Pace {
-    fn next(&self) -> Option<Instant> {
-        let window = if self.credit >= 1.0 { WINDOW } else { Duration::from_secs_f64(1.0 / TABLES_A_SECOND) };
-        self.last.map(|last| last + window)
+    fn new() -> Pace {
+        Pace { credit: BURST, last: Instant::now() }
+    }
+
+    /// How long changes have to gather before the next table.
+    fn wait(&mut self) -> Duration {
+        let now = Instant::now();
+        let earned = now.duration_since(std::mem::replace(&mut self.last, now)).as_secs_f64() * TABLES_A_SECOND;
+        self.credit = (self.credit + earned).min(BURST);
+        Duration::from_secs_f64((1.0 - self.credit).max(0.0) / TABLES_A_SECOND)
     }
 
     fn published(&mut self) {
-        let now = Instant::now();
-        let earned = self.last.map_or(0.0, |last| (now - last).as_secs_f64() * TABLES_A_SECOND);
-        self.credit = (self.credit + earned).min(TABLES_A_SECOND) - 1.0;
-        self.last = Some(now);
+        self.credit -= 1.0;
     }
 }
 
@@ -179,11 +183,11 @@ impl Publisher {
 
     /// Runs until every source is gone.
     pub async fn run(mut self, mut events: Receiver<Event>) {
-        let mut pace = Pace { last: None, credit: TABLES_A_SECOND };
+        let mut pace = Pace::new();
         let patience = tokio::time::Instant::from_std(self.started + PATIENCE);
         loop {
             // Only while saved facts could help, and only while there is something to save, does time pass by itself.
-            let hoping = self.saving.as_ref().is_some_and(|saving| !saving.tried) && !self.table.load().synced;
+            let hoping = self.is_hoping();
             let save = self.saving.as_ref().and_then(Saving::due);
             let event = tokio::select! {
                 event = events.recv() => event,
@@ -198,9 +202,10 @@ impl Publisher {
             };
             let Some(event) = event else { return };
             self.take(event);
-            // Within the window after a table, changes gather; after a quiet while, the first is published at once.
-            if let Some(next) = pace.next().filter(|next| *next > Instant::now()) {
-                let next = tokio::time::Instant::from_std(next);
+            // A change is published at once, a flood as a few tables.
+            let wait = pace.wait();
+            if !wait.is_zero() {
+                let next = tokio::time::Instant::now() + wait;
                 while let Ok(Some(event)) = tokio::time::timeout_at(next, events.recv()).await {
                     self.take(event);
                 }
@@ -215,6 +220,11 @@ impl Publisher {
                 pace.published();
             }
         }
+    }
+
+    /// Whether saved facts could help and have not been tried.
+    fn is_hoping(&self) -> bool {
+        self.saving.as_ref().is_some_and(|saving| !saving.tried) && !self.table.load().synced
     }
 
     /// Serves what was saved until the API has told everything.
@@ -320,6 +330,10 @@ impl Publisher {
                 }
             }
             Event::Trouble(part, Some(reason)) => {
+                // An API that says that it cannot be had needs no more patience.
+                if self.is_hoping() {
+                    self.read_saved();
+                }
                 let before = self.status.lock().trouble.insert(part, reason.clone());
                 if before.as_ref() != Some(&reason) {
                     tracing::error!(source = part.as_str(), reason, "source in trouble; the last good table is served");

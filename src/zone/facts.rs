@@ -152,12 +152,13 @@ pub struct NamespaceFact {
 }
 
 /// Which pod: a keyed hash of its namespace and name. There may be 150,000 of them, and nothing ever asks for the name.
+/// Octets, so that it takes no padding beside what is held of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct PodId(pub u64);
+pub struct PodId([u8; 8]);
 
 impl std::fmt::Display for PodId {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "pod {:016x}", self.0)
+        write!(out, "pod {:016x}", self.bits())
     }
 }
 
@@ -166,7 +167,12 @@ impl PodId {
     pub fn of(namespace: &str, name: &str) -> PodId {
         use std::hash::{BuildHasher, RandomState};
         static KEY: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
-        PodId(KEY.hash_one((namespace, name)))
+        PodId(KEY.hash_one((namespace, name)).to_ne_bytes())
+    }
+
+    /// The hash.
+    pub fn bits(self) -> u64 {
+        u64::from_ne_bytes(self.0)
     }
 }
 

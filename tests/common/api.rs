@@ -46,10 +46,18 @@ pub enum Streams {
     Unknown,
 }
 
-struct State {
-    objects: BTreeMap<(String, String), Value>,
+/// Something that happened, with the event that watches are told, written once for all of them.
+struct Past {
     version: u64,
-    history: Vec<(u64, String, &'static str, Value)>,
+    resource: String,
+    object: Arc<Value>,
+    event: Bytes,
+}
+
+struct State {
+    objects: BTreeMap<(String, String), Arc<Value>>,
+    version: u64,
+    history: Vec<Past>,
     compacted: u64,
     streams: Streams,
     gone_as_event: bool,
@@ -266,22 +274,28 @@ impl State {
             object["metadata"]["namespace"] = namespace.as_str().into();
         }
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let object = Arc::new(object);
         let old = self.objects.insert(key(resource, &namespace, &name), object.clone());
-        let kind = if old.is_some() { "MODIFIED" } else { "ADDED" };
-        self.history.push((self.version, resource.to_owned(), kind, object));
+        self.happened(resource, if old.is_some() { "MODIFIED" } else { "ADDED" }, object);
         self.version
     }
 
     fn delete(&mut self, resource: &str, namespace: &str, name: &str) -> bool {
-        let Some(mut object) = self.objects.remove(&key(resource, namespace, name)) else { return false };
+        let Some(object) = self.objects.remove(&key(resource, namespace, name)) else { return false };
+        let mut object = Arc::unwrap_or_clone(object);
         self.version += 1;
         object["metadata"]["resourceVersion"] = self.version.to_string().into();
-        self.history.push((self.version, resource.to_owned(), "DELETED", object));
+        self.happened(resource, "DELETED", Arc::new(object));
         true
     }
 
+    fn happened(&mut self, resource: &str, kind: &'static str, object: Arc<Value>) {
+        let event = event(kind, &object);
+        self.history.push(Past { version: self.version, resource: resource.to_owned(), object, event });
+    }
+
     fn all(&self, resource: &str, node: Option<&str>) -> Vec<&Value> {
-        let all = self.objects.iter().filter(|((of, _), _)| of == resource).map(|(_, object)| object);
+        let all = self.objects.iter().filter(|((of, _), _)| of == resource).map(|(_, object)| &**object);
         all.filter(|object| node.is_none_or(|node| object["spec"]["nodeName"] == node)).collect()
     }
 }
@@ -300,7 +314,7 @@ fn gone() -> Answer {
 }
 
 fn event(kind: &str, object: &Value) -> Bytes {
-    format!("{}\n", json!({"type": kind, "object": object})).into()
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into()
 }
 
 async fn respond(
@@ -501,11 +515,12 @@ fn watching(
         loop {
             let (events, broken, ended, version) = {
                 let held = state.lock().unwrap();
-                let unseen = held.history.partition_point(|(version, ..)| *version <= from);
-                let new = held.history[unseen..].iter().filter(|(_, of, _, object)| {
-                    *of == resource && node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
+                let unseen = held.history.partition_point(|past| past.version <= from);
+                let new = held.history[unseen..].iter().filter(|past| {
+                    past.resource == resource
+                        && node.as_ref().is_none_or(|node| past.object["spec"]["nodeName"] == **node)
                 });
-                let events: Vec<Bytes> = new.map(|(_, _, kind, object)| event(kind, object)).collect();
+                let events: Vec<Bytes> = new.map(|past| past.event.clone()).collect();
                 (events, held.epoch != epoch, held.ends != ends, held.version)
             };
             if broken {

@@ -202,7 +202,7 @@ pub struct EndpointSlice {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SliceEndpoint {
-    addresses: Option<Vec<String>>,
+    addresses: Option<Vec<Listed>>,
     conditions: Option<Conditions>,
     hostname: Option<String>,
     target_ref: Option<TargetRef>,
@@ -215,8 +215,38 @@ struct Conditions {
 
 #[derive(Debug, Deserialize)]
 struct TargetRef {
-    kind: Option<String>,
+    kind: Option<TargetKind>,
     name: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+enum TargetKind {
+    Pod,
+    #[serde(other)]
+    Other,
+}
+
+/// An endpoint's address, parsed while it is read: slices are full of them. Text is kept where it is none.
+#[derive(Debug)]
+enum Listed {
+    Address(IpAddr),
+    Text(Box<str>),
+}
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listed, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Listed;
+            fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str("an address")
+            }
+            fn visit_str<E>(self, value: &str) -> Result<Listed, E> {
+                Ok(value.parse().map_or_else(|_| Listed::Text(value.into()), Listed::Address))
+            }
+        }
+        deserializer.deserialize_str(Reader)
+    }
 }
 
 /// `v1` Namespace.
@@ -530,11 +560,16 @@ impl Object for EndpointSlice {
             if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
                 continue;
             }
-            for text in endpoint.addresses.iter().flatten() {
-                if fqdn {
-                    fact.targets.push(name_from_text(text).map_err(|why| format!("address '{text}': {why}"))?);
-                } else {
-                    fact.ready.push(EndpointFact { address: address(text)?, name: endpoint.name(reading, notes) });
+            for listed in endpoint.addresses.iter().flatten() {
+                match listed {
+                    Listed::Address(address) if !fqdn => {
+                        fact.ready.push(EndpointFact { address: *address, name: endpoint.name(reading, notes) });
+                    }
+                    Listed::Text(text) if fqdn => {
+                        fact.targets.push(name_from_text(text).map_err(|why| format!("address '{text}': {why}"))?);
+                    }
+                    Listed::Address(address) => return Err(format!("address '{address}' is no domain name")),
+                    Listed::Text(text) => return Err(format!("'{text}' is no IP address")),
                 }
             }
         }
@@ -558,9 +593,12 @@ impl SliceEndpoint {
                 Err(why) => notes.push(format!("{why}; the endpoint is named by its address")),
             }
         }
-        let pod = self.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?.name.as_deref()?;
+        if !reading.endpoint_pod_names {
+            return None;
+        }
+        let pod = self.target_ref.as_ref().filter(|target| target.kind == Some(TargetKind::Pod))?.name.as_deref()?;
         // A pod's name may have dots, or be longer than a label.
-        label("pod", pod).ok().filter(|_| reading.endpoint_pod_names)
+        label("pod", pod).ok()
     }
 }
 

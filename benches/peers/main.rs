@@ -136,12 +136,18 @@ fn knot(scratch: &Scratch, program: &Path) -> Server {
 
 fn coredns(scratch: &Scratch, program: &Path, kubeconfig: &Path) -> Server {
     let port = free_port();
+    // As installers write it, but for forwarding.
     let text = format!(
-        ".:{port} {{\n bind 127.0.0.1\n kubernetes cluster.local in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  ttl 30\n }}\n}}\n",
-        kubeconfig.display()
+        ".:{port} {{\n bind 127.0.0.1\n errors\n health 127.0.0.1:{}\n ready 127.0.0.1:{}\n \
+         kubernetes cluster.local in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  pods insecure\n  ttl 30\n }}\n \
+         prometheus 127.0.0.1:{}\n cache 30\n}}\n",
+        free_port(),
+        free_port(),
+        kubeconfig.display(),
+        free_port()
     );
     let mut command = pinned(program);
-    command.env("GOMAXPROCS", "1").arg("-conf").arg(scratch.file("Corefile", &text));
+    command.arg("-conf").arg(scratch.file("Corefile", &text));
     start("CoreDNS", port, &mut command)
 }
 

@@ -249,6 +249,16 @@ impl Drop for Api {
     }
 }
 
+/// Kind and API version of a resource's objects.
+fn kind_of(resource: &str) -> (&'static str, &'static str) {
+    match resource {
+        "services" => ("Service", "v1"),
+        "endpointslices" => ("EndpointSlice", "discovery.k8s.io/v1"),
+        "namespaces" => ("Namespace", "v1"),
+        _ => ("Pod", "v1"),
+    }
+}
+
 pub fn resource_of(kind: &str) -> &'static str {
     match kind {
         "Service" => "services",
@@ -442,7 +452,9 @@ fn listing(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State
     if page.len() < rest.len() {
         metadata["continue"] = format!("{version}:{}", name(page.last().unwrap())).into();
     }
-    let body = json!({"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": page}).to_string();
+    let (kind, group) = kind_of(resource);
+    let body =
+        json!({"kind": format!("{kind}List"), "apiVersion": group, "metadata": metadata, "items": page}).to_string();
     match held.slow {
         None => whole(200, "application/json", body),
         Some(pause) => {
@@ -468,6 +480,11 @@ fn watching(
     let initial = query.get("sendInitialEvents").is_some_and(|yes| yes == "true");
     let node =
         query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName=")).map(str::to_owned);
+    let (kind, group) = kind_of(&resource);
+    let bookmark = move |version: u64, annotations: Value| {
+        let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
+        event("BOOKMARK", &json!({"kind": kind, "apiVersion": group, "metadata": metadata}))
+    };
     let seconds: u64 = query.get("timeoutSeconds").and_then(|seconds| seconds.parse().ok()).unwrap_or(300);
     let (mut from, epoch, ends, first) = {
         let held = state.lock().unwrap();
@@ -482,8 +499,7 @@ fn watching(
             }
             _ if initial && held.streams == Streams::Yes => {
                 first.extend(held.all(&resource, node.as_deref()).into_iter().map(|object| event("ADDED", object)));
-                let end = json!({"kind": "Bookmark", "metadata": {"resourceVersion": held.version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}});
-                first.push(event("BOOKMARK", &end));
+                first.push(bookmark(held.version, json!({"k8s.io/initial-events-end": "true"})));
                 held.version
             }
             Some(version) if version < held.compacted && held.gone_as_event => {
@@ -540,8 +556,7 @@ fn watching(
                 changed = changed.changed() => if changed.is_err() { return },
                 () = send.closed() => return,
                 () = tokio::time::sleep(Duration::from_secs(5)) => {
-                    let bookmark = json!({"kind": "Bookmark", "metadata": {"resourceVersion": from.to_string()}});
-                    if send.send(Ok(event("BOOKMARK", &bookmark))).await.is_err() {
+                    if send.send(Ok(bookmark(from, json!({})))).await.is_err() {
                         return;
                     }
                 }

@@ -527,6 +527,7 @@ fn hidden_is_missing() {
     let without_serial = |zone: &Zone| {
         let mut zone = zone.clone();
         zone.serial = 7;
+        zone.soa = callsign::zone::Soa::new(7, 5, 5);
         zone
     };
     let (with, without) = (without_serial(&with), without_serial(&without));

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use libc::{c_uint, iovec, mmsghdr, sockaddr_storage};
 
 const BATCH: usize = 64;
-const ROOM: usize = 1536;
+const ROOM: usize = 1600;
 
 /// Echoes until it is killed.
 pub fn run(address: &str) -> ! {
@@ -30,8 +30,9 @@ pub fn run(address: &str) -> ! {
         headers[index].msg_hdr.msg_iovlen = 1;
         headers[index].msg_hdr.msg_name = (&raw mut names[index]).cast();
     }
+    let mut used = BATCH;
     loop {
-        for index in 0..BATCH {
+        for index in 0..used {
             pieces[index].iov_len = ROOM;
             headers[index].msg_hdr.msg_namelen = size_of::<sockaddr_storage>() as _;
         }
@@ -41,6 +42,7 @@ pub fn run(address: &str) -> ! {
             libc::recvmmsg(descriptor, first, BATCH as c_uint, libc::MSG_WAITFORONE as _, std::ptr::null_mut())
         };
         let Ok(received) = usize::try_from(received) else { continue };
+        used = received;
         for index in 0..received {
             pieces[index].iov_len = headers[index].msg_len as usize;
         }

@@ -73,41 +73,35 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
         (Limit::Datagram, None) => 512,
         (Limit::Datagram, Some(edns)) => usize::from(edns.payload.clamp(512, settings.udp_payload)),
     };
-    let edns = edns.map(|edns| (edns, (settings.udp_payload, edns.dnssec_ok)));
     let reserved = if edns.is_some() { OPT_LEN } else { 0 };
     let flags = reply_flags(zone, &header);
-    let Some(out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
-    let (qtype, own) = (question.qtype, edns.map(|(_, own)| own));
-    let end = |out: Reply<'_>, rcode, error, realm| Verdict::Reply {
-        len: out.finish(rcode, own, error),
-        rcode,
-        qtype,
-        realm,
+    let Some(mut out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
+    let qtype = question.qtype;
+    let (rcode, error, realm) = if edns.is_some_and(|edns| edns.version > 0) {
+        (rcode::BADVERS, None, Realm::Other)
+    } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
+        (rcode::REFUSED, None, Realm::Other)
+    } else {
+        let asker = Asker::new(zone, caller);
+        match resolve(zone, &asker, &name, &mut Silent) {
+            Outcome::Found(node, space) => {
+                let rcode = Writer::new(zone, &asker, &mut out, space, turn, &name).found(node, qtype);
+                (rcode, None, realm(space))
+            }
+            Outcome::Missing(space) => {
+                let rcode = Writer::new(zone, &asker, &mut out, space, turn, &name).missing(space);
+                (rcode, None, realm(space))
+            }
+            Outcome::NotReady => (rcode::SERVFAIL, Some(ExtendedError::NotReady), Realm::Other),
+            Outcome::NotOurs if settings.forwarding => return Verdict::Forward,
+            Outcome::NotOurs => (rcode::REFUSED, None, Realm::Other),
+        }
     };
-    if edns.is_some_and(|(edns, _)| edns.version > 0) {
-        return end(out, rcode::BADVERS, None, Realm::Other);
-    }
-    if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
-        return end(out, rcode::REFUSED, None, Realm::Other);
-    }
-    let asker = Asker::new(zone, caller);
-    match resolve(zone, &asker, &name, &mut Silent) {
-        Outcome::Found(node, space) => {
-            let mut writer = Writer::new(zone, &asker, out, space, turn, &name);
-            let rcode = writer.found(node, qtype);
-            end(writer.out, rcode, None, realm(space))
-        }
-        Outcome::Missing(space) => {
-            let mut writer = Writer::new(zone, &asker, out, space, turn, &name);
-            let rcode = writer.missing(space);
-            end(writer.out, rcode, None, realm(space))
-        }
-        Outcome::NotReady => end(out, rcode::SERVFAIL, Some(ExtendedError::NotReady), Realm::Other),
-        Outcome::NotOurs if settings.forwarding => Verdict::Forward,
-        Outcome::NotOurs => end(out, rcode::REFUSED, None, Realm::Other),
-    }
+    let own = edns.map(|edns| (settings.udp_payload, edns.dnssec_ok));
+    Verdict::Reply { len: out.finish(rcode, true, own, error), rcode, qtype, realm }
 }
 
+#[inline(always)]
 fn realm(space: Space) -> Realm {
     match space {
         Space::Domain { .. } => Realm::Cluster,
@@ -132,7 +126,10 @@ fn refuse(zone: &Zone, query: &[u8], header: &Header, rcode: u16, reply: &mut [u
         _ => HEADER_LEN,
     };
     match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
-        Some(out) => Verdict::Reply { len: out.finish(rcode, None, None), rcode, qtype: 0, realm: Realm::Other },
+        Some(mut out) => {
+            let len = out.finish(rcode, end > HEADER_LEN, None, None);
+            Verdict::Reply { len, rcode, qtype: 0, realm: Realm::Other }
+        }
         None => Verdict::Drop,
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::resolve::{EndpointMatch, Node, Outcome, PortLabels, Silent, Space, resolve};
 use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
 use crate::zone::dashed::Dashed;
-use crate::zone::rrset::{A_LEN, AAAA_LEN, OWNER, record_head};
+use crate::zone::rrset::{A_LEN, AAAA_LEN, HOSTMASTER, NAME_SERVER, OWNER, record_head};
 use crate::zone::{Asker, Endpoint, Kind, Port, Rrset, Service, Target, Zone};
 
 /// The longest chain of names that is followed inside the cluster.
@@ -29,10 +29,10 @@ enum Apex {
 }
 
 /// Writes one reply's records.
-pub(super) struct Writer<'r, 'z> {
+pub(super) struct Writer<'r, 'b, 'z> {
     zone: &'z Zone,
     asker: &'r Asker<'z>,
-    pub(super) out: Reply<'r>,
+    out: &'r mut Reply<'b>,
     turn: u16,
     /// Pointer to the owner of the answer: the question, or the last CNAME's target.
     owner: [u8; 2],
@@ -41,11 +41,12 @@ pub(super) struct Writer<'r, 'z> {
     domain: usize,
 }
 
-impl<'r, 'z> Writer<'r, 'z> {
+impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
+    #[inline(always)]
     pub(super) fn new(
         zone: &'z Zone,
         asker: &'r Asker<'z>,
-        mut out: Reply<'r>,
+        out: &'r mut Reply<'b>,
         space: Space,
         turn: u16,
         name: &Name,
@@ -71,7 +72,7 @@ impl<'r, 'z> Writer<'r, 'z> {
     pub(super) fn missing(&mut self, space: Space) -> u16 {
         // What a short name means depends on who asks: without a SOA nobody keeps the answer (RFC 2308 section 5).
         if space != Space::Short {
-            self.soa(Section::Authority, self.zone.settings.negative_ttl());
+            self.soa(Section::Authority);
         }
         rcode::NXDOMAIN
     }
@@ -109,7 +110,7 @@ impl<'r, 'z> Writer<'r, 'z> {
 
     /// The name exists and has no record of that type.
     fn nodata(&mut self) {
-        self.soa(Section::Authority, self.zone.settings.negative_ttl());
+        self.soa(Section::Authority);
     }
 
     #[inline(always)]
@@ -183,7 +184,7 @@ impl<'r, 'z> Writer<'r, 'z> {
 
     fn apex(&mut self, qtype: u16) {
         match qtype {
-            rtype::SOA | rtype::ANY => self.soa(Section::Answer, self.zone.settings.negative_ttl()),
+            rtype::SOA | rtype::ANY => self.soa(Section::Answer),
             rtype::NS => {
                 let at = self.out.at() + 12;
                 let apex = self.owner;
@@ -381,6 +382,13 @@ impl<'r, 'z> Writer<'r, 'z> {
     #[inline(always)]
     fn rrset<const LEN: usize>(&mut self, set: &Rrset) {
         let records = set.octets();
+        // Nearly every rrset is one record, which always has its turn.
+        if let Ok(record) = <&[u8; LEN]>::try_from(records)
+            && self.owner == OWNER
+            && self.out.push(record)
+        {
+            return self.out.count(Section::Answer, 1);
+        }
         let count = records.len() / LEN;
         let fit = count.min(self.out.room() / LEN);
         let start = if count > 1 { usize::from(self.turn) % count } else { 0 };
@@ -439,14 +447,27 @@ impl<'r, 'z> Writer<'r, 'z> {
 
     /// The SOA record. In an answer its owner is the question; in authority the zone, by a pointer where the message
     /// spells it.
-    fn soa(&mut self, section: Section, ttl: u32) {
-        let before = self.out.at();
-        if self.soa_octets(ttl).is_some() {
+    #[inline(always)]
+    fn soa(&mut self, section: Section) {
+        let fits = match self.apex {
+            Apex::Domain(offset) => self.out.push(&self.zone.soa.at(pointer(offset))),
+            _ => self.soa_spelled(),
+        };
+        if fits {
             self.out.count(section, 1);
         } else {
-            self.out.rewind(before);
             self.truncate_unless(section != Section::Answer);
         }
+    }
+
+    /// The SOA record of a zone that the message does not spell the name of.
+    fn soa_spelled(&mut self) -> bool {
+        let before = self.out.at();
+        let fits = self.soa_octets(self.zone.settings.negative_ttl()).is_some();
+        if !fits {
+            self.out.rewind(before);
+        }
+        fits
     }
 
     fn soa_octets(&mut self, ttl: u32) -> Option<()> {
@@ -458,7 +479,7 @@ impl<'r, 'z> Writer<'r, 'z> {
         let mut spelled = match self.apex {
             Apex::Domain(offset) | Apex::Reverse(offset) => {
                 pushed(self.out.push(&pointer(offset)))?;
-                matches!(self.apex, Apex::Domain(_)).then_some(offset)
+                None
             }
             Apex::Unspelled => {
                 pushed(self.out.push(domain))?;
@@ -468,7 +489,7 @@ impl<'r, 'z> Writer<'r, 'z> {
         let [_, _, head @ ..] = record_head(OWNER, rtype::SOA, ttl, 0);
         pushed(self.out.push(&head))?;
         let rdata = self.out.at();
-        for labels in [NAME_SERVER, HOSTMASTER] {
+        for labels in [&NAME_SERVER[..], HOSTMASTER] {
             pushed(self.out.push(labels))?;
             match spelled {
                 Some(offset) => pushed(self.out.push(&pointer(offset)))?,
@@ -478,17 +499,13 @@ impl<'r, 'z> Writer<'r, 'z> {
                 }
             }
         }
-        for number in [self.zone.serial, 7200, 1800, 86_400, settings.ttl] {
-            pushed(self.out.push(&number.to_be_bytes()))?;
-        }
+        pushed(self.out.push(self.zone.soa.numbers()))?;
         self.out.patch(rdata - 2, (self.out.at() - rdata) as u16);
         Some(())
     }
 }
 
 const SVC: &[u8] = b"\x03svc";
-const NAME_SERVER: &[u8] = b"\x02ns\x03dns";
-const HOSTMASTER: &[u8] = b"\x0ahostmaster";
 
 /// A compression pointer; `at` is at most [`POINTER_REACH`] wherever one is written.
 #[inline(always)]

@@ -113,8 +113,8 @@ pub enum Outcome<'z> {
     NotReady,
 }
 
-/// Resolves a name for a caller.
-#[inline]
+/// Resolves a name for a caller. What most questions take, a full name, becomes part of the caller's code.
+#[inline(always)]
 pub fn resolve<'z, T: Trace>(zone: &'z Zone, asker: &Asker<'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
     let search = Search { zone, asker };
     for (index, domain) in zone.settings.domains.iter().enumerate() {
@@ -146,7 +146,10 @@ impl<'z> Search<'_, 'z> {
     ) -> Option<&'z Service> {
         trace.probe();
         let found = self.zone.service(service, namespace);
-        let seen = found.filter(|service| self.asker.sees(&service.visibility));
+        let seen = match found {
+            Some(service) if self.asker.sees(&service.visibility) => Some(service),
+            _ => None,
+        };
         trace.note(|| {
             Step::service(rule, service.octets, namespace.octets, found.map(|found| &**found), seen.is_some())
         });

@@ -62,7 +62,7 @@ fn nibble(label: &[u8]) -> Option<u8> {
 }
 
 /// Resolves a reverse name; `None` if it is none.
-#[inline(always)]
+#[inline(never)]
 pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Outcome<'z>> {
     // One look at the end of the name keeps every other name from paying for this.
     if !name.wire().ends_with(b"\x04arpa\0") {

@@ -8,6 +8,7 @@ use crate::wire::{MAX_LABEL, Name, text_of};
 use crate::zone::{Kind, Label, Namespace, Service, tld};
 
 /// Resolves a name outside of every cluster domain and reverse zone.
+#[inline(never)]
 pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
     let labels = name.labels();
     let last = name.label(labels.wrapping_sub(1));

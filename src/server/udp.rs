@@ -23,8 +23,9 @@ use crate::zone::Caller;
 
 /// Messages taken and sent with one system call. Beyond 64 the cost of the call is lost in that of the messages.
 pub const BATCH: usize = 64;
-/// Largest query taken, in octets: a question of 255 octets with all options that clients send is a third of this.
-const QUERY: usize = 1536;
+/// Largest query taken, in octets: a question of 255 octets with all options that clients send is a third of this. An
+/// odd number of cache lines, as for replies: buffers a power of two apart would push each other out of the cache.
+const QUERY: usize = 1600;
 /// Room for one IPV6_PKTINFO or IP_PKTINFO control message.
 const CONTROL: usize = 64;
 /// The kernel's queue of a socket in octets, as far as the system allows: what bursts wait in.
@@ -201,8 +202,8 @@ impl Worker {
     }
 }
 
-/// Largest reply sent: `--udp-payload` goes no higher.
-const REPLY: usize = 4096;
+/// Room for a reply: `--udp-payload` goes no higher than 4,096 octets.
+const REPLY: usize = 4096 + 64;
 
 /// Buffers of one worker, allocated once and never moved: the headers point into them.
 struct Batch {
@@ -214,6 +215,8 @@ struct Batch {
     outgoing: Box<[mmsghdr]>,
     _pieces: Box<[iovec]>,
     wildcard: bool,
+    /// How many headers the last call wrote to: only these have to be set up again.
+    used: usize,
 }
 
 /// Control messages are read and written as structures: they must be aligned.
@@ -239,6 +242,7 @@ impl Batch {
             outgoing: vec![header; BATCH].into(),
             _pieces: vec![piece; 2 * BATCH].into(),
             wildcard,
+            used: BATCH,
         };
         for index in 0..BATCH {
             batch._pieces[index] =
@@ -258,7 +262,7 @@ impl Batch {
 
     /// Waits for messages as `flags` say; returns their number.
     fn receive(&mut self, socket: &Socket, flags: c_int) -> io::Result<usize> {
-        for (header, control) in self.incoming.iter_mut().zip(self.controls.iter_mut()) {
+        for (header, control) in self.incoming.iter_mut().zip(self.controls.iter_mut()).take(self.used) {
             header.msg_hdr.msg_namelen = size_of::<sockaddr_storage>() as socklen_t;
             if self.wildcard {
                 header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
@@ -276,7 +280,9 @@ impl Batch {
                 std::ptr::null_mut(),
             )
         };
-        if received < 0 { Err(io::Error::last_os_error()) } else { Ok(received as usize) }
+        // After an error it is not known which.
+        self.used = usize::try_from(received).unwrap_or(BATCH);
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
     }
 
     /// Who sent message `index`, and how long it is; `None` if it gets no reply in any case.

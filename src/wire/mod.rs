@@ -11,7 +11,7 @@ mod reply;
 
 pub use edns::Edns;
 pub use header::{HEADER_LEN, Header, flags};
-pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, label_of, name_from_text, text_of};
+pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, label_of, name_from_text, same, text_of};
 pub use query::{Malformed, Query, Question};
 pub use reply::{ExtendedError, OPT_LEN, Reply, Section};
 

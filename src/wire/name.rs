@@ -6,9 +6,10 @@ use thiserror::Error;
 pub const MAX_NAME: usize = 255;
 /// The longest label in octets, its length not counted.
 pub const MAX_LABEL: usize = 63;
-/// A name of 255 octets has at most 127 labels besides the root.
-const MAX_LABELS: usize = 127;
-/// Names are folded in words of eight octets; the copy has room for the last one.
+/// A name of 255 octets has at most 127 labels besides the root. A power of two, and so is the next: an index that is
+/// taken modulo either needs no check.
+const STARTS: usize = 128;
+/// Room for the longest name.
 const FOLDED: usize = 256;
 
 /// Why octets are not a name that a question may hold.
@@ -33,7 +34,7 @@ pub enum NameError {
 #[derive(Clone)]
 pub struct Name {
     folded: [u8; FOLDED],
-    starts: [u8; MAX_LABELS + 1],
+    starts: [u8; STARTS],
     labels: usize,
     len: usize,
 }
@@ -42,7 +43,7 @@ impl Name {
     /// A place to read a name into. It is large, so it is filled where it is and never moved.
     #[inline(always)]
     pub fn empty() -> Name {
-        Name { folded: [0; FOLDED], starts: [0; MAX_LABELS + 1], labels: 0, len: 1 }
+        Name { folded: [0; FOLDED], starts: [0; STARTS], labels: 0, len: 1 }
     }
 
     /// Reads the name at `at`. Pointers are an error: nothing precedes a question that it could point to.
@@ -52,36 +53,28 @@ impl Name {
         Ok(name)
     }
 
-    /// Reads the name at `at` in the place of this one. After an error it is the root.
+    /// Reads the name at `at` in the place of this one. After an error it is of no use.
     #[inline(always)]
     pub fn read(&mut self, message: &[u8], at: usize) -> Result<(), NameError> {
         let octets = message.get(at..).ok_or(NameError::Short)?;
+        let octets = octets.get(..MAX_NAME).unwrap_or(octets);
+        // What follows the name is folded with it: that is cheaper than to find the end first.
+        fold(octets, &mut self.folded);
         let (mut offset, mut labels) = (0, 0);
-        loop {
-            let length = usize::from(*octets.get(offset).ok_or(NameError::Short)?);
-            if length == 0 {
-                break;
-            }
+        while offset < octets.len() {
+            let length = usize::from(self.folded[offset % FOLDED]);
             if length > MAX_LABEL {
                 return Err(NameError::Label);
             }
-            // 253 octets of labels so far leave no room for another label and the root.
-            if offset + 1 + length >= MAX_NAME {
-                return Err(NameError::Long);
-            }
-            if let Some(start) = self.starts.get_mut(labels) {
-                *start = offset as u8;
+            self.starts[labels % STARTS] = offset as u8;
+            offset += 1 + length;
+            if length == 0 {
+                (self.labels, self.len) = (labels, offset);
+                return Ok(());
             }
             labels += 1;
-            offset += 1 + length;
         }
-        if let Some(end) = self.starts.get_mut(labels) {
-            *end = offset as u8;
-        }
-        let source = octets.get(..=offset).ok_or(NameError::Short)?;
-        fold(source, &mut self.folded);
-        (self.labels, self.len) = (labels, offset + 1);
-        Ok(())
+        Err(if octets.len() == MAX_NAME { NameError::Long } else { NameError::Short })
     }
 
     /// The name in lower case, root included.
@@ -105,13 +98,17 @@ impl Name {
     /// Where label `index` (from the left, its length octet) starts; for `index == labels()` the root.
     #[inline(always)]
     pub fn start(&self, index: usize) -> usize {
-        self.starts.get(index).map_or(self.len, |start| usize::from(*start))
+        usize::from(self.starts[index.min(self.labels) % STARTS])
     }
 
     /// Label `index` from the left with its length octet; empty past the end.
     #[inline(always)]
     pub fn label(&self, index: usize) -> &[u8] {
-        self.span(index, index.saturating_add(1))
+        if index >= self.labels {
+            return &[];
+        }
+        let rest = &self.folded[usize::from(self.starts[index % STARTS])..];
+        rest.get(..=usize::from(rest[0])).unwrap_or(&[])
     }
 
     /// Labels `from..to` with their length octets, without a root.
@@ -133,36 +130,55 @@ impl Name {
     #[inline(always)]
     pub fn below(&self, suffix: &[u8], suffix_labels: usize) -> Option<usize> {
         let above = self.labels.checked_sub(suffix_labels)?;
-        (self.tail(above) == suffix).then_some(above)
+        same(self.tail(above), suffix).then_some(above)
     }
 }
 
-/// Copies `source` in lower case, eight octets at a time. Length octets are at most 63 and so are never letters: the
-/// whole name is folded without looking at its labels.
+/// Copies `source`, which is no longer than a name, in lower case, sixteen octets at a time. Length octets are at most 63
+/// and so are never letters: nobody has to know where the labels are.
 #[inline(always)]
 fn fold(source: &[u8], target: &mut [u8; FOLDED]) {
-    let (words, rest) = source.as_chunks::<8>();
-    let (places, _) = target.as_chunks_mut::<8>();
-    for (word, place) in words.iter().zip(places.iter_mut()) {
-        *place = lower(u64::from_le_bytes(*word)).to_le_bytes();
+    let (blocks, rest) = source.as_chunks::<16>();
+    let (places, _) = target.as_chunks_mut::<16>();
+    for (block, place) in blocks.iter().zip(places.iter_mut()) {
+        *place = block.map(|octet| octet.to_ascii_lowercase());
     }
-    if let Some(place) = places.get_mut(words.len()) {
-        for (from, to) in rest.iter().zip(place.iter_mut()) {
-            *to = from.to_ascii_lowercase();
+    let end = source.len() % (FOLDED + 1);
+    if let (Some(last), Some(place)) = (source.last_chunk::<16>(), end.checked_sub(16)) {
+        // The last block overlaps the one before it, so that there is no rest.
+        if let Some(place) = target[place..].first_chunk_mut::<16>() {
+            *place = last.map(|octet| octet.to_ascii_lowercase());
+        }
+    } else {
+        for (place, octet) in target.iter_mut().zip(rest) {
+            *place = octet.to_ascii_lowercase();
         }
     }
 }
 
-/// Lower-cases the ASCII letters of eight octets at once. Bit 7 of each octet says "an upper-case letter": it is set
-/// where adding carries past `A - 1` but not past `Z`; moved to bit 5 it is the difference between the cases.
+/// Whether two runs of octets are equal, words at a time and without a call: names are short.
 #[inline(always)]
-fn lower(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let low = word & (0x7f * ONES);
-    let at_least_a = low + (0x80 - b'A' as u64) * ONES;
-    let above_z = low + (0x7f - b'Z' as u64) * ONES;
-    let upper = (at_least_a ^ above_z) & !word & (0x80 * ONES);
-    word | (upper >> 2)
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let (a_words, _) = a.as_chunks::<8>();
+    let (b_words, _) = b.as_chunks::<8>();
+    // The last word overlaps the one before it, so that there is no rest.
+    if let (Some(a_last), Some(b_last)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        let pairs = a_words.iter().zip(b_words);
+        return pairs.fold(differing(a_last, b_last), |bits, (a, b)| bits | differing(a, b)) == 0;
+    }
+    let ends = (a.first_chunk::<4>(), b.first_chunk::<4>(), a.last_chunk::<4>(), b.last_chunk::<4>());
+    if let (Some(a_first), Some(b_first), Some(a_last), Some(b_last)) = ends {
+        return a_first == b_first && a_last == b_last;
+    }
+    a.iter().zip(b).all(|(a, b)| a == b)
+}
+
+#[inline(always)]
+fn differing(a: &[u8; 8], b: &[u8; 8]) -> u64 {
+    u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b)
 }
 
 /// A label from text, lower-cased and with its length octet.
@@ -231,8 +247,25 @@ mod tests {
     #[test]
     fn every_octet_folds_as_ascii_does() {
         for octet in 0..=255u8 {
-            let folded = lower(u64::from_le_bytes([octet; 8]));
-            assert_eq!(folded.to_le_bytes(), [octet.to_ascii_lowercase(); 8]);
+            for length in [0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 254, 255] {
+                let mut folded = [0; FOLDED];
+                fold(&vec![octet; length], &mut folded);
+                assert_eq!(folded[..length], vec![octet.to_ascii_lowercase(); length], "{octet}, {length} times");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_are_the_same_at_every_length() {
+        for length in 0..40usize {
+            let octets: Vec<u8> = (0..length as u8).collect();
+            assert!(same(&octets, &octets.clone()));
+            assert!(!same(&octets, &[&octets[..], b"x"].concat()));
+            for at in 0..length {
+                let mut other = octets.clone();
+                other[at] ^= 0x80;
+                assert!(!same(&octets, &other), "{length}, {at}");
+            }
         }
     }
 

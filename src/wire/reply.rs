@@ -16,19 +16,22 @@ pub enum ExtendedError {
 /// A section that records are written to, in the order of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
-    /// Offset 6 of the header counts it.
-    Answer = 6,
-    /// Offset 8.
-    Authority = 8,
-    /// Offset 10.
-    Additional = 10,
+    /// Records that answer the question.
+    Answer,
+    /// The SOA of a negative answer.
+    Authority,
+    /// Glue, and the OPT record.
+    Additional,
 }
 
-/// A reply in the making. Every `push` either fits whole or writes nothing.
+/// A reply in the making. Every `push` either fits whole or writes nothing. The header is kept beside and written once,
+/// at the end.
 pub struct Reply<'b> {
     buffer: &'b mut [u8],
     at: usize,
     limit: usize,
+    flags: u16,
+    counts: [u16; 3],
 }
 
 impl<'b> Reply<'b> {
@@ -49,10 +52,7 @@ impl<'b> Reply<'b> {
             return None;
         }
         buffer.get_mut(..end)?.copy_from_slice(head);
-        buffer.get_mut(2..4)?.copy_from_slice(&flags.to_be_bytes());
-        let questions = u8::from(end > HEADER_LEN);
-        buffer.get_mut(4..HEADER_LEN)?.copy_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
-        Some(Reply { buffer, at: end, limit })
+        Some(Reply { buffer, at: end, limit, flags, counts: [0; 3] })
     }
 
     /// Where the next octet goes: the offset that a compression pointer to it would name.
@@ -114,25 +114,21 @@ impl<'b> Reply<'b> {
     /// Adds `records` to the count of a section.
     #[inline(always)]
     pub fn count(&mut self, section: Section, records: u16) {
-        let place = self.buffer.get_mut(section as usize..);
-        if let Some(count) = place.and_then(|place| place.first_chunk_mut::<2>()) {
-            *count = u16::from_be_bytes(*count).wrapping_add(records).to_be_bytes();
-        }
+        let count = &mut self.counts[section as usize];
+        *count = count.wrapping_add(records);
     }
 
     /// Sets bits in the header's flags.
     #[inline(always)]
     pub fn set_flags(&mut self, bits: u16) {
-        if let Some(flags) = self.buffer.get_mut(2..).and_then(|rest| rest.first_chunk_mut::<2>()) {
-            *flags = (u16::from_be_bytes(*flags) | bits).to_be_bytes();
-        }
+        self.flags |= bits;
     }
 
     /// Ends the reply with its OPT record, if the client speaks EDNS, in the octets reserved for it. The upper eight
-    /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header.
-    #[inline]
-    pub fn finish(mut self, rcode: u16, edns: Option<(u16, bool)>, error: Option<ExtendedError>) -> usize {
-        self.set_flags(rcode & 0x0f);
+    /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header. `asked` says whether the
+    /// question was copied. Returns the length of the reply.
+    #[inline(always)]
+    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, bool)>, error: Option<ExtendedError>) -> usize {
         if let Some((payload, dnssec_ok)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
@@ -146,9 +142,12 @@ impl<'b> Reply<'b> {
                     self.push_all(&[&opt, &[0, 6, 0, 15, 0, 2, high, low]])
                 }
             };
-            if fitted {
-                self.count(Section::Additional, 1);
-            }
+            self.count(Section::Additional, u16::from(fitted));
+        }
+        let [f0, f1] = (self.flags | rcode & 0x0f).to_be_bytes();
+        let [[an0, an1], [ns0, ns1], [ar0, ar1]] = self.counts.map(u16::to_be_bytes);
+        if let Some([_, _, header @ ..]) = self.buffer.first_chunk_mut::<HEADER_LEN>() {
+            *header = [f0, f1, 0, u8::from(asked), an0, an1, ns0, ns1, ar0, ar1];
         }
         self.at
     }

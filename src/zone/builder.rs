@@ -9,7 +9,7 @@ use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, Reach, 
 use super::service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
 use super::table::{Slot, Table};
 use super::{
-    Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Visibility, Zone, address_of, bits, hash,
+    Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Soa, Visibility, Zone, address_of, bits, hash,
 };
 use crate::wire::{label_of, name_from_text};
 
@@ -177,6 +177,7 @@ impl Builder {
         }
         self.zone.hides = self.hidden > 0;
         self.zone.serial = next_serial(self.zone.serial, SystemTime::now());
+        self.zone.soa = Soa::new(self.zone.serial, self.zone.settings.ttl, self.zone.settings.negative_ttl());
         Some(Arc::new(self.zone.clone()))
     }
 

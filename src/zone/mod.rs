@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub use builder::{Builder, Facts, Report, Work, external_name};
 pub use hash::Seed;
 pub use namespace::{Candidate, Namespace, NamespaceName};
-pub use rrset::Rrset;
+pub use rrset::{Rrset, Soa};
 pub use service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
@@ -184,6 +184,8 @@ pub struct Zone {
     pub settings: Arc<Settings>,
     /// Serial of the SOA record.
     pub serial: u32,
+    /// The SOA record.
+    pub soa: Soa,
     /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
     pub synced: bool,
     services: Table<(u64, Arc<Service>)>,
@@ -200,6 +202,7 @@ impl Zone {
     /// A table that knows nothing yet.
     pub fn unsynced(settings: Arc<Settings>) -> Zone {
         Zone {
+            soa: Soa::new(0, settings.ttl, settings.negative_ttl()),
             settings,
             serial: 0,
             synced: false,

@@ -52,6 +52,47 @@ impl Rrset {
     }
 }
 
+/// The label of the name server, below a cluster domain: what an SOA's MNAME and an NS record begin with.
+pub const NAME_SERVER: &[u8; 7] = b"\x02ns\x03dns";
+/// The label of the SOA's RNAME.
+pub const HOSTMASTER: &[u8; 11] = b"\x0ahostmaster";
+
+const SOA_RDATA: usize = NAME_SERVER.len() + 2 + HOSTMASTER.len() + 2 + 20;
+const SOA_LEN: usize = 12 + SOA_RDATA;
+
+/// The SOA record of a cluster domain (RFC 1035 section 3.3.13), encoded once for a table.
+#[derive(Clone, Debug)]
+pub struct Soa([u8; SOA_LEN]);
+
+impl Soa {
+    /// `ttl` and `negative_ttl` in seconds: those of the zone and of the record itself.
+    pub fn new(serial: u32, ttl: u32, negative_ttl: u32) -> Soa {
+        let mut octets = [0; SOA_LEN];
+        let numbers = [serial, 7200, 1800, 86_400, ttl].map(u32::to_be_bytes);
+        let head = record_head(OWNER, rtype::SOA, negative_ttl, SOA_RDATA as u16);
+        let parts = [&head[..], NAME_SERVER, &OWNER, HOSTMASTER, &OWNER, numbers.as_flattened()].concat();
+        octets.copy_from_slice(&parts);
+        Soa(octets)
+    }
+
+    /// The record, of a domain that the message spells where `pointer` leads to.
+    #[inline(always)]
+    pub fn at(&self, pointer: [u8; 2]) -> [u8; SOA_LEN] {
+        const MNAME: usize = 12 + NAME_SERVER.len();
+        const RNAME: usize = MNAME + 2 + HOSTMASTER.len();
+        let mut octets = self.0;
+        for place in [0, MNAME, RNAME] {
+            [octets[place], octets[place + 1]] = pointer;
+        }
+        octets
+    }
+
+    /// Serial, refresh, retry, expire and minimum.
+    pub fn numbers(&self) -> &[u8] {
+        &self.0[SOA_LEN - 20..]
+    }
+}
+
 /// Everything of a record before its rdata (RFC 1035 section 3.2.1), with an owner that is a pointer.
 #[inline(always)]
 pub fn record_head(owner: [u8; 2], rtype: u16, ttl: u32, length: u16) -> [u8; 12] {

@@ -7,6 +7,7 @@ use super::facts::Protocol;
 use super::rrset::Rrset;
 use super::table::Slot;
 use super::{Seed, Visibility};
+use crate::wire::same;
 
 /// What a Service is called: its own label and its namespace's, on the wire, one after the other.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl ServiceName {
     /// Whether these are its two labels.
     #[inline(always)]
     pub fn is(&self, service: super::Label<'_>, namespace: super::Label<'_>) -> bool {
-        self.service() == service.octets && self.namespace() == namespace.octets
+        same(self.service(), service.octets) && same(self.namespace(), namespace.octets)
     }
 
     /// `name.namespace`.

@@ -50,19 +50,29 @@ impl<S: Slot> Table<S> {
     /// The slots that have this hash: one, but for a collision or a key that is held several times.
     #[inline(always)]
     pub fn with_hash(&self, hash: u64) -> impl Iterator<Item = &S> {
+        self.from(hash).iter().take_while(move |slot| slot.hash() == hash)
+    }
+
+    /// The slots of a page from the first that has this hash or a higher one.
+    #[inline(always)]
+    fn from(&self, hash: u64) -> &[S] {
         let (upper, lower) = place(hash);
-        let page: &[S] = match &self.root[upper] {
-            Some(directory) => directory[lower].as_deref().unwrap_or(&[]),
-            None => &[],
-        };
-        let first = first_at_least(page, hash);
-        page.get(first..).unwrap_or(&[]).iter().take_while(move |slot| slot.hash() == hash)
+        let Some(page) = self.root[upper].as_ref().and_then(|directory| directory[lower].as_ref()) else { return &[] };
+        page.get(first_at_least(page, hash)..).unwrap_or(&[])
     }
 
     /// The first slot with this hash that `is_it` accepts.
     #[inline(always)]
     pub fn get(&self, hash: u64, is_it: impl Fn(&S) -> bool) -> Option<&S> {
-        self.with_hash(hash).find(|slot| is_it(slot))
+        for slot in self.from(hash) {
+            if slot.hash() != hash {
+                return None;
+            }
+            if is_it(slot) {
+                return Some(slot);
+            }
+        }
+        None
     }
 
     /// Puts `slot` in the place of the one that `is_it` accepts, or adds it; returns the octets copied.

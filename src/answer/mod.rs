@@ -61,20 +61,20 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
         return Verdict::Drop;
     }
     if header.opcode() != 0 {
-        return refuse(zone, query, &header, rcode::NOTIMP, reply);
+        return refuse(zone, query, header, rcode::NOTIMP, reply);
     }
     let mut name = Name::empty();
-    let Ok(Query { question, edns }) = Query::parse(query, &header, &mut name) else {
-        return refuse(zone, query, &header, rcode::FORMERR, reply);
+    let Ok(Query { question, edns }) = Query::parse(query, header, &mut name) else {
+        return refuse(zone, query, header, rcode::FORMERR, reply);
     };
     let settings = &*zone.settings;
     let limit = match (limit, edns) {
         (Limit::Stream, _) => usize::from(u16::MAX),
         (Limit::Datagram, None) => 512,
-        (Limit::Datagram, Some(edns)) => usize::from(edns.payload.clamp(512, settings.udp_payload)),
+        (Limit::Datagram, Some(edns)) => usize::from(edns.payload.max(512).min(settings.udp_payload)),
     };
     let reserved = if edns.is_some() { OPT_LEN } else { 0 };
-    let flags = reply_flags(zone, &header);
+    let flags = reply_flags(zone, header);
     let Some(mut out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
     let qtype = question.qtype;
     let (rcode, error, realm) = if edns.is_some_and(|edns| edns.version > 0) {
@@ -112,7 +112,7 @@ fn realm(space: Space) -> Realm {
 
 /// RD and CD come back as they were, RA says whether anything is forwarded, everything else is cleared.
 #[inline(always)]
-fn reply_flags(zone: &Zone, header: &Header) -> u16 {
+fn reply_flags(zone: &Zone, header: Header) -> u16 {
     let available = if zone.settings.forwarding { flags::RA } else { 0 };
     flags::QR | header.flags & (flags::OPCODE | flags::RD | flags::CD) | available
 }
@@ -120,7 +120,7 @@ fn reply_flags(zone: &Zone, header: &Header) -> u16 {
 /// A reply to what is no query that can be answered. The question comes back if it can be read; nothing else of such
 /// a message is believed, so there is no OPT.
 #[cold]
-fn refuse(zone: &Zone, query: &[u8], header: &Header, rcode: u16, reply: &mut [u8]) -> Verdict {
+fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8]) -> Verdict {
     let end = match Question::parse(query, header, &mut Name::empty()) {
         Ok(question) if rcode == rcode::NOTIMP => question.end,
         _ => HEADER_LEN,

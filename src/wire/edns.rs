@@ -19,13 +19,15 @@ const OPT: u8 = rtype::OPT as u8;
 impl Edns {
     /// Reads what follows the question, which ends at `at`: in nearly every query nothing, or one OPT without options.
     #[inline(always)]
-    pub(super) fn parse(message: &[u8], header: &Header, at: usize) -> Result<Option<Edns>, Malformed> {
+    pub(super) fn parse(message: &[u8], header: Header, at: usize) -> Result<Option<Edns>, Malformed> {
         if header.answers | header.authorities == 0 {
             if header.additionals == 0 {
                 return Ok(None);
             }
             let record = message.get(at..).and_then(|rest| rest.first_chunk::<11>());
-            if let (1, Some(&[0, 0, OPT, size_high, size_low, _, version, flags, _, 0, 0])) = (header.additionals, record) {
+            if let (1, Some(&[0, 0, OPT, size_high, size_low, _, version, flags, _, 0, 0])) =
+                (header.additionals, record)
+            {
                 let payload = u16::from_be_bytes([size_high, size_low]);
                 return Ok(Some(Edns { payload, version, dnssec_ok: flags & 0x80 != 0 }));
             }
@@ -34,7 +36,8 @@ impl Edns {
     }
 
     /// Walks the records that follow the question for the one OPT that a query may have.
-    fn find(message: &[u8], header: &Header, mut at: usize) -> Result<Option<Edns>, Malformed> {
+    #[inline(never)]
+    fn find(message: &[u8], header: Header, mut at: usize) -> Result<Option<Edns>, Malformed> {
         for _ in 0..u32::from(header.answers) + u32::from(header.authorities) {
             at = Record::parse(message, at).ok_or(Malformed::Records)?.end;
         }

@@ -156,29 +156,17 @@ fn fold(source: &[u8], target: &mut [u8; FOLDED]) {
     }
 }
 
-/// Whether two runs of octets are equal, words at a time and without a call: names are short.
+/// Whether two runs of octets are equal, without a call where they are short: their first and last words overlap.
 #[inline(always)]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }
-    let (a_words, _) = a.as_chunks::<8>();
-    let (b_words, _) = b.as_chunks::<8>();
-    // The last word overlaps the one before it, so that there is no rest.
-    if let (Some(a_last), Some(b_last)) = (a.last_chunk::<8>(), b.last_chunk::<8>()) {
-        let pairs = a_words.iter().zip(b_words);
-        return pairs.fold(differing(a_last, b_last), |bits, (a, b)| bits | differing(a, b)) == 0;
+    match a.len() {
+        4..8 => a.first_chunk::<4>() == b.first_chunk::<4>() && a.last_chunk::<4>() == b.last_chunk::<4>(),
+        8..=16 => a.first_chunk::<8>() == b.first_chunk::<8>() && a.last_chunk::<8>() == b.last_chunk::<8>(),
+        _ => a == b,
     }
-    let ends = (a.first_chunk::<4>(), b.first_chunk::<4>(), a.last_chunk::<4>(), b.last_chunk::<4>());
-    if let (Some(a_first), Some(b_first), Some(a_last), Some(b_last)) = ends {
-        return a_first == b_first && a_last == b_last;
-    }
-    a.iter().zip(b).all(|(a, b)| a == b)
-}
-
-#[inline(always)]
-fn differing(a: &[u8; 8], b: &[u8; 8]) -> u64 {
-    u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b)
 }
 
 /// A label from text, lower-cased and with its length octet.

@@ -41,7 +41,7 @@ impl Question {
     /// # Errors
     /// [`Malformed`], to be answered FORMERR.
     #[inline(always)]
-    pub fn parse(message: &[u8], header: &Header, name: &mut Name) -> Result<Question, Malformed> {
+    pub fn parse(message: &[u8], header: Header, name: &mut Name) -> Result<Question, Malformed> {
         if header.questions != 1 {
             return Err(Malformed::QuestionCount);
         }
@@ -70,7 +70,7 @@ impl Query {
     /// # Errors
     /// [`Malformed`], to be answered FORMERR.
     #[inline(always)]
-    pub fn parse(message: &[u8], header: &Header, name: &mut Name) -> Result<Query, Malformed> {
+    pub fn parse(message: &[u8], header: Header, name: &mut Name) -> Result<Query, Malformed> {
         let question = Question::parse(message, header, name)?;
         let edns = Edns::parse(message, header, question.end)?;
         Ok(Query { question, edns })

@@ -128,7 +128,13 @@ impl<'b> Reply<'b> {
     /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header. `asked` says whether the
     /// question was copied. Returns the length of the reply.
     #[inline(always)]
-    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, bool)>, error: Option<ExtendedError>) -> usize {
+    pub fn finish(
+        &mut self,
+        rcode: u16,
+        asked: bool,
+        edns: Option<(u16, bool)>,
+        error: Option<ExtendedError>,
+    ) -> usize {
         if let Some((payload, dnssec_ok)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();

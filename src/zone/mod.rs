@@ -95,6 +95,14 @@ struct Owner {
     service: Arc<ServiceName>,
 }
 
+impl Owner {
+    /// The address as one number, which compares as its octets do and is compared at once.
+    #[inline(always)]
+    fn key(&self) -> u128 {
+        u128::from_be_bytes(self.address)
+    }
+}
+
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
 pub enum Caller<'c> {
@@ -226,7 +234,16 @@ impl Zone {
     #[inline(always)]
     pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Arc<Service>> {
         let hash = self.settings.seed.pair(service.hash, namespace.hash);
-        self.services.get(hash, |slot| slot.1.name.is(service, namespace)).map(|slot| &slot.1)
+        // A loop, not a closure: this is the probe of nearly every answer, and is to be part of its caller.
+        for slot in self.services.from(hash) {
+            if slot.0 != hash {
+                return None;
+            }
+            if slot.1.name.is(service, namespace) {
+                return Some(&slot.1);
+            }
+        }
+        None
     }
 
     /// The Service of a name.
@@ -254,10 +271,10 @@ impl Zone {
     /// Calls `visit` with each Service that owns the address, until it returns `false`.
     #[inline]
     pub fn owners_of(&self, address: IpAddr, mut visit: impl FnMut(&Service) -> bool) {
-        let key = bits(address).to_be_bytes();
+        let key = bits(address);
         self.owners.visit_from(
-            |owner| owner.address < key,
-            |owner| owner.address == key && self.service_named(&owner.service).is_none_or(|service| visit(service)),
+            |owner| owner.key() < key,
+            |owner| owner.key() == key && self.service_named(&owner.service).is_none_or(|service| visit(service)),
         );
     }
 
@@ -265,13 +282,12 @@ impl Zone {
     /// number of times: a block of nothing but hidden addresses does not exist.
     pub fn has_owner_within(&self, first: u128, last: u128, sees: impl Fn(&Service) -> bool) -> bool {
         const STEPS: usize = 256;
-        let (first, last) = (first.to_be_bytes(), last.to_be_bytes());
         let (mut found, mut steps) = (false, 0);
         self.owners.visit_from(
-            |owner| owner.address < first,
+            |owner| owner.key() < first,
             |owner| {
                 steps += 1;
-                if owner.address > last || steps > STEPS {
+                if owner.key() > last || steps > STEPS {
                     return false;
                 }
                 found = !self.hides || self.service_named(&owner.service).is_some_and(|service| sees(service));

@@ -12,10 +12,22 @@ pub const A_LEN: usize = 16;
 /// Octets of an encoded AAAA record.
 pub const AAAA_LEN: usize = 28;
 
-/// Records of one type, all of one length, ready to be copied behind a question.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rrset {
-    records: Box<[u8]>,
+/// Records of one type, all of one length, ready to be copied behind a question. A single one, as most are, is held in
+/// place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rrset(Held);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    A([u8; A_LEN]),
+    Aaaa([u8; AAAA_LEN]),
+    Others(Box<[u8]>),
+}
+
+impl Default for Rrset {
+    fn default() -> Rrset {
+        Rrset(Held::Others(Box::default()))
+    }
 }
 
 impl Rrset {
@@ -26,7 +38,7 @@ impl Rrset {
             records.extend_from_slice(&record_head(OWNER, rtype::A, ttl, 4));
             records.extend_from_slice(&address.octets());
         }
-        Rrset { records: records.into() }
+        Rrset(<[u8; A_LEN]>::try_from(&*records).map_or_else(|_| Held::Others(records.into()), Held::A))
     }
 
     /// AAAA records.
@@ -36,19 +48,23 @@ impl Rrset {
             records.extend_from_slice(&record_head(OWNER, rtype::AAAA, ttl, 16));
             records.extend_from_slice(&address.octets());
         }
-        Rrset { records: records.into() }
+        Rrset(<[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| Held::Others(records.into()), Held::Aaaa))
     }
 
     /// The encoded records, one after the other.
     #[inline(always)]
     pub fn octets(&self) -> &[u8] {
-        &self.records
+        match &self.0 {
+            Held::A(record) => record,
+            Held::Aaaa(record) => record,
+            Held::Others(records) => records,
+        }
     }
 
     /// Whether there is no record.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        matches!(&self.0, Held::Others(records) if records.is_empty())
     }
 }
 

@@ -7,23 +7,30 @@ use super::facts::Protocol;
 use super::rrset::Rrset;
 use super::table::Slot;
 use super::{Seed, Visibility};
-use crate::wire::same;
+use crate::wire::{MAX_LABEL, same};
 
-/// What a Service is called: its own label and its namespace's, on the wire, one after the other.
+/// What a Service is called: its own label and its namespace's, on the wire, one after the other. They are held in place:
+/// every lookup ends with comparing them, and memory elsewhere is what a lookup waits for.
 #[derive(Debug)]
 pub struct ServiceName {
     hash: u64,
     split: u8,
-    labels: Box<[u8]>,
+    len: u8,
+    labels: [u8; 2 * (1 + MAX_LABEL)],
 }
 
 impl ServiceName {
     /// From two labels with their length octets, lower case.
     pub fn new(seed: Seed, service: &[u8], namespace: &[u8]) -> ServiceName {
+        let mut labels = [0; 2 * (1 + MAX_LABEL)];
+        for (place, octet) in labels.iter_mut().zip(service.iter().chain(namespace)) {
+            *place = *octet;
+        }
         ServiceName {
             hash: seed.pair(seed.label(service), seed.label(namespace)),
             split: service.len() as u8,
-            labels: [service, namespace].concat().into(),
+            len: (service.len() + namespace.len()) as u8,
+            labels,
         }
     }
 
@@ -36,7 +43,7 @@ impl ServiceName {
     /// Both labels, without a root.
     #[inline(always)]
     pub fn labels(&self) -> &[u8] {
-        &self.labels
+        self.labels.get(..usize::from(self.len)).unwrap_or(&[])
     }
 
     /// The Service's own label with its length octet.
@@ -48,7 +55,7 @@ impl ServiceName {
     /// The namespace's label with its length octet.
     #[inline(always)]
     pub fn namespace(&self) -> &[u8] {
-        self.labels.get(usize::from(self.split)..).unwrap_or(&[])
+        self.labels.get(usize::from(self.split)..usize::from(self.len)).unwrap_or(&[])
     }
 
     /// Whether these are its two labels.
@@ -59,13 +66,13 @@ impl ServiceName {
 
     /// `name.namespace`.
     pub fn text(&self) -> String {
-        crate::wire::text_of(&self.labels)
+        crate::wire::text_of(self.labels())
     }
 }
 
 impl PartialEq for ServiceName {
     fn eq(&self, other: &ServiceName) -> bool {
-        self.labels == other.labels
+        self.labels() == other.labels()
     }
 }
 
@@ -79,7 +86,7 @@ impl PartialOrd for ServiceName {
 
 impl Ord for ServiceName {
     fn cmp(&self, other: &ServiceName) -> std::cmp::Ordering {
-        self.labels.cmp(&other.labels)
+        self.labels().cmp(other.labels())
     }
 }
 

@@ -55,7 +55,7 @@ impl<S: Slot> Table<S> {
 
     /// The slots of a page from the first that has this hash or a higher one.
     #[inline(always)]
-    fn from(&self, hash: u64) -> &[S] {
+    pub fn from(&self, hash: u64) -> &[S] {
         let (upper, lower) = place(hash);
         let Some(page) = self.root[upper].as_ref().and_then(|directory| directory[lower].as_ref()) else { return &[] };
         page.get(first_at_least(page, hash)..).unwrap_or(&[])

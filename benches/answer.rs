@@ -5,12 +5,13 @@ mod cluster;
 
 use std::hint::black_box;
 
-use callsign::answer::{Limit, answer};
+use callsign::answer::{Limit, Scratch, answer};
 use callsign::zone::Caller;
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn bench(criterion: &mut Criterion) {
     let mut reply = vec![0; 4096];
+    let mut scratch = Scratch::new(0);
     let caller = Caller::Address([127, 0, 0, 1].into());
     for services in [100, 10_000, 100_000] {
         let zone = cluster::zone(services);
@@ -18,7 +19,7 @@ fn bench(criterion: &mut Criterion) {
         for (case, name, qtype, edns) in cluster::QUESTIONS {
             let query = cluster::query(name, *qtype, *edns);
             group.bench_function(*case, |bencher| {
-                bencher.iter(|| answer(&zone, caller, black_box(&query), Limit::Datagram, 1, &mut reply));
+                bencher.iter(|| answer(&zone, caller, black_box(&query), Limit::Datagram, &mut scratch, &mut reply));
             });
         }
         // Another Service each time, in no order: what the caches do not hold.
@@ -30,7 +31,7 @@ fn bench(criterion: &mut Criterion) {
         group.bench_function("hit, another Service each time", |bencher| {
             bencher.iter(|| {
                 at = (at + 1) % queries.len();
-                answer(&zone, caller, black_box(&queries[at]), Limit::Datagram, 1, &mut reply)
+                answer(&zone, caller, black_box(&queries[at]), Limit::Datagram, &mut scratch, &mut reply)
             });
         });
     }

@@ -242,8 +242,9 @@ fn answers_take_turns() {
     let mut buffer = vec![0; 512];
     let query = query("db.web.svc.cluster.local A", None);
     let mut firsts = Vec::new();
-    for turn in 0..4 {
-        let verdict = callsign::answer::answer(&zone, CLIENT, &query, Limit::Datagram, turn, &mut buffer);
+    let mut scratch = callsign::answer::Scratch::new(u16::MAX);
+    for _ in 0..4 {
+        let verdict = callsign::answer::answer(&zone, CLIENT, &query, Limit::Datagram, &mut scratch, &mut buffer);
         let callsign::answer::Verdict::Reply { len, .. } = verdict else { panic!("{verdict:?}") };
         let message = Message::from_vec(&buffer[..len]).unwrap();
         firsts.push(message.answers[0].data.to_string());

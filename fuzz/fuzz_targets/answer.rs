@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use callsign::answer::{Limit, Verdict, answer};
+use callsign::answer::{Limit, Scratch, Verdict, answer};
 use callsign::cluster::{manifests, publish};
 use callsign::zone::{Builder, Caller, Domain, PodNames, Settings, Zone};
 use hickory_proto::op::Message;
@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     let (limit, most) = if choice & 1 == 0 { (Limit::Datagram, 1232) } else { (Limit::Stream, 65_535) };
     let caller = if choice & 2 == 0 { Caller::Unknown } else { Caller::Address(IpAddr::from([127, 0, 0, 1])) };
     let mut reply = vec![0; 65_535];
-    let Verdict::Reply { len, .. } = answer(&ZONE, caller, message, limit, u16::from(choice), &mut reply) else {
+    let Verdict::Reply { len, .. } = answer(&ZONE, caller, message, limit, &mut Scratch::new(choice.into()), &mut reply) else {
         assert!(message.len() < 12 || message[2] & 0x80 != 0);
         return;
     };

@@ -2,9 +2,9 @@
 
 mod records;
 
-use crate::resolve::{Outcome, Silent, Space, resolve};
+use crate::resolve::{Node, Outcome, Silent, Space, resolve};
 use crate::wire::{
-    CLASS_IN, ExtendedError, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, flags, rcode, rtype,
+    CLASS_IN, ExtendedError, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, flags, rcode, rtype,
 };
 use crate::zone::{Asker, Caller, Zone};
 use records::Writer;
@@ -52,10 +52,30 @@ pub enum Verdict {
     Drop,
 }
 
+/// What a thread keeps from one answer to the next.
+pub struct Scratch {
+    /// Where the name that is asked for is read into.
+    name: Name,
+    /// Which record of an rrset comes first: another from one answer to the next.
+    turn: u16,
+}
+
+impl Scratch {
+    /// Records take turns from this one on.
+    pub fn new(turn: u16) -> Scratch {
+        Scratch { name: Name::empty(), turn }
+    }
+}
+
 /// Answers one DNS message. Pure and total: no I/O, no lock, no allocation, no panic.
-///
-/// `turn` rotates the records of an rrset: any number that differs from one query to the next.
-pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn: u16, reply: &mut [u8]) -> Verdict {
+pub fn answer(
+    zone: &Zone,
+    caller: Caller<'_>,
+    query: &[u8],
+    limit: Limit,
+    scratch: &mut Scratch,
+    reply: &mut [u8],
+) -> Verdict {
     let Some(header) = Header::parse(query) else { return Verdict::Drop };
     if header.is_reply() {
         return Verdict::Drop;
@@ -63,8 +83,9 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
     if header.opcode() != 0 {
         return refuse(zone, query, header, rcode::NOTIMP, reply);
     }
-    let mut name = Name::empty();
-    let Ok(Query { question, edns }) = Query::parse(query, header, &mut name) else {
+    let Scratch { name, turn } = scratch;
+    *turn = turn.wrapping_add(1);
+    let Ok(Query { question, edns }) = Query::parse(query, header, name) else {
         return refuse(zone, query, header, rcode::FORMERR, reply);
     };
     let settings = &*zone.settings;
@@ -83,13 +104,19 @@ pub fn answer(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit, turn:
         (rcode::REFUSED, None, Realm::Other)
     } else {
         let asker = Asker::new(zone, caller);
-        match resolve(zone, &asker, &name, &mut Silent) {
+        match resolve(zone, &asker, name, &mut Silent) {
+            // Nearly every answer is one record of a Service.
+            Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
+                out.set_flags(flags::AA);
+                out.count(Section::Answer, 1);
+                (rcode::NOERROR, None, realm(space))
+            }
             Outcome::Found(node, space) => {
-                let rcode = Writer::new(zone, &asker, &mut out, space, turn, &name).found(node, qtype);
+                let rcode = Writer::new(zone, &asker, &mut out, space, *turn, name).found(node, qtype);
                 (rcode, None, realm(space))
             }
             Outcome::Missing(space) => {
-                let rcode = Writer::new(zone, &asker, &mut out, space, turn, &name).missing(space);
+                let rcode = Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space);
                 (rcode, None, realm(space))
             }
             Outcome::NotReady => (rcode::SERVFAIL, Some(ExtendedError::NotReady), Realm::Other),

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::source::{self, Cluster};
 use super::{CONFIG, Failure, NO, UNAVAILABLE, USAGE};
-use crate::answer::{Limit, Verdict, answer};
+use crate::answer::{Limit, Scratch, Verdict, answer};
 use crate::cluster::object::Reading;
 use crate::config::{NameArgs, SourceArgs};
 use crate::resolve::{Finding, Node, Outcome, Step, Told, resolve};
@@ -198,7 +198,7 @@ pub(super) fn explain(zone: &Zone, caller: Caller<'_>, name: &Name, qtype: Recor
     let outcome = describe(&resolve(zone, &asker, name, &mut told));
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
-    let (rcode, answers) = match answer(zone, caller, &query, Limit::Stream, 0, &mut reply) {
+    let (rcode, answers) = match answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply) {
         Verdict::Reply { len, .. } => read(&reply[..len])?,
         Verdict::Forward | Verdict::Drop => ("FORWARDED".to_owned(), Vec::new()),
     };

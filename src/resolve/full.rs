@@ -45,9 +45,9 @@ fn node<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, above: usize, tra
 fn service<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
     let Some(namespace) = kind.checked_sub(1) else { return Some(Node::Empty) };
     let Some(service) = namespace.checked_sub(1) else {
-        return namespace_node(search, search.zone.label(name.label(0)), trace);
+        return namespace_node(search, search.zone.label_of(name, 0), trace);
     };
-    let (label, within) = (search.zone.label(name.label(service)), search.zone.label(name.label(namespace)));
+    let (label, within) = (search.zone.label_of(name, service), search.zone.label_of(name, namespace));
     let found = search.service("full name", label, within, trace)?;
     if !found.answers() {
         None
@@ -80,7 +80,7 @@ pub(super) fn namespace_node<'z, T: Trace>(
 fn pod<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
     match kind {
         0 => Some(Node::Empty),
-        1 => namespace_node(search, search.zone.label(name.label(0)), trace),
+        1 => namespace_node(search, search.zone.label_of(name, 0), trace),
         2 => {
             let namespace = name.label(1);
             namespace_node(search, search.zone.label(namespace), trace)?;

@@ -67,7 +67,7 @@ impl<'z> Named<'z> {
 fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
     let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
     let svc = name.label(name.labels().wrapping_sub(1)) == b"\x03svc";
-    let at = |index| search.zone.label(name.label(index));
+    let at = |index| search.zone.label_of(name, index);
     match name.labels() {
         1 => Named::service(one(search, at(0), trace)),
         2 => {
@@ -159,7 +159,7 @@ fn in_namespace<'z, T: Trace>(
 
 /// `_port._proto.x`: a bare name's child is as little anybody else's as the bare name itself.
 fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
-    match Named::below(search, one(search, search.zone.label(name.label(2)), trace), name, 2, trace) {
+    match Named::below(search, one(search, search.zone.label_of(name, 2), trace), name, 2, trace) {
         Named::Unknown => Named::Not,
         found => found,
     }
@@ -167,7 +167,7 @@ fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut
 
 /// `h.x.y`: endpoint `h` of headless Service `x` in `y`; a protocol in place of `h` is the name above `_port._proto.x.y`.
 fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
-    let (label, place) = (search.zone.label(name.label(1)), search.zone.label(name.label(2)));
+    let (label, place) = (search.zone.label_of(name, 1), search.zone.label_of(name, 2));
     if guarded(search, place.octets) {
         return Named::Unknown;
     }
@@ -387,7 +387,7 @@ fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {
 /// It is never forwarded.
 fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
     let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-    match namespace_node(search, search.zone.label(name.label(0)), trace) {
+    match namespace_node(search, search.zone.label_of(name, 0), trace) {
         Some(node) => Outcome::Found(node, Space::Short),
         None if above_domain() => Outcome::Found(Node::Empty, Space::Short),
         None => Outcome::Missing(Space::Short),
@@ -398,7 +398,7 @@ fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T
 fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8], trace: &mut T) -> Outcome<'z> {
     // `ns.svc` has `x.ns.svc` below it.
     if last == b"\x03svc" {
-        let between = name.labels() == 2 && namespace_node(search, search.zone.label(name.label(0)), trace).is_some();
+        let between = name.labels() == 2 && namespace_node(search, search.zone.label_of(name, 0), trace).is_some();
         return if between { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
     // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.

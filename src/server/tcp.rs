@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::{BindError, Counters, Published, canonical};
-use crate::answer::{Limit, Verdict, answer};
+use crate::answer::{Limit, Scratch, Verdict, answer};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -180,7 +180,7 @@ impl Drop for Connection {
 
 thread_local! {
     /// Replies are made here and kept only as long as they are: one buffer for a thousand connections.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; REPLY].into());
+    static SCRATCH: RefCell<(Scratch, Box<[u8]>)> = RefCell::new((Scratch::new(0), vec![0; REPLY].into()));
 }
 
 impl Connection {
@@ -276,11 +276,9 @@ impl<'s> Frame<'s> {
 
 /// Appends the framed reply to one message.
 fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>) {
-    thread_local!(static TURN: std::cell::Cell<u16> = const { std::cell::Cell::new(0) });
-    let turn = TURN.replace(TURN.get().wrapping_add(1));
-    SCRATCH.with_borrow_mut(|reply| {
+    SCRATCH.with_borrow_mut(|(scratch, reply)| {
         let start = std::time::Instant::now();
-        let verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, turn, reply);
+        let verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, scratch, reply);
         shared.counters.count(from, message.len(), &verdict);
         if let Verdict::Reply { len, .. } = verdict {
             output.extend_from_slice(&(len as u16).to_be_bytes());

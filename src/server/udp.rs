@@ -17,7 +17,7 @@ use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_storage, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{BindError, Counters, Published};
-use crate::answer::{Limit, Verdict, answer};
+use crate::answer::{Limit, Scratch, Verdict, answer};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -118,7 +118,7 @@ impl Bound {
                 table: table.clone(),
                 counters: counters.clone(),
                 stop: workers.stop.clone(),
-                turn: index as u16,
+                scratch: Scratch::new(index as u16),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -148,7 +148,7 @@ struct Worker {
     table: Published,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
-    turn: u16,
+    scratch: Scratch,
 }
 
 impl Worker {
@@ -187,11 +187,10 @@ impl Worker {
         let mut replies = 0;
         for index in 0..received {
             let Some((from, query)) = batch.message(index) else { continue };
-            self.turn = self.turn.wrapping_add(1);
             let caller = Caller::Address(from);
             let reply = &mut batch.replies[replies * REPLY..(replies + 1) * REPLY];
             let query = &batch.queries[index * QUERY..index * QUERY + query];
-            let verdict = answer(&zone, caller, query, Limit::Datagram, self.turn, reply);
+            let verdict = answer(&zone, caller, query, Limit::Datagram, &mut self.scratch, reply);
             self.counters.count(from, query.len(), &verdict);
             if let Verdict::Reply { len, .. } = verdict {
                 batch.address(replies, index, len);

@@ -11,6 +11,8 @@ pub const MAX_LABEL: usize = 63;
 const STARTS: usize = 128;
 /// Room for the longest name.
 const FOLDED: usize = 256;
+/// Words are read where a name ends, too.
+const SLACK: usize = 8;
 
 /// Why octets are not a name that a question may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -33,7 +35,7 @@ pub enum NameError {
 /// message, so the caller's spelling is never lost.
 #[derive(Clone)]
 pub struct Name {
-    folded: [u8; FOLDED],
+    folded: [u8; FOLDED + SLACK],
     starts: [u8; STARTS],
     labels: usize,
     len: usize,
@@ -43,7 +45,7 @@ impl Name {
     /// A place to read a name into. It is large, so it is filled where it is and never moved.
     #[inline(always)]
     pub fn empty() -> Name {
-        Name { folded: [0; FOLDED], starts: [0; STARTS], labels: 0, len: 1 }
+        Name { folded: [0; FOLDED + SLACK], starts: [0; STARTS], labels: 0, len: 1 }
     }
 
     /// Reads the name at `at`. Pointers are an error: nothing precedes a question that it could point to.
@@ -111,6 +113,12 @@ impl Name {
         rest.get(..=usize::from(rest[0])).unwrap_or(&[])
     }
 
+    /// The eight octets at `at` as one number, the first the lowest. What lies behind the name means nothing.
+    #[inline(always)]
+    pub fn word(&self, at: usize) -> u64 {
+        self.folded[at % FOLDED..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
+    }
+
     /// Labels `from..to` with their length octets, without a root.
     #[inline(always)]
     pub fn span(&self, from: usize, to: usize) -> &[u8] {
@@ -130,14 +138,16 @@ impl Name {
     #[inline(always)]
     pub fn below(&self, suffix: &[u8], suffix_labels: usize) -> Option<usize> {
         let above = self.labels.checked_sub(suffix_labels)?;
-        same(self.tail(above), suffix).then_some(above)
+        let start = usize::from(self.starts[above % STARTS]);
+        let tail = self.folded[start..].get(..self.len.saturating_sub(start))?;
+        same(tail, suffix).then_some(above)
     }
 }
 
 /// Copies `source`, which is no longer than a name, in lower case, sixteen octets at a time. Length octets are at most 63
 /// and so are never letters: nobody has to know where the labels are.
 #[inline(always)]
-fn fold(source: &[u8], target: &mut [u8; FOLDED]) {
+fn fold(source: &[u8], target: &mut [u8; FOLDED + SLACK]) {
     let (blocks, rest) = source.as_chunks::<16>();
     let (places, _) = target.as_chunks_mut::<16>();
     for (block, place) in blocks.iter().zip(places.iter_mut()) {
@@ -236,7 +246,7 @@ mod tests {
     fn every_octet_folds_as_ascii_does() {
         for octet in 0..=255u8 {
             for length in [0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 254, 255] {
-                let mut folded = [0; FOLDED];
+                let mut folded = [0; FOLDED + SLACK];
                 fold(&vec![octet; length], &mut folded);
                 assert_eq!(folded[..length], vec![octet.to_ascii_lowercase(); length], "{octet}, {length} times");
             }

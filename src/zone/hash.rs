@@ -1,5 +1,7 @@
 //! The hash of labels. Keyed, so that nobody who may create Services can aim at one page of the table.
 
+use crate::wire::Name;
+
 /// The key of a table's hashes: random for each process, so that collisions cannot be prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed(u64);
@@ -20,6 +22,21 @@ impl Seed {
             state = mix(state ^ u64::from_le_bytes(*word), K1);
         }
         mix(state ^ tail(rest), K2)
+    }
+
+    /// The same of a label of a name, whose octets have others behind them: whole words are read, and what is not the
+    /// label's is masked.
+    #[inline(always)]
+    pub fn label_of(self, name: &Name, index: usize) -> u64 {
+        let label = name.label(index);
+        let mut state = self.0 ^ label.len() as u64;
+        let mut left = label.len();
+        let mut at = name.start(index);
+        while left >= 8 {
+            state = mix(state ^ name.word(at), K1);
+            (at, left) = (at + 8, left - 8);
+        }
+        mix(state ^ name.word(at) & !(u64::MAX << (8 * left)), K2)
     }
 
     /// The hash of a label inside a namespace, from the hashes of both.
@@ -45,14 +62,29 @@ fn mix(a: u64, b: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// At most seven octets as one number, without a loop: two overlapping words, or three octets.
+/// At most seven octets as the lower ones of a word.
 #[inline(always)]
 fn tail(rest: &[u8]) -> u64 {
-    if let (Some(first), Some(last)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
-        u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
-    } else if let (Some(first), Some(middle), Some(last)) = (rest.first(), rest.get(rest.len() / 2), rest.last()) {
-        u64::from(*first) << 16 | u64::from(*middle) << 8 | u64::from(*last)
-    } else {
-        0
+    match (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            let above = 8 * (rest.len() - 4);
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << above
+        }
+        _ => rest.iter().rev().fold(0, |word, octet| word << 8 | u64::from(*octet)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_hashes_alike_wherever_it_stands() {
+        for length in 1..=63u8 {
+            let label: Vec<u8> = (0..=length).map(|at| if at == 0 { length } else { b'a' + at % 26 }).collect();
+            let wire = [&[3, b'w', b'e', b'b'][..], &label, &[1, b'x', 0]].concat();
+            let name = Name::parse(&wire, 0).unwrap();
+            assert_eq!(Seed(7).label_of(&name, 1), Seed(7).label(&label), "{length}");
+        }
     }
 }

@@ -28,6 +28,7 @@ pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
 };
 
+use crate::wire::Name;
 use ordered::Ordered;
 use table::{Slot, Table};
 
@@ -228,6 +229,12 @@ impl Zone {
     #[inline(always)]
     pub fn label<'n>(&self, octets: &'n [u8]) -> Label<'n> {
         Label { octets, hash: self.settings.seed.label(octets) }
+    }
+
+    /// A label of a name with its hash.
+    #[inline(always)]
+    pub fn label_of<'n>(&self, name: &'n Name, index: usize) -> Label<'n> {
+        Label { octets: name.label(index), hash: self.settings.seed.label_of(name, index) }
     }
 
     /// The Service of this label in this namespace. Visibility is not looked at.

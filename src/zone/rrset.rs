@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::wire::{CLASS_IN, rtype};
+use crate::wire::{CLASS_IN, Reply, rtype};
 
 /// The owner of every encoded record: a pointer to the question's name, which follows the header.
 pub const OWNER: [u8; 2] = [0xc0, 0x0c];
@@ -58,6 +58,16 @@ impl Rrset {
             Held::A(record) => record,
             Held::Aaaa(record) => record,
             Held::Others(records) => records,
+        }
+    }
+
+    /// Writes the record, if there is one and no other; says whether it did. Its length is known to the compiler.
+    #[inline(always)]
+    pub fn push_lone(&self, out: &mut Reply<'_>) -> bool {
+        match &self.0 {
+            Held::A(record) => out.push(record),
+            Held::Aaaa(record) => out.push(record),
+            Held::Others(_) => false,
         }
     }
 

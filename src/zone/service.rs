@@ -7,7 +7,7 @@ use super::facts::Protocol;
 use super::rrset::Rrset;
 use super::table::Slot;
 use super::{Seed, Visibility};
-use crate::wire::{MAX_LABEL, same};
+use crate::wire::{MAX_LABEL, Reply, rtype, same};
 
 /// What a Service is called: its own label and its namespace's, on the wire, one after the other. They are held in place:
 /// every lookup ends with comparing them, and memory elsewhere is what a lookup waits for.
@@ -199,6 +199,16 @@ impl Service {
             Kind::Cluster(_) => true,
             Kind::Headless => !self.endpoints.all.is_empty(),
             Kind::Alias(target) => target.is_some(),
+        }
+    }
+
+    /// Writes its address, if it has one of the type that is asked for and no other; says whether it did.
+    #[inline(always)]
+    pub fn push_lone(&self, qtype: u16, out: &mut Reply<'_>) -> bool {
+        match qtype {
+            rtype::A => self.a.push_lone(out),
+            rtype::AAAA => self.aaaa.push_lone(out),
+            _ => false,
         }
     }
 

@@ -106,7 +106,7 @@ pub fn query(question: &str, payload: Option<u16>) -> Vec<u8> {
 /// The reply of `answer()` to a message, if there is one.
 pub fn reply(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit) -> Option<Vec<u8>> {
     let mut buffer = vec![0; 65_535];
-    match answer(zone, caller, query, limit, 0, &mut buffer) {
+    match answer(zone, caller, query, limit, &mut callsign::answer::Scratch::new(u16::MAX), &mut buffer) {
         Verdict::Reply { len, .. } => {
             buffer.truncate(len);
             Some(buffer)

@@ -77,11 +77,11 @@ pub fn answer(
     reply: &mut [u8],
 ) -> Verdict {
     let Some(header) = Header::parse(query) else { return Verdict::Drop };
-    if header.is_reply() {
-        return Verdict::Drop;
-    }
-    if header.opcode() != 0 {
-        return refuse(zone, query, header, rcode::NOTIMP, reply);
+    if header.flags & (flags::QR | flags::OPCODE) != 0 {
+        return match header.is_reply() {
+            true => Verdict::Drop,
+            false => refuse(zone, query, header, rcode::NOTIMP, reply),
+        };
     }
     let Scratch { name, turn } = scratch;
     *turn = turn.wrapping_add(1);
@@ -124,7 +124,7 @@ pub fn answer(
             Outcome::NotOurs => (rcode::REFUSED, None, Realm::Other),
         }
     };
-    let own = edns.map(|edns| (settings.udp_payload, edns.dnssec_ok));
+    let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
     Verdict::Reply { len: out.finish(rcode, true, own, error), rcode, qtype, realm }
 }
 

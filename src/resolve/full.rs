@@ -18,17 +18,12 @@ pub(super) fn resolve<'z, T: Trace>(
     if !search.zone.synced {
         return Outcome::NotReady;
     }
-    match node(search, name, above, trace) {
-        Some(node) => Outcome::Found(node, space),
-        None => Outcome::Missing(space),
+    let Some(kind) = above.checked_sub(1) else { return Outcome::Found(Node::Apex, space) };
+    let label = name.label(kind);
+    if label == b"\x03svc" {
+        return service(search, name, space, kind, trace);
     }
-}
-
-#[inline(always)]
-fn node<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, above: usize, trace: &mut T) -> Option<Node<'z>> {
-    let Some(kind) = above.checked_sub(1) else { return Some(Node::Apex) };
-    match name.label(kind) {
-        b"\x03svc" => service(search, name, kind, trace),
+    let node = match label {
         b"\x03pod" => pod(search, name, kind, trace),
         b"\x0bdns-version" if kind == 0 => Some(Node::Version),
         b"\x03dns" if kind == 0 => Some(Node::Empty),
@@ -37,24 +32,36 @@ fn node<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, above: usize, tra
             trace.note(|| Step::new("full name", format!("svc or pod, not '{}'", text_of(other)), Finding::Nothing));
             None
         }
+    };
+    outcome(node, space)
+}
+
+fn outcome(node: Option<Node<'_>>, space: Space) -> Outcome<'_> {
+    match node {
+        Some(node) => Outcome::Found(node, space),
+        None => Outcome::Missing(space),
     }
 }
 
 /// `kind` labels stand before `svc.Z`.
 #[inline(always)]
-fn service<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
-    let Some(namespace) = kind.checked_sub(1) else { return Some(Node::Empty) };
+fn service<'z, T: Trace>(
+    search: &Search<'_, 'z>,
+    name: &'z Name,
+    space: Space,
+    kind: usize,
+    trace: &mut T,
+) -> Outcome<'z> {
+    let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
     let Some(service) = namespace.checked_sub(1) else {
-        return namespace_node(search, search.zone.label_of(name, 0), trace);
+        return outcome(namespace_node(search, search.zone.label_of(name, 0), trace), space);
     };
     let (label, within) = (search.zone.label_of(name, service), search.zone.label_of(name, namespace));
-    let found = search.service("full name", label, within, trace)?;
-    if !found.answers() {
-        None
-    } else if service == 0 {
-        Some(Node::Service(found))
-    } else {
-        search.below(found, name, service, trace)
+    match search.service("full name", label, within, trace) {
+        Some(found) if !found.answers() => Outcome::Missing(space),
+        Some(found) if service == 0 => Outcome::Found(Node::Service(found), space),
+        Some(found) => outcome(search.below(found, name, service, trace), space),
+        None => Outcome::Missing(space),
     }
 }
 

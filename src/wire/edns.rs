@@ -10,13 +10,21 @@ pub struct Edns {
     pub payload: u16,
     /// EDNS version; only 0 is known.
     pub version: u8,
-    /// Whether the client wants DNSSEC records (RFC 3225).
-    pub dnssec_ok: bool,
+    /// The flags' upper eight bits.
+    flags: u8,
 }
 
 const OPT: u8 = rtype::OPT as u8;
+/// DO (RFC 3225).
+const DNSSEC_OK: u8 = 0x80;
 
 impl Edns {
+    /// The flags of the reply's OPT record: whether the client wants DNSSEC records comes back as it was.
+    #[inline(always)]
+    pub fn reply_flags(&self) -> u8 {
+        self.flags & DNSSEC_OK
+    }
+
     /// Reads what follows the question, which ends at `at`: in nearly every query nothing, or one OPT without options.
     #[inline(always)]
     pub(super) fn parse(message: &[u8], header: Header, at: usize) -> Result<Option<Edns>, Malformed> {
@@ -29,7 +37,7 @@ impl Edns {
                 (header.additionals, record)
             {
                 let payload = u16::from_be_bytes([size_high, size_low]);
-                return Ok(Some(Edns { payload, version, dnssec_ok: flags & 0x80 != 0 }));
+                return Ok(Some(Edns { payload, version, flags }));
             }
         }
         Edns::find(message, header, at)
@@ -55,7 +63,7 @@ impl Edns {
                 return Err(Malformed::Records);
             }
             let [_, version, flags, _] = record.ttl;
-            found = Some(Edns { payload: record.class, version, dnssec_ok: flags & 0x80 != 0 });
+            found = Some(Edns { payload: record.class, version, flags });
         }
         Ok(found)
     }

@@ -128,17 +128,11 @@ impl<'b> Reply<'b> {
     /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header. `asked` says whether the
     /// question was copied. Returns the length of the reply.
     #[inline(always)]
-    pub fn finish(
-        &mut self,
-        rcode: u16,
-        asked: bool,
-        edns: Option<(u16, bool)>,
-        error: Option<ExtendedError>,
-    ) -> usize {
-        if let Some((payload, dnssec_ok)) = edns {
+    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, u8)>, error: Option<ExtendedError>) -> usize {
+        if let Some((payload, flags)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
-            let (extended, flags) = ((rcode >> 4) as u8, u8::from(dnssec_ok) << 7);
+            let extended = (rcode >> 4) as u8;
             let fitted = match error {
                 None => self.push(&[0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, 0, 0]),
                 // RFC 8914 section 2: option 15, the code, and no text.

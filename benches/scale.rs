@@ -37,6 +37,8 @@ const HEADLESS: u32 = 1_000;
 const ENDPOINTS: u32 = 100;
 const NAMESPACES: u32 = 500;
 const PODS: u32 = 150_000;
+/// A real API takes a few milliseconds for a change: several at a time make 500 a second.
+const WRITERS: u32 = 4;
 
 enum Cluster {
     Scripted(Api),
@@ -261,21 +263,24 @@ fn main() {
     let (stop, changes, wrong, asked) =
         (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let times = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let start = Instant::now();
-            let mut done = 0u32;
-            while !stop.load(Ordering::Relaxed) {
-                let n = 20 + done % 900;
-                if done.is_multiple_of(2) {
-                    cluster.replace(slice(n, nth_address(n, 1 + done / 900)));
-                } else {
-                    cluster.replace(service(n));
+        for writer in 0..WRITERS {
+            let (stop, changes, cluster) = (&stop, &changes, &cluster);
+            scope.spawn(move || {
+                let start = Instant::now();
+                let mut done = writer;
+                while !stop.load(Ordering::Relaxed) {
+                    let n = 20 + done % 900;
+                    if (done / WRITERS).is_multiple_of(2) {
+                        cluster.replace(slice(n, nth_address(n, 1 + done / 900)));
+                    } else {
+                        cluster.replace(service(n));
+                    }
+                    done += WRITERS;
+                    changes.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep((Duration::from_millis(2) * done).saturating_sub(start.elapsed()));
                 }
-                done += 1;
-                changes.store(done.into(), Ordering::Relaxed);
-                std::thread::sleep((Duration::from_millis(2) * done).saturating_sub(start.elapsed()));
-            }
-        });
+            });
+        }
         scope.spawn(|| {
             let client = Client::of(&server);
             let mut n = 0u32;

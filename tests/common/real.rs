@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::Value;
 
@@ -109,7 +110,13 @@ impl Real {
             .header("content-type", "application/json")
             .body(body)
             .unwrap();
-        self.runtime.block_on(self.client.send(request)).ok().map(|response| response.status().as_u16())
+        self.runtime.block_on(async {
+            let response = self.client.send(request).await.ok()?;
+            let status = response.status().as_u16();
+            // A connection whose answer was read is used again.
+            let _ = response.into_body().collect().await;
+            Some(status)
+        })
     }
 
     pub fn create(&self, object: Value) {

@@ -288,3 +288,67 @@ fn what_kubectl_prints_is_a_source() {
         "{text}"
     );
 }
+
+#[test]
+fn what_an_app_is_called() {
+    let demo = ["--manifests", "deploy/demo"];
+    type Case = (&'static str, &'static [&'static str], bool, i32, &'static str, &'static str);
+    let cases: &[Case] = &[
+        (
+            "a chart under a name of its own",
+            &["--app", "sab", "--chart", "sabnzbd"],
+            false,
+            0,
+            "sab-sabnzbd.ix-sab.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "a name that says the chart",
+            &["--app", "sabnzbd-23", "--chart", "sabnzbd"],
+            false,
+            0,
+            "sabnzbd-23.ix-sabnzbd-23.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "one of its services",
+            &["--app", "traefik", "--chart", "traefik", "--service", "tcp"],
+            false,
+            0,
+            "traefik-tcp.ix-traefik.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "another domain and prefix",
+            &["--app", "sab", "--chart", "Sabnzbd", "--cluster-domain", "home.arpa", "--application-prefix", "app-"],
+            false,
+            0,
+            "sab-sabnzbd.app-sab.svc.home.arpa\n",
+            "",
+        ),
+        ("it exists", &["--app", "sab", "--chart", "sabnzbd"], true, 0, "sab-sabnzbd.ix-sab.svc.cluster.local\n", ""),
+        (
+            "it does not exist",
+            &["--app", "sab", "--chart", "plex"],
+            true,
+            1,
+            "sab-plex.ix-sab.svc.cluster.local\n",
+            "callsign: there is no Service sab-plex in namespace ix-sab; `callsign explain sab` says what is near\n",
+        ),
+        ("no label", &["--app", "", "--chart", "x", "--service", ""], false, 64, "", "is no label"),
+        ("no such source", &["--app", "a", "--chart", "b", "--manifests", "/no/such"], false, 69, "", "/no/such"),
+        ("no chart", &["--app", "a"], false, 64, "", "--chart"),
+    ];
+    for (case, arguments, with_demo, status, stdout, stderr) in cases {
+        let arguments: Vec<&str> = ["name"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .chain(demo.into_iter().filter(|_| *with_demo))
+            .collect();
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(*status), "{case}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), *stdout, "{case}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
+    }
+}

@@ -1,6 +1,7 @@
 //! Subcommands, a file each.
 
 mod explain;
+mod name;
 mod serve;
 mod source;
 
@@ -31,6 +32,9 @@ enum Command {
     /// Say how a name resolves, or why it does not
     #[command(after_help = explain::EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
+    /// Say what an app's Service is called
+    #[command(after_help = name::EXAMPLES)]
+    Name(Box<name::AppArgs>),
 }
 
 /// What went wrong, as one line, and the exit status that says so.
@@ -69,6 +73,10 @@ impl Cli {
             Command::Explain(args) => {
                 serve::log(crate::config::LogFormat::Text, "warn");
                 explain::run(&args)
+            }
+            Command::Name(args) => {
+                serve::log(crate::config::LogFormat::Text, "warn");
+                name::run(&args)
             }
         }
     }

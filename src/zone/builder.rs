@@ -568,7 +568,7 @@ fn addresses_of(service: Option<&Service>) -> Vec<u128> {
 
 /// `fullname(release, chart)` as charts make it: at most 63 characters, one trailing dash dropped, and the release
 /// alone when it already names the chart.
-pub(crate) fn full_name(release: &str, chart: &str) -> String {
+pub fn full_name(release: &str, chart: &str) -> String {
     let trim = |text: &str| {
         let cut: String = text.chars().take(63).collect();
         cut.strip_suffix('-').unwrap_or(&cut).to_owned()

@@ -19,7 +19,7 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use builder::{Builder, Facts, Report, Work, external_name};
+pub use builder::{Builder, Facts, Report, Work, external_name, full_name};
 pub use hash::Seed;
 pub use namespace::{Candidate, Namespace, NamespaceName};
 pub use rrset::{Rrset, Soa};

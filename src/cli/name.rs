@@ -1,0 +1,75 @@
+//! `callsign name`: what an app's Service is called, by the application rule.
+
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::{CONFIG, Failure, NO, USAGE, source};
+use crate::cluster::object::Reading;
+use crate::config::{NameArgs, Source, SourceArgs};
+use crate::wire::label_of;
+use crate::zone::full_name;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  callsign name --app sab --chart sabnzbd
+  callsign name --app traefik --chart traefik --service tcp
+  callsign name --app sab --chart sabnzbd --manifests deploy/demo";
+
+/// Flags of `callsign name`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct AppArgs {
+    /// What the app is called: the name it was installed under
+    #[arg(long, value_name = "NAME")]
+    app: String,
+    /// The chart that it was installed from
+    #[arg(long, value_name = "CHART")]
+    chart: String,
+    /// One of the app's services instead of its main one
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+/// Prints the full name; with a source, says whether it exists.
+pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
+    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let domain = settings.domains.first().map(|domain| crate::wire::text_of(&domain.wire)).unwrap_or_default();
+    let namespace = format!("{}{}", args.names.application_prefix, args.app);
+    let main = full_name(&args.app, &args.chart);
+    // The app's prefix is usual and not required: a Service that is called by its own name alone comes second.
+    let services = match &args.service {
+        None => vec![main],
+        Some(service) => vec![format!("{main}-{service}"), service.clone()],
+    };
+    for label in services.iter().chain([&namespace]) {
+        label_of(label).map_err(|why| Failure::new(USAGE, format!("'{label}' is no label of a name: {why}")))?;
+    }
+    let full = |service: &str| format!("{service}.{namespace}.svc.{domain}").to_ascii_lowercase();
+    let first = services.first().map(String::as_str).unwrap_or_default();
+    if matches!(args.source.source(), Source::Nowhere) {
+        let _ = writeln!(std::io::stdout(), "{}", full(first));
+        return Ok(());
+    }
+    let reading = Reading { endpoint_pod_names: args.names.endpoint_pod_names };
+    let zone = source::read(&args.source, reading, settings)?.zone;
+    let exists = |service: &&String| match (label_of(service), label_of(&namespace)) {
+        (Ok(service), Ok(namespace)) => zone.service(zone.label(&service), zone.label(&namespace)).is_some(),
+        _ => false,
+    };
+    let found = services.iter().find(exists);
+    let _ = writeln!(std::io::stdout(), "{}", full(found.map_or(first, String::as_str)));
+    match found {
+        Some(_) => Ok(()),
+        None => Err(Failure::new(
+            NO,
+            format!(
+                "there is no Service {first} in namespace {namespace}; `callsign explain {}` says what is near",
+                args.app
+            ),
+        )),
+    }
+}

@@ -352,3 +352,39 @@ fn what_an_app_is_called() {
         assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
     }
 }
+
+#[test]
+fn the_names_of_apps() {
+    let all = "\
+ix-sab
+sab-sabnzbd.ix-sab.svc.cluster.local          10097/TCP
+
+ix-sabnzbd
+sabnzbd.ix-sabnzbd.svc.cluster.local          10097/TCP
+
+ix-sonarr
+sonarr.ix-sonarr.svc.cluster.local            8989/TCP
+
+ix-traefik
+traefik.ix-traefik.svc.cluster.local          9000/TCP
+traefik-metrics.ix-traefik.svc.cluster.local  9180/TCP
+traefik-tcp.ix-traefik.svc.cluster.local      80/TCP,443/TCP
+";
+    let sab = "ix-sab\nsab-sabnzbd.ix-sab.svc.cluster.local  10097/TCP\n";
+    let cases: &[(&str, &[&str], i32, &str, &str)] = &[
+        ("all of them", &[], 0, all, ""),
+        ("one of them", &["sab"], 0, sab, ""),
+        ("one by its namespace", &["ix-sab"], 0, sab, ""),
+        ("one that there is not, the other is listed all the same", &["sab", "plex"], 1, sab, "plex"),
+        ("no namespace of an app", &["--application-prefix", "app-"], 1, "", "app-"),
+    ];
+    for (case, arguments, status, stdout, stderr) in cases {
+        let arguments: Vec<&str> =
+            ["dns", "--manifests", "deploy/demo"].into_iter().chain(arguments.iter().copied()).collect();
+        let output = run(&arguments);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), *stdout, "{case}");
+        assert_eq!(output.status.code(), Some(*status), "{case}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
+    }
+}

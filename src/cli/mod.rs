@@ -1,5 +1,6 @@
 //! Subcommands, a file each.
 
+mod dns;
 mod explain;
 mod name;
 mod serve;
@@ -32,6 +33,9 @@ enum Command {
     /// Say how a name resolves, or why it does not
     #[command(after_help = explain::EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
+    /// List the names of installed apps and their ports
+    #[command(after_help = dns::EXAMPLES)]
+    Dns(Box<dns::DnsArgs>),
     /// Say what an app's Service is called
     #[command(after_help = name::EXAMPLES)]
     Name(Box<name::AppArgs>),
@@ -73,6 +77,10 @@ impl Cli {
             Command::Explain(args) => {
                 serve::log(crate::config::LogFormat::Text, "warn");
                 explain::run(&args)
+            }
+            Command::Dns(args) => {
+                serve::log(crate::config::LogFormat::Text, "warn");
+                dns::run(&args)
             }
             Command::Name(args) => {
                 serve::log(crate::config::LogFormat::Text, "warn");

@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Cluster {
     /// The table.
     pub(super) zone: Arc<Zone>,
+    /// What was said of it.
+    pub(super) builder: Builder,
     /// Pods that manifests hold.
     pods: HashSet<PodId>,
     api: Option<(Runtime, kube::Client)>,
@@ -55,7 +57,7 @@ pub(super) fn read(args: &SourceArgs, reading: Reading, settings: Settings) -> R
         _ => None,
     });
     let pods = pods.collect();
-    let (zone, _, others) = publish::build(builder, events);
+    let (zone, builder, others) = publish::build(builder, events);
     for event in others {
         match event {
             Event::Rejected(rejected) => tracing::warn!(object = %rejected, "left out"),
@@ -63,7 +65,7 @@ pub(super) fn read(args: &SourceArgs, reading: Reading, settings: Settings) -> R
             _ => {}
         }
     }
-    Ok(Cluster { zone, pods, api })
+    Ok(Cluster { zone, builder, pods, api })
 }
 
 async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, Failure> {

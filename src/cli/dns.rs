@@ -1,0 +1,67 @@
+//! `callsign dns [APP…]`: the names of installed apps and their ports, to link one to another.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use clap::Args;
+
+use super::{CONFIG, Failure, NO, source};
+use crate::cluster::object::Reading;
+use crate::config::{NameArgs, SourceArgs};
+use crate::wire::text_of;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  callsign dns --kubeconfig ~/.kube/config
+  callsign dns traefik sabnzbd --manifests deploy/demo";
+
+/// Flags of `callsign dns`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct DnsArgs {
+    /// Only these apps, with or without the prefix of their namespaces
+    #[arg(value_name = "APP")]
+    apps: Vec<String>,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+/// Prints a group for each application namespace.
+pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
+    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let domain = settings.domains.first().map(|domain| text_of(&domain.wire)).unwrap_or_default();
+    let reading = Reading { endpoint_pod_names: args.names.endpoint_pod_names };
+    let cluster = source::read(&args.source, reading, settings)?;
+    let prefix = &*args.names.application_prefix;
+    // Apps, and the Services of each with full name and ports, in the order of their own names.
+    let mut apps: BTreeMap<&str, BTreeMap<&str, (String, String)>> = BTreeMap::new();
+    for (key, fact, _) in cluster.builder.services() {
+        let Some(app) = key.namespace.strip_prefix(prefix).filter(|app| !app.is_empty()) else { continue };
+        let ports: Vec<String> =
+            fact.ports.iter().map(|port| format!("{}/{}", port.number, port.protocol.as_str())).collect();
+        let name = format!("{}.{}.svc.{domain}", key.name, key.namespace);
+        apps.entry(app).or_default().insert(&key.name, (name, ports.join(",")));
+    }
+    let wanted: Vec<&str> = args.apps.iter().map(|app| app.strip_prefix(prefix).unwrap_or(app)).collect();
+    let unknown: Vec<&str> = wanted.iter().filter(|app| !apps.contains_key(**app)).copied().collect();
+    apps.retain(|app, _| wanted.is_empty() || wanted.contains(app));
+    let width = apps.values().flat_map(BTreeMap::values).map(|(name, _)| name.len()).max().unwrap_or_default();
+    let groups: Vec<String> = apps
+        .iter()
+        .map(|(app, services)| {
+            let lines =
+                services.values().map(|(name, ports)| format!("{name:width$}  {ports}").trim_end().to_owned() + "\n");
+            format!("{prefix}{app}\n{}", lines.collect::<String>())
+        })
+        .collect();
+    // A reader that has seen enough is no error.
+    let _ = std::io::stdout().write_all(groups.join("\n").as_bytes());
+    match unknown.as_slice() {
+        [] if groups.is_empty() => {
+            Err(Failure::new(NO, format!("no namespace begins with '{prefix}'; --application-prefix changes that")))
+        }
+        [] => Ok(()),
+        _ => Err(Failure::new(NO, format!("no app is called {}; `callsign dns` lists them all", unknown.join(", ")))),
+    }
+}

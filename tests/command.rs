@@ -388,3 +388,23 @@ traefik-tcp.ix-traefik.svc.cluster.local      80/TCP,443/TCP
         assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
     }
 }
+
+#[test]
+fn a_full_disk_is_told_and_a_reader_that_left_is_not() {
+    let commands: [&[&str]; 3] = [
+        &["dns", "--manifests", "deploy/demo"],
+        &["name", "--app", "sab", "--chart", "sabnzbd"],
+        &["explain", "api", "--from", "web", "--manifests", "deploy/demo"],
+    ];
+    for command in commands {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = process::callsign().args(command).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(69), "{command:?}");
+        assert!(said.contains("cannot be written") && said.lines().count() == 1, "{command:?}: {said}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = process::callsign().args(command).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{command:?}");
+    }
+}

@@ -113,7 +113,7 @@ fn the_serial_does_not_go_back_across_a_restart() {
         // As fast as a server publishes: every two milliseconds.
         for n in 0..50 {
             builder.apply(Change::Service(Key::new("web", "api"), Some(service(cluster_ip(n)))));
-            let serial = builder.publish().unwrap().serial;
+            let serial = builder.publish().unwrap().soa.serial();
             assert!(last == 0 || serial.wrapping_sub(last) as i32 > 0, "start {start}: {serial} after {last}");
             last = serial;
             #[allow(clippy::disallowed_methods)]

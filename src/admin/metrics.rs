@@ -63,7 +63,7 @@ impl Scrape {
             servers,
             condition: admin.status.condition(),
             size: zone.size(),
-            serial: zone.serial,
+            serial: zone.soa.serial(),
             tcp: admin.tcp.open(),
             uptime: admin.started.elapsed().as_secs_f64(),
         }

@@ -1,14 +1,11 @@
 //! `callsign dns [APP…]`: the names of installed apps and their ports, to link one to another.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 
 use clap::Args;
 
-use super::{CONFIG, Failure, NO, source};
-use crate::cluster::object::Reading;
+use super::{Failure, NO, print, source};
 use crate::config::{NameArgs, SourceArgs};
-use crate::wire::text_of;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -29,10 +26,8 @@ pub(super) struct DnsArgs {
 
 /// Prints a group for each application namespace.
 pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
-    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
-    let domain = settings.domains.first().map(|domain| text_of(&domain.wire)).unwrap_or_default();
-    let reading = Reading { endpoint_pod_names: args.names.endpoint_pod_names };
-    let cluster = source::read(&args.source, reading, settings)?;
+    let cluster = source::read(&args.source, &args.names)?;
+    let domain = cluster.zone.settings.first_domain();
     let prefix = &*args.names.application_prefix;
     // Apps, and the Services of each with full name and ports, in the order of their own names.
     let mut apps: BTreeMap<&str, BTreeMap<&str, (String, String)>> = BTreeMap::new();
@@ -55,8 +50,7 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
             format!("{prefix}{app}\n{}", lines.collect::<String>())
         })
         .collect();
-    // A reader that has seen enough is no error.
-    let _ = std::io::stdout().write_all(groups.join("\n").as_bytes());
+    print(&groups.join("\n"))?;
     match unknown.as_slice() {
         [] if groups.is_empty() => {
             Err(Failure::new(NO, format!("no namespace begins with '{prefix}'; --application-prefix changes that")))

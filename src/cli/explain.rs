@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -12,9 +11,8 @@ use hickory_proto::rr::{Name as WireName, RecordType};
 use serde::Serialize;
 
 use super::source::{self, Cluster};
-use super::{CONFIG, Failure, NO, UNAVAILABLE, USAGE};
+use super::{Failure, NO, UNAVAILABLE, USAGE, print};
 use crate::answer::{Limit, Scratch, Verdict, answer};
-use crate::cluster::object::Reading;
 use crate::config::{NameArgs, SourceArgs};
 use crate::resolve::{Finding, Node, Outcome, Step, Told, resolve};
 use crate::wire::{Name, name_from_text, text_of};
@@ -104,9 +102,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         Failure::new(USAGE, format!("'{}' is no name: {why}; labels have 1 to 63 characters", args.name))
     })?;
     let qtype = record_type(&args.qtype)?;
-    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
-    let reading = Reading { endpoint_pod_names: args.names.endpoint_pod_names };
-    let cluster = source::read(&args.source, reading, settings)?;
+    let cluster = source::read(&args.source, &args.names)?;
     let (from, namespace) = caller(&cluster, args.from.as_deref())?;
     let caller = match (&namespace, &args.from) {
         (Some(namespace), _) => Caller::Namespace(namespace),
@@ -125,8 +121,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         Output::Text => explanation.text(),
         Output::Json => serde_json::to_string_pretty(&explanation).map_err(|why| Failure::new(NO, why))? + "\n",
     };
-    // A reader that has seen enough is no error.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    print(&text)?;
     match explanation.rcode.as_str() {
         "NOERROR" if explanation.server.as_ref().is_none_or(|server| !server.differs) => Ok(()),
         _ => Err(Failure::silent(NO)),

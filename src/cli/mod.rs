@@ -6,6 +6,8 @@ mod name;
 mod serve;
 mod source;
 
+use std::io::Write as _;
+
 use clap::{Parser, Subcommand};
 
 /// Exit status for bad usage (sysexits.h).
@@ -60,6 +62,17 @@ impl Failure {
     }
 }
 
+/// Prints what a command has to say. A reader that has seen enough is no error; a full disk is one.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {why}")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl From<crate::app::StartError> for Failure {
     fn from(why: crate::app::StartError) -> Failure {
         Failure::new(why.exit_status(), why)
@@ -72,20 +85,15 @@ impl Cli {
     /// # Errors
     /// One line and an exit status.
     pub fn run(self) -> Result<(), Failure> {
+        if let Command::Serve(args) = &self.command {
+            return serve::run(args);
+        }
+        serve::log(crate::config::LogFormat::Text, "warn");
         match self.command {
-            Command::Serve(args) => serve::run(&args),
-            Command::Explain(args) => {
-                serve::log(crate::config::LogFormat::Text, "warn");
-                explain::run(&args)
-            }
-            Command::Dns(args) => {
-                serve::log(crate::config::LogFormat::Text, "warn");
-                dns::run(&args)
-            }
-            Command::Name(args) => {
-                serve::log(crate::config::LogFormat::Text, "warn");
-                name::run(&args)
-            }
+            Command::Serve(_) => Ok(()),
+            Command::Explain(args) => explain::run(&args),
+            Command::Dns(args) => dns::run(&args),
+            Command::Name(args) => name::run(&args),
         }
     }
 }

@@ -1,11 +1,8 @@
 //! `callsign name`: what an app's Service is called, by the application rule.
 
-use std::io::Write as _;
-
 use clap::Args;
 
-use super::{CONFIG, Failure, NO, USAGE, source};
-use crate::cluster::object::Reading;
+use super::{CONFIG, Failure, NO, USAGE, print, source};
 use crate::config::{NameArgs, Source, SourceArgs};
 use crate::wire::label_of;
 use crate::zone::full_name;
@@ -37,7 +34,7 @@ pub(super) struct AppArgs {
 /// Prints the full name; with a source, says whether it exists.
 pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
     let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
-    let domain = settings.domains.first().map(|domain| crate::wire::text_of(&domain.wire)).unwrap_or_default();
+    let domain = settings.first_domain();
     let namespace = format!("{}{}", args.names.application_prefix, args.app);
     let main = full_name(&args.app, &args.chart);
     // The app's prefix is usual and not required: a Service that is called by its own name alone comes second.
@@ -48,20 +45,18 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
     for label in services.iter().chain([&namespace]) {
         label_of(label).map_err(|why| Failure::new(USAGE, format!("'{label}' is no label of a name: {why}")))?;
     }
-    let full = |service: &str| format!("{service}.{namespace}.svc.{domain}").to_ascii_lowercase();
+    let full = |service: &str| format!("{service}.{namespace}.svc.{domain}\n").to_ascii_lowercase();
     let first = services.first().map(String::as_str).unwrap_or_default();
     if matches!(args.source.source(), Source::Nowhere) {
-        let _ = writeln!(std::io::stdout(), "{}", full(first));
-        return Ok(());
+        return print(&full(first));
     }
-    let reading = Reading { endpoint_pod_names: args.names.endpoint_pod_names };
-    let zone = source::read(&args.source, reading, settings)?.zone;
+    let zone = source::read(&args.source, &args.names)?.zone;
     let exists = |service: &&String| match (label_of(service), label_of(&namespace)) {
         (Ok(service), Ok(namespace)) => zone.service(zone.label(&service), zone.label(&namespace)).is_some(),
         _ => false,
     };
     let found = services.iter().find(exists);
-    let _ = writeln!(std::io::stdout(), "{}", full(found.map_or(first, String::as_str)));
+    print(&full(found.map_or(first, String::as_str)))?;
     match found {
         Some(_) => Ok(()),
         None => Err(Failure::new(

@@ -8,15 +8,15 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::{Failure, UNAVAILABLE};
+use super::{CONFIG, Failure, UNAVAILABLE};
 use crate::app;
 use crate::cluster::kubernetes::{self, Pods};
 use crate::cluster::manifests::{Manifests, Options};
 use crate::cluster::object::Reading;
 use crate::cluster::{Event, publish};
-use crate::config::{Source, SourceArgs};
+use crate::config::{NameArgs, Source, SourceArgs};
 use crate::zone::facts::{Change, PodId};
-use crate::zone::{Builder, Settings, Zone};
+use crate::zone::{Builder, Zone};
 
 /// How long an API may take to tell everything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,7 +33,9 @@ pub(super) struct Cluster {
 }
 
 /// Reads everything once. Complaints about single objects go to stderr.
-pub(super) fn read(args: &SourceArgs, reading: Reading, settings: Settings) -> Result<Cluster, Failure> {
+pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
+    let settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
     let builder = Builder::new(Arc::new(settings));
     let (events, api) = match &source {

@@ -273,7 +273,7 @@ impl Publisher {
         if !synced {
             return;
         }
-        let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().serial);
+        let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().soa.serial());
         let task = tokio::task::spawn_blocking(move || {
             if let Err(why) = saved::write(&path, facts, serial) {
                 tracing::warn!(%why, "facts could not be saved");
@@ -330,13 +330,13 @@ impl Publisher {
                 }
             }
             Event::Trouble(part, Some(reason)) => {
-                // An API that says that it cannot be had needs no more patience.
-                if self.is_hoping() {
-                    self.read_saved();
-                }
                 let before = self.status.lock().trouble.insert(part, reason.clone());
                 if before.as_ref() != Some(&reason) {
                     tracing::error!(source = part.as_str(), reason, "source in trouble; the last good table is served");
+                }
+                // An API that says that it cannot be had needs no more patience.
+                if self.is_hoping() {
+                    self.read_saved();
                 }
             }
             Event::Trouble(part, None) => {
@@ -389,7 +389,7 @@ impl Publisher {
         let waiting = std::mem::take(&mut self.waiting);
         if let Some(zone) = zone {
             let (services, endpoints, names) = zone.size();
-            let serial = zone.serial;
+            let serial = zone.soa.serial();
             self.table.store(zone);
             let mut condition = self.status.lock();
             condition.published += 1;

@@ -155,9 +155,15 @@ impl Builder {
 
     /// Serials start no lower than this: what an earlier run published last.
     pub fn set_serial_floor(&mut self, serial: u32) {
-        if self.zone.serial == 0 || serial.wrapping_sub(self.zone.serial) as i32 > 0 {
-            self.zone.serial = serial;
+        let last = self.zone.soa.serial();
+        if last == 0 || serial.wrapping_sub(last) as i32 > 0 {
+            self.set_serial(serial);
         }
+    }
+
+    fn set_serial(&mut self, serial: u32) {
+        let settings = &self.zone.settings;
+        self.zone.soa = Soa::new(serial, settings.ttl, settings.negative_ttl());
     }
 
     /// The next table, or `None` if no answer differs from the last one's.
@@ -176,8 +182,7 @@ impl Builder {
             return None;
         }
         self.zone.hides = self.hidden > 0;
-        self.zone.serial = next_serial(self.zone.serial, SystemTime::now());
-        self.zone.soa = Soa::new(self.zone.serial, self.zone.settings.ttl, self.zone.settings.negative_ttl());
+        self.set_serial(next_serial(self.zone.soa.serial(), SystemTime::now()));
         Some(Arc::new(self.zone.clone()))
     }
 

@@ -191,9 +191,7 @@ impl<'z> Asker<'z> {
 pub struct Zone {
     /// The flags.
     pub settings: Arc<Settings>,
-    /// Serial of the SOA record.
-    pub serial: u32,
-    /// The SOA record.
+    /// The SOA record, and with it the serial.
     pub soa: Soa,
     /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
     pub synced: bool,
@@ -213,7 +211,6 @@ impl Zone {
         Zone {
             soa: Soa::new(0, settings.ttl, settings.negative_ttl()),
             settings,
-            serial: 0,
             synced: false,
             services: Table::default(),
             nicknames: Table::default(),
@@ -242,7 +239,7 @@ impl Zone {
     pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Arc<Service>> {
         let hash = self.settings.seed.pair(service.hash, namespace.hash);
         // A loop, not a closure: this is the probe of nearly every answer, and is to be part of its caller.
-        for slot in self.services.from(hash) {
+        for slot in self.services.run_from(hash) {
             if slot.0 != hash {
                 return None;
             }

@@ -113,6 +113,11 @@ impl Soa {
         octets
     }
 
+    /// The serial.
+    pub fn serial(&self) -> u32 {
+        self.numbers().first_chunk().map_or(0, |serial| u32::from_be_bytes(*serial))
+    }
+
     /// Serial, refresh, retry, expire and minimum.
     pub fn numbers(&self) -> &[u8] {
         &self.0[SOA_LEN - 20..]

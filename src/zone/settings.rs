@@ -251,6 +251,11 @@ impl Settings {
         hash::address(address)
     }
 
+    /// The cluster domain that targets are written in, as text.
+    pub fn first_domain(&self) -> String {
+        self.domains.first().map(|domain| wire::text_of(&domain.wire)).unwrap_or_default()
+    }
+
     /// The TTL of SOA records: no negative answer is cached longer than five minutes.
     #[inline(always)]
     pub fn negative_ttl(&self) -> u32 {

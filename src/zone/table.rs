@@ -50,12 +50,12 @@ impl<S: Slot> Table<S> {
     /// The slots that have this hash: one, but for a collision or a key that is held several times.
     #[inline(always)]
     pub fn with_hash(&self, hash: u64) -> impl Iterator<Item = &S> {
-        self.from(hash).iter().take_while(move |slot| slot.hash() == hash)
+        self.run_from(hash).iter().take_while(move |slot| slot.hash() == hash)
     }
 
     /// The slots of a page from the first that has this hash or a higher one.
     #[inline(always)]
-    pub fn from(&self, hash: u64) -> &[S] {
+    pub fn run_from(&self, hash: u64) -> &[S] {
         let (upper, lower) = place(hash);
         let Some(page) = self.root[upper].as_ref().and_then(|directory| directory[lower].as_ref()) else { return &[] };
         page.get(first_at_least(page, hash)..).unwrap_or(&[])
@@ -64,7 +64,7 @@ impl<S: Slot> Table<S> {
     /// The first slot with this hash that `is_it` accepts.
     #[inline(always)]
     pub fn get(&self, hash: u64, is_it: impl Fn(&S) -> bool) -> Option<&S> {
-        for slot in self.from(hash) {
+        for slot in self.run_from(hash) {
             if slot.hash() != hash {
                 return None;
             }

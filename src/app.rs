@@ -49,6 +49,22 @@ pub enum StartError {
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// An upstream that is this server.
+    #[error(
+        "upstream {upstream}{file} is this server, which listens on {listens}: what it asked would come back. Name another \
+         with --upstream ADDR, or --upstream none. In a sidecar, whose resolv.conf names the sidecar, name the cluster's DNS"
+    )]
+    Loop {
+        /// The upstream.
+        upstream: String,
+        /// The file that names it, if one does.
+        file: String,
+        /// The address that it reaches.
+        listens: SocketAddr,
+    },
+    /// Forwarding: a trust store, a folder.
+    #[error("forwarding does not start: {0}")]
+    Forwarding(std::io::Error),
     /// Threads, runtimes, descriptors.
     #[error("the system gives no {what}: {source}")]
     System {
@@ -64,7 +80,10 @@ impl StartError {
     /// what is not there.
     pub fn exit_status(&self) -> u8 {
         match self {
-            StartError::Kubeconfig { .. } | StartError::Manifests(ManifestError::Syntax { .. }) => 78,
+            StartError::Kubeconfig { .. }
+            | StartError::Manifests(ManifestError::Syntax { .. })
+            | StartError::Loop { .. }
+            | StartError::Forwarding(_) => 78,
             _ => 69,
         }
     }
@@ -87,6 +106,7 @@ pub struct Running {
     workers: Vec<udp::Workers>,
     tcp: JoinHandle<()>,
     tcp_stop: watch::Sender<bool>,
+    forwards: Option<JoinHandle<()>>,
 }
 
 /// Starts a server.
@@ -100,11 +120,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         bound.push(bind(*address, config.workers)?);
     }
     let addresses: Vec<SocketAddr> = bound.iter().map(|(udp, _)| udp.address()).collect();
+    refuse_loops(&config, &addresses)?;
     let admin_listener = tcp::bind(config.admin)?;
     let admin_address = admin_listener.local_addr().map_err(system("address"))?;
 
     let mut settings = config.settings.clone();
-    settings.forwarding = forward::FORWARDING;
     settings.advertise(&config::advertised(&config, &addresses));
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
@@ -131,18 +151,28 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     publisher.publish();
     control.spawn(publisher.run(incoming));
 
-    let shared = tcp::Shared::new(table.clone(), config.tcp);
+    let (forwarder, forwards) = match config.forwarding.is_on() {
+        true => {
+            let payload = table.load().settings.udp_payload;
+            let started = forward::start(config.forwarding, table.clone(), payload).map_err(StartError::Forwarding)?;
+            (Some(started.forwarder), Some(started.thread))
+        }
+        false => (None, None),
+    };
+    let kept = forwarder.as_ref().map(|forwarder| forwarder.kept.clone());
+    let shared = tcp::Shared::new(table.clone(), forwarder.clone(), config.tcp);
     let (tcp_stop, stopping) = watch::channel(false);
     let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
     for (udp, tcp) in bound {
         let address = udp.address();
-        let started = udp.start(&table).map_err(system("thread"))?;
+        let started = udp.start(&table, forwarder.as_ref()).map_err(system("thread"))?;
         listeners.extend(started.counters.iter().map(|counters| Listener::new(address, "udp", counters.clone())));
         workers.push(started);
         tcp_listeners.push(tcp);
     }
     if let Some(address) = addresses.first() {
         listeners.push(Listener::new(*address, "tcp", shared.counters.clone()));
+        listeners.push(Listener::new(*address, "tcp", shared.late.clone()));
     }
     let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping).map_err(system("thread"))?;
 
@@ -152,12 +182,25 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         status,
         phase: seen,
         listeners,
-        tcp: shared,
+        tcp: Arc::downgrade(&shared),
+        forwarding: kept,
         prefix: config.metrics_prefix,
         started,
     };
     control.spawn(admin::serve(admin_listener, Arc::new(admin)));
-    Ok(Running { addresses, admin: admin_address, table, phase, control, workers, tcp, tcp_stop })
+    Ok(Running { addresses, admin: admin_address, table, phase, control, workers, tcp, tcp_stop, forwards })
+}
+
+/// An upstream that is this server would be asked by itself, for ever.
+fn refuse_loops(config: &Config, addresses: &[SocketAddr]) -> Result<(), StartError> {
+    for server in config.forwarding.servers() {
+        if let Some(listens) = addresses.iter().find(|bound| config::reaches(server.socket, **bound)) {
+            let file = config.forwarding.file.as_ref().map(|file| format!(" of {}", file.display()));
+            let file = file.unwrap_or_default();
+            return Err(StartError::Loop { upstream: server.to_string(), file, listens: *listens });
+        }
+    }
+    Ok(())
 }
 
 /// Binds UDP and TCP of one address. A port that the system chose for UDP may be taken for TCP: then it chooses again.
@@ -263,6 +306,10 @@ impl Running {
             workers.stop();
         }
         let _ = self.tcp.join();
+        // It ends once nobody can ask it any more, and what was asked is answered.
+        if let Some(forwards) = self.forwards {
+            let _ = forwards.join();
+        }
         self.control.shutdown_timeout(Duration::from_millis(500));
     }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::Reading;
+use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
 use crate::server::tcp;
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
@@ -108,6 +109,8 @@ pub enum LogFormat {
     Json,
 }
 
+const FORWARDING: &str = "Names that are not the cluster's";
+
 /// Flags of `callsign serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
@@ -129,6 +132,40 @@ pub struct ServeArgs {
     /// Answer only clients of this network (repeatable); others get REFUSED
     #[arg(long = "allow-from", value_name = "CIDR")]
     pub allow_from: Vec<Cidr>,
+    /// Ask this server for what is not the cluster's: ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or
+    /// none (repeatable) [default: /etc/resolv.conf]
+    #[arg(long = "upstream", value_name = "SERVER", env = "CALLSIGN_UPSTREAM", value_delimiter = ',', help_heading = FORWARDING)]
+    pub upstreams: Vec<Upstream>,
+    /// Ask these servers for the names of a zone (repeatable; the longest zone wins)
+    #[arg(long = "stub", value_name = "ZONE=SERVER", help_heading = FORWARDING)]
+    pub stubs: Vec<Stub>,
+    /// Certificates that servers asked over TLS are trusted by, in PEM [default: the system's]
+    #[arg(long, value_name = "FILE", help_heading = FORWARDING)]
+    pub upstream_ca: Option<PathBuf>,
+    /// Questions asked of others at a time
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = FORWARDING)]
+    pub max_concurrent: u32,
+    /// Answers of others that are kept (0: none)
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000), help_heading = FORWARDING)]
+    pub cache_entries: u32,
+    /// Octets that they may take
+    #[arg(long, value_name = "OCTETS", default_value_t = 12_000_000, value_parser = clap::value_parser!(u64).range(100_000..), help_heading = FORWARDING)]
+    pub cache_bytes: u64,
+    /// Seconds that they are kept at least, whatever their TTL (0..3600)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = FORWARDING)]
+    pub cache_min_ttl: u32,
+    /// Seconds that they are kept at most
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=604_800), help_heading = FORWARDING)]
+    pub cache_max_ttl: u32,
+    /// How long past its time an answer stands in for one that cannot be had (0: never)
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = FORWARDING)]
+    pub cache_stale: Duration,
+    /// Find in one question what a pod's search list finds in many
+    #[arg(long, help_heading = FORWARDING)]
+    pub complete_search: bool,
+    /// Domain that hosts add to the search lists of pods, for --complete-search (repeatable)
+    #[arg(long = "search", value_name = "DOMAIN", help_heading = FORWARDING)]
+    pub search: Vec<String>,
     /// Learn callers' namespaces from pods
     #[arg(long, value_enum, default_value_t = PodsArg::Off)]
     pub pods: PodsArg,
@@ -217,6 +254,8 @@ pub struct Config {
     pub saved: Option<PathBuf>,
     /// `--self-check`.
     pub self_check: Duration,
+    /// Who is asked for what is not the cluster's.
+    pub forwarding: Forwarding,
 }
 
 impl SourceArgs {
@@ -294,6 +333,13 @@ impl ServeArgs {
     /// One line that names the flag, what is wrong with it and what to write.
     pub fn config(&self) -> Result<Config, BadConfig> {
         let mut settings = self.names.settings()?;
+        let forwarding = self.forwarding()?;
+        settings.forwarding = forwarding.is_on();
+        settings.stubs = forwarding.stubs.iter().map(|stub| stub.zone.clone()).collect();
+        if forwarding.upstreams.is_empty() && forwarding.file.is_none() {
+            settings.forwarded_only = settings.stubs.clone();
+        }
+        settings.complete_search = self.complete_search;
         settings.ttl = self.ttl;
         settings.udp_payload = self.udp_payload;
         settings.allow_from = self.allow_from.clone();
@@ -351,6 +397,60 @@ impl ServeArgs {
             metrics_prefix: self.metrics_prefix.clone(),
             saved: self.saved.clone(),
             self_check: self.self_check,
+            forwarding,
+        })
+    }
+
+    /// Who is asked, and how much is kept.
+    fn forwarding(&self) -> Result<Forwarding, BadConfig> {
+        let default = [Upstream::File(forward::RESOLV_CONF.into())];
+        let told = if self.upstreams.is_empty() { &default[..] } else { &self.upstreams };
+        let (mut upstreams, mut file) = (Vec::new(), None);
+        for upstream in told {
+            match upstream {
+                Upstream::None if told.len() > 1 => {
+                    return Err(BadConfig("--upstream none stands alone: leave it out, or the other upstreams".into()));
+                }
+                Upstream::None => {}
+                Upstream::Server(server) => upstreams.push(server.clone()),
+                Upstream::File(_) if told.len() > 1 => {
+                    return Err(BadConfig("--upstream: a resolv.conf stands alone; name its servers instead".into()));
+                }
+                Upstream::File(path) => match forward::read(path) {
+                    Ok(servers) => {
+                        upstreams = servers;
+                        file = Some(path.clone());
+                    }
+                    // Nobody asked for this file: without it there are no upstreams, as there were none before.
+                    Err(why) if self.upstreams.is_empty() => {
+                        tracing::warn!(%why, "names that are not the cluster's are refused: there is no upstream");
+                    }
+                    Err(why) => return Err(BadConfig(format!("--upstream {why}"))),
+                },
+            }
+        }
+        let mut stubs: Vec<Stub> = Vec::new();
+        for stub in &self.stubs {
+            match stubs.iter_mut().find(|known| known.zone == stub.zone) {
+                Some(known) => known.servers.extend(stub.servers.iter().cloned()),
+                None => stubs.push(stub.clone()),
+            }
+        }
+        stubs.sort_by_key(|stub| std::cmp::Reverse(stub.zone.labels));
+        if self.cache_min_ttl > self.cache_max_ttl {
+            return Err(BadConfig("--cache-min-ttl is more than --cache-max-ttl".into()));
+        }
+        let domain = |text: &String| Domain::new(text).map_err(|why| BadConfig(format!("--search '{text}': {why}")));
+        Ok(Forwarding {
+            upstreams,
+            file,
+            stubs,
+            authorities: self.upstream_ca.clone(),
+            concurrent: self.max_concurrent as usize,
+            bounds: Bounds { entries: self.cache_entries as usize, octets: self.cache_bytes as usize },
+            ttls: Ttls { floor: self.cache_min_ttl, ceiling: self.cache_max_ttl },
+            stale: self.cache_stale,
+            search: self.search.iter().map(domain).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -393,6 +493,16 @@ pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
     all.sort_unstable();
     all.dedup();
     all
+}
+
+/// Whether a packet to `address` comes to a socket that is bound to `bound`.
+pub fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
+    let (ip, own) = (address.ip().to_canonical(), bound.ip().to_canonical());
+    // `[::]` takes IPv4 as well.
+    let family = own.is_ipv6() && own.is_unspecified() || ip.is_ipv4() == own.is_ipv4();
+    // An address of this machine is one that can be bound.
+    let here = || ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok();
+    address.port() == bound.port() && family && (ip == own || own.is_unspecified() && here())
 }
 
 /// The address that a packet to `other` would leave from. Connecting a UDP socket sends nothing; `other` is an address

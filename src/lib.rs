@@ -10,5 +10,6 @@ pub mod forward;
 pub mod lifecycle;
 pub mod resolve;
 pub mod server;
+mod watched;
 pub mod wire;
 pub mod zone;

@@ -64,7 +64,7 @@ impl Scrape {
             condition: admin.status.condition(),
             size: zone.size(),
             serial: zone.soa.serial(),
-            tcp: admin.tcp.open(),
+            tcp: admin.tcp.upgrade().map_or(0, |tcp| tcp.open()),
             uptime: admin.started.elapsed().as_secs_f64(),
         }
     }
@@ -314,5 +314,7 @@ impl Snapshot {
         self.response_octets += other.response_octets;
         self.dropped += other.dropped;
         self.unsent += other.unsent;
+        self.kept += other.kept;
+        self.stale += other.stale;
     }
 }

@@ -5,7 +5,8 @@ mod metrics;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -18,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::cluster::publish::Status;
+use crate::forward::Kept;
 use crate::lifecycle::Phase;
 use crate::server::{Counters, Published};
 pub use metrics::Listener;
@@ -38,7 +40,9 @@ pub struct Admin {
     /// Counters of each server thread.
     pub listeners: Vec<Listener>,
     /// TCP connections that are open.
-    pub tcp: Arc<crate::server::tcp::Shared>,
+    pub tcp: Weak<crate::server::tcp::Shared>,
+    /// What is kept and counted of upstreams, if there are any.
+    pub forwarding: Option<Arc<Kept>>,
     /// `--metrics-prefix`.
     pub prefix: String,
     /// When the program started.
@@ -124,6 +128,14 @@ impl Admin {
             }
             for (part, heard) in &condition.heard {
                 let _ = writeln!(text, "{}: last heard {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
+            }
+            for upstream in self.forwarding.iter().flat_map(|kept| kept.upstreams()) {
+                let state = match (upstream.looping.load(Relaxed), upstream.down.load(Relaxed)) {
+                    (true, _) => "what is asked of it comes back to us: not asked",
+                    (_, true) => "does not reply",
+                    _ => "in use",
+                };
+                let _ = writeln!(text, "upstream {}: {state}", upstream.server);
             }
             for (part, reason) in &condition.trouble {
                 let _ = writeln!(text, "{}: {reason}", part.as_str());

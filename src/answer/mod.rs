@@ -4,7 +4,7 @@ mod records;
 
 use crate::resolve::{Node, Outcome, Silent, Space, resolve};
 use crate::wire::{
-    CLASS_IN, ExtendedError, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, flags, rcode, rtype,
+    CLASS_IN, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode, rtype,
 };
 use crate::zone::{Asker, Caller, Zone};
 use records::Writer;
@@ -46,10 +46,38 @@ pub enum Verdict {
         /// Where the question fell.
         realm: Realm,
     },
-    /// Ask an upstream.
-    Forward,
+    /// Ask others.
+    Forward(Ask),
     /// Send nothing.
     Drop,
+}
+
+/// A question that the table alone does not answer, as far as it has been read. Its name is the [`Scratch`]'s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Header and question are `query[..end]`.
+    pub end: u16,
+    /// Type asked for.
+    pub qtype: u16,
+    /// The largest reply that may be sent, in octets.
+    pub limit: u16,
+    /// The header's flags as asked.
+    pub flags: u16,
+    /// What the OPT record of the reply has for flags, if the client speaks EDNS.
+    pub edns: Option<u8>,
+    /// Why others are to be asked.
+    pub why: Why,
+}
+
+/// Why others are to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The name is not the cluster's.
+    Outside,
+    /// The name leads out of the cluster: an ExternalName.
+    LeadsOut,
+    /// The name is the first of a search list whose others are to be tried (`--complete-search`).
+    Search,
 }
 
 /// What a thread keeps from one answer to the next.
@@ -58,12 +86,25 @@ pub struct Scratch {
     name: Name,
     /// Which record of an rrset comes first: another from one answer to the next.
     turn: u16,
+    /// Whether others may be asked for what the table does not answer.
+    forwards: bool,
 }
 
 impl Scratch {
     /// Records take turns from this one on.
     pub fn new(turn: u16) -> Scratch {
-        Scratch { name: Name::empty(), turn }
+        Scratch { name: Name::empty(), turn, forwards: true }
+    }
+
+    /// The same for answers from the table and nothing else: names of others are refused, and what leads out of the
+    /// cluster ends where it does.
+    pub fn alone(turn: u16) -> Scratch {
+        Scratch { forwards: false, ..Scratch::new(turn) }
+    }
+
+    /// The name that was asked for last.
+    pub fn name(&self) -> &Name {
+        &self.name
     }
 }
 
@@ -83,7 +124,7 @@ pub fn answer(
             false => refuse(zone, query, header, rcode::NOTIMP, reply),
         };
     }
-    let Scratch { name, turn } = scratch;
+    let Scratch { name, turn, forwards } = scratch;
     *turn = turn.wrapping_add(1);
     let Ok(Query { question, edns }) = Query::parse(query, header, name) else {
         return refuse(zone, query, header, rcode::FORMERR, reply);
@@ -98,10 +139,16 @@ pub fn answer(
     let flags = reply_flags(zone, header);
     let Some(mut out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
     let qtype = question.qtype;
-    let (rcode, error, realm) = if edns.is_some_and(|edns| edns.version > 0) {
-        (rcode::BADVERS, None, Realm::Other)
+    let forward = |why| {
+        let (end, limit) = (question.end as u16, limit as u16);
+        let edns = edns.map(|edns| edns.reply_flags());
+        Verdict::Forward(Ask { end, qtype, limit, flags: header.flags, edns, why })
+    };
+    let mut options: &[u8] = &[];
+    let (rcode, realm) = if edns.is_some_and(|edns| edns.version > 0) {
+        (rcode::BADVERS, Realm::Other)
     } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
-        (rcode::REFUSED, None, Realm::Other)
+        (rcode::REFUSED, Realm::Other)
     } else {
         let asker = Asker::new(zone, caller);
         match resolve(zone, &asker, name, &mut Silent) {
@@ -109,23 +156,32 @@ pub fn answer(
             Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
                 out.set_flags(flags::AA);
                 out.count(Section::Answer, 1);
-                (rcode::NOERROR, None, realm(space))
+                (rcode::NOERROR, realm(space))
             }
             Outcome::Found(node, space) => {
-                let rcode = Writer::new(zone, &asker, &mut out, space, *turn, name).found(node, qtype);
-                (rcode, None, realm(space))
+                let mut writer = Writer::new(zone, &asker, &mut out, space, *turn, name);
+                let rcode = writer.found(node, qtype);
+                if writer.leads_out && *forwards {
+                    return forward(Why::LeadsOut);
+                }
+                (rcode, realm(space))
             }
             Outcome::Missing(space) => {
-                let rcode = Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space);
-                (rcode, None, realm(space))
+                if settings.complete_search && *forwards && is_searched(&asker, name, space) {
+                    return forward(Why::Search);
+                }
+                (Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space), realm(space))
             }
-            Outcome::NotReady => (rcode::SERVFAIL, Some(ExtendedError::NotReady), Realm::Other),
-            Outcome::NotOurs if settings.forwarding => return Verdict::Forward,
-            Outcome::NotOurs => (rcode::REFUSED, None, Realm::Other),
+            Outcome::NotReady => {
+                options = &extended_error::NOT_READY;
+                (rcode::SERVFAIL, Realm::Other)
+            }
+            Outcome::NotOurs if *forwards && settings.is_forwarded(name) => return forward(Why::Outside),
+            Outcome::NotOurs => (rcode::REFUSED, Realm::Other),
         }
     };
     let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
-    Verdict::Reply { len: out.finish(rcode, true, own, error), rcode, qtype, realm }
+    Verdict::Reply { len: out.finish(rcode, true, own, options), rcode, qtype, realm }
 }
 
 #[inline(always)]
@@ -135,6 +191,14 @@ fn realm(space: Space) -> Realm {
         Space::Reverse { .. } => Realm::Reverse,
         Space::Short => Realm::Short,
     }
+}
+
+/// Whether a name that does not exist is `NAME.C.svc.Z` of a caller in `C`: what the first entry of a pod's search list
+/// makes of `NAME`.
+#[cold]
+fn is_searched(asker: &Asker<'_>, name: &Name, space: Space) -> bool {
+    let Space::Domain { above: above @ 3.., .. } = space else { return false };
+    name.label(above - 1) == b"\x03svc" && asker.namespace().is_some_and(|own| own.label() == name.label(above - 2))
 }
 
 /// RD and CD come back as they were, RA says whether anything is forwarded, everything else is cleared.
@@ -154,7 +218,7 @@ fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8
     };
     match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
         Some(mut out) => {
-            let len = out.finish(rcode, end > HEADER_LEN, None, None);
+            let len = out.finish(rcode, end > HEADER_LEN, None, &[]);
             Verdict::Reply { len, rcode, qtype: 0, realm: Realm::Other }
         }
         None => Verdict::Drop,

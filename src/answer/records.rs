@@ -39,6 +39,8 @@ pub(super) struct Writer<'r, 'b, 'z> {
     apex: Apex,
     /// Which cluster domain targets are written under.
     domain: usize,
+    /// Whether the answer ends in a name that is not the cluster's.
+    pub(super) leads_out: bool,
 }
 
 impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
@@ -52,7 +54,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         name: &Name,
     ) -> Self {
         out.set_flags(flags::AA);
-        let mut writer = Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0 };
+        let mut writer = Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0, leads_out: false };
         writer.enter(space, HEADER_LEN, name);
         writer
     }
@@ -157,7 +159,11 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
         let Ok(name) = Name::parse(target, 0) else { return rcode::NOERROR };
         let domains = &self.zone.settings.domains;
-        if !domains.iter().any(|domain| name.below(&domain.wire, domain.labels).is_some()) || at > POINTER_REACH {
+        if !domains.iter().any(|domain| name.below(&domain.wire, domain.labels).is_some()) {
+            self.leads_out = self.zone.settings.is_forwarded(&name);
+            return rcode::NOERROR;
+        }
+        if at > POINTER_REACH {
             return rcode::NOERROR;
         }
         self.owner = pointer(at);

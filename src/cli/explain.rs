@@ -195,7 +195,7 @@ pub(super) fn explain(zone: &Zone, caller: Caller<'_>, name: &Name, qtype: Recor
     let mut reply = vec![0; 65_535];
     let (rcode, answers) = match answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply) {
         Verdict::Reply { len, .. } => read(&reply[..len])?,
-        Verdict::Forward | Verdict::Drop => ("FORWARDED".to_owned(), Vec::new()),
+        Verdict::Forward(_) | Verdict::Drop => ("FORWARDED".to_owned(), Vec::new()),
     };
     Ok(Explanation {
         name: text_of(name.wire()),

@@ -27,6 +27,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         Source::Nowhere => "nothing".to_owned(),
     };
     let lame_duck = config.lame_duck;
+    allow_descriptors();
     let running = app::start(config)?;
     let addresses: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
     // For people and for scripts that wait for a port; a closed output is no reason not to serve.
@@ -38,6 +39,15 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         running.admin
     );
     running.until_signalled(lame_duck).map_err(|why| Failure::new(69, why))
+}
+
+/// Takes as many descriptors as the system allows: connections and questions in flight have limits of their own. The soft
+/// limit is low for programs that use `select`, which this is not.
+fn allow_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Refused, it is no worse than before.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Sets up logs on stderr: what CALLSIGN_LOG says, else `default`.

@@ -10,8 +10,8 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::object::{self, Object, Reading, Rejected};
-use super::watched::Watched;
 use super::{Event, Events, Part};
+use crate::watched::Watched;
 use crate::zone::facts::{Change, Key, NamespaceFact, PodId, Reach};
 use crate::zone::{Cidr, address_of};
 
@@ -130,7 +130,7 @@ impl Manifests {
             Some(parent) if parent != Path::new("") => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let watched = Watched::new(&folder);
+        let watched = Watched::new(&folder, "manifests");
         if let Err(why) = &watched {
             tracing::warn!(folder = %folder.display(), %why, "changes of manifests are seen late: the folder cannot be watched");
         }

@@ -5,7 +5,6 @@ pub mod manifests;
 pub mod object;
 pub mod publish;
 pub mod saved;
-mod watched;
 
 use crate::zone::facts::Change;
 

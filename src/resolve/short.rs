@@ -401,6 +401,11 @@ fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8]
         let between = name.labels() == 2 && namespace_node(search, search.zone.label_of(name, 0), trace).is_some();
         return if between { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
+    // Who names a server for a zone means it.
+    if search.zone.settings.is_stub(name) {
+        trace.note(|| Step::new("stub zone", text_of(name.wire()), Finding::Skipped("another server's".into())));
+        return Outcome::NotOurs;
+    }
     // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
     if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
         let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));

@@ -53,6 +53,8 @@ pub struct Counters {
     response_octets: AtomicU64,
     dropped: AtomicU64,
     unsent: AtomicU64,
+    kept: AtomicU64,
+    stale: AtomicU64,
 }
 
 /// Counters as numbers, for one moment.
@@ -78,6 +80,10 @@ pub struct Snapshot {
     pub dropped: u64,
     /// Replies that the system would not send.
     pub unsent: u64,
+    /// Replies of upstreams answered from what is kept.
+    pub kept: u64,
+    /// Of these, those past their time.
+    pub stale: u64,
 }
 
 #[inline(always)]
@@ -94,8 +100,11 @@ impl Counters {
     /// Counts one message and what became of it.
     #[inline]
     pub fn count(&self, from: IpAddr, octets: usize, verdict: &Verdict) {
-        let Verdict::Reply { len, rcode, qtype, realm } = *verdict else {
-            return add(&self.dropped, 1);
+        let (len, rcode, qtype, realm) = match *verdict {
+            Verdict::Reply { len, rcode, qtype, realm } => (len, rcode, qtype, realm),
+            // Counted when its reply is.
+            Verdict::Forward(_) => return,
+            Verdict::Drop => return add(&self.dropped, 1),
         };
         let place =
             TYPES.iter().position(|(known, _)| *known == qtype).filter(|_| qtype != 0).unwrap_or(TYPES.len() - 1);
@@ -122,6 +131,13 @@ impl Counters {
         add(&self.unsent, 1);
     }
 
+    /// Counts a reply of an upstream that was kept.
+    #[inline]
+    pub fn kept(&self, stale: bool) {
+        add(&self.kept, 1);
+        add(&self.stale, u64::from(stale));
+    }
+
     /// The numbers now.
     pub fn snapshot(&self) -> Snapshot {
         fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
@@ -138,6 +154,8 @@ impl Counters {
             response_octets: self.response_octets.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             unsent: self.unsent.load(Relaxed),
+            kept: self.kept.load(Relaxed),
+            stale: self.stale.load(Relaxed),
         }
     }
 }

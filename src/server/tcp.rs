@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::{BindError, Counters, Published, canonical};
 use crate::answer::{Limit, Scratch, Verdict, answer};
+use crate::forward::{Age, Client, Forwarder, Question};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -29,6 +30,10 @@ const REPLY: usize = 65_535;
 const KEPT: usize = 4096;
 /// Replies of one connection that wait to be sent: then no more of its queries are answered.
 const BACKLOG: usize = 256 * 1024;
+/// Questions of one connection that wait for an upstream: then no more of its queries are answered.
+const WAITING: usize = 64;
+/// Time that a connection is kept for replies that it waits for, longer than any upstream is waited for.
+const UPSTREAM: Duration = Duration::from_secs(5);
 /// Wait after an error of accept: at the limit of descriptors it fails at once, again and again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -48,6 +53,9 @@ pub struct Shared {
     table: Published,
     /// Counters of all TCP listeners: one thread serves them.
     pub counters: Arc<Counters>,
+    /// Counters of the replies that were waited for: the forwarder's thread sends them.
+    pub late: Arc<Counters>,
+    forwarder: Option<Arc<Forwarder>>,
     limits: Limits,
     connections: Mutex<Connections>,
 }
@@ -67,8 +75,9 @@ struct Open {
 
 impl Shared {
     /// For all listeners of a server.
-    pub fn new(table: Published, limits: Limits) -> Arc<Shared> {
-        Arc::new(Shared { table, counters: Arc::default(), limits, connections: Mutex::default() })
+    pub fn new(table: Published, forwarder: Option<Arc<Forwarder>>, limits: Limits) -> Arc<Shared> {
+        let connections = Mutex::default();
+        Arc::new(Shared { table, counters: Arc::default(), late: Arc::default(), forwarder, limits, connections })
     }
 
     /// Connections that are open now.
@@ -155,10 +164,40 @@ fn admit(stream: TcpStream, from: IpAddr, shared: &Arc<Shared>, stopping: &watch
     let mut connections = shared.lock();
     let id = connections.next;
     connections.next += 1;
-    let connection =
-        Connection { id, from, stream, shared: shared.clone(), input: Vec::new(), output: Vec::new(), skip: 0 };
+    let (input, output, late) = (Vec::new(), Vec::new(), None);
+    let connection = Connection { id, from, stream, shared: shared.clone(), input, output, late, waiting: 0, skip: 0 };
     let task = tokio::spawn(connection.run(stopping.clone())).abort_handle();
     connections.open.insert(id, Open { from, useful: Instant::now(), task });
+}
+
+/// A reply that was waited for, or that there will be none.
+type Reply = Option<Vec<u8>>;
+type Late = (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>);
+
+/// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
+struct Sender {
+    replies: mpsc::UnboundedSender<Reply>,
+    counters: Arc<Counters>,
+    from: IpAddr,
+    octets: usize,
+    sent: bool,
+}
+
+impl Client for Sender {
+    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) {
+        self.counters.count(self.from, self.octets, verdict);
+        self.counters.took(1, took);
+        self.sent = true;
+        let _ = self.replies.send(Some(reply.to_vec()));
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.sent {
+            let _ = self.replies.send(None);
+        }
+    }
 }
 
 struct Connection {
@@ -168,6 +207,10 @@ struct Connection {
     shared: Arc<Shared>,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Where replies come from that were waited for; made when the first is.
+    late: Option<Late>,
+    /// How many there are to come.
+    waiting: usize,
     /// Octets of an overlong message that are still to come.
     skip: usize,
 }
@@ -199,9 +242,19 @@ impl Connection {
                 // More may wait than one round of replies may take.
                 continue;
             }
-            let idle = self.input.is_empty() && self.skip == 0;
+            let idle = self.input.is_empty() && self.skip == 0 && self.waiting == 0;
+            let full = self.waiting >= WAITING;
+            let until = if self.waiting > 0 { deadline.max(Instant::now() + UPSTREAM) } else { deadline };
             let read = tokio::select! {
-                read = timeout_at(deadline, self.stream.read_buf(&mut self.input)) => read,
+                read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full => read,
+                reply = next(&mut self.late), if self.waiting > 0 => {
+                    self.waiting -= 1;
+                    if let Some(reply) = reply {
+                        push_framed(&reply, &mut self.output);
+                    }
+                    deadline = Instant::now() + self.shared.limits.idle;
+                    continue;
+                }
                 _ = stopping.wait_for(|stopping| *stopping), if idle => return,
             };
             match read {
@@ -215,7 +268,7 @@ impl Connection {
     fn answer_whole_messages(&mut self) -> bool {
         let mut at = 0;
         let mut any = false;
-        while self.output.len() < BACKLOG {
+        while self.output.len() < BACKLOG && self.waiting < WAITING {
             if self.skip > 0 {
                 let here = self.skip.min(self.input.len() - at);
                 at += here;
@@ -231,10 +284,11 @@ impl Connection {
                     at += 2 + message.len();
                     any = true;
                     // An empty message is no message (RFC 7766 section 8 leaves it without meaning).
-                    respond(&self.shared, self.from, message, &mut self.output);
+                    let waits = respond(&self.shared, self.from, message, &mut self.output, &mut self.late);
+                    self.waiting += usize::from(waits);
                 }
                 Frame::Overlong { head, length } => {
-                    respond(&self.shared, self.from, head, &mut self.output);
+                    respond(&self.shared, self.from, head, &mut self.output, &mut self.late);
                     at += 2;
                     self.skip = length;
                 }
@@ -274,18 +328,52 @@ impl<'s> Frame<'s> {
     }
 }
 
-/// Appends the framed reply to one message.
-fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>) {
+/// The next reply that was waited for.
+async fn next(late: &mut Option<Late>) -> Reply {
+    match late {
+        Some((_, replies)) => replies.recv().await.flatten(),
+        None => std::future::pending().await,
+    }
+}
+
+fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
+    output.extend_from_slice(&(reply.len() as u16).to_be_bytes());
+    output.extend_from_slice(reply);
+}
+
+/// Appends the framed reply to one message; says whether it has to be waited for instead.
+fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> bool {
     SCRATCH.with_borrow_mut(|(scratch, reply)| {
         let start = std::time::Instant::now();
-        let verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, scratch, reply);
+        let mut verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, scratch, reply);
+        if let (Verdict::Forward(ask), Some(forwarder)) = (verdict, &shared.forwarder) {
+            match forwarder.answer(scratch.name(), message, &ask, start, reply) {
+                Some((kept, age)) => {
+                    shared.counters.kept(age == Age::Stale);
+                    verdict = kept;
+                }
+                None => {
+                    let (replies, _) = late.get_or_insert_with(mpsc::unbounded_channel);
+                    let client = Sender {
+                        replies: replies.clone(),
+                        counters: shared.late.clone(),
+                        from,
+                        octets: message.len(),
+                        sent: false,
+                    };
+                    let (query, client) = (message.into(), Box::new(client));
+                    forwarder.hand_over(Question { query, ask, from, received: start, client });
+                    return true;
+                }
+            }
+        }
         shared.counters.count(from, message.len(), &verdict);
         if let Verdict::Reply { len, .. } = verdict {
-            output.extend_from_slice(&(len as u16).to_be_bytes());
-            output.extend_from_slice(&reply[..len]);
+            push_framed(&reply[..len], output);
             shared.counters.took(1, start.elapsed());
         }
-    });
+        false
+    })
 }
 
 #[cfg(test)]

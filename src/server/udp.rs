@@ -17,7 +17,8 @@ use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_storage, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{BindError, Counters, Published};
-use crate::answer::{Limit, Scratch, Verdict, answer};
+use crate::answer::{Ask, Limit, Scratch, Verdict, answer};
+use crate::forward::{Age, Client, Forwarder, Question};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -44,7 +45,7 @@ pub struct Workers {
     stop: Arc<AtomicBool>,
     sockets: Vec<Arc<Socket>>,
     threads: Vec<JoinHandle<()>>,
-    /// Counters of each worker.
+    /// Counters of each worker, and of the replies that were waited for.
     pub counters: Vec<Arc<Counters>>,
 }
 
@@ -103,7 +104,9 @@ impl Bound {
     ///
     /// # Errors
     /// When the system starts no more threads.
-    pub fn start(self, table: &Published) -> io::Result<Workers> {
+    pub fn start(self, table: &Published, forwarder: Option<&Arc<Forwarder>>) -> io::Result<Workers> {
+        // Written by the forwarder's thread alone.
+        let late = Arc::new(Counters::default());
         let mut workers = Workers {
             stop: Arc::new(AtomicBool::new(false)),
             sockets: self.sockets.into_iter().map(Arc::new).collect(),
@@ -119,11 +122,14 @@ impl Bound {
                 counters: counters.clone(),
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
+                forwarder: forwarder.cloned(),
+                late: late.clone(),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
             workers.counters.push(counters);
         }
+        workers.counters.push(late);
         Ok(workers)
     }
 }
@@ -149,6 +155,8 @@ struct Worker {
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
     scratch: Scratch,
+    forwarder: Option<Arc<Forwarder>>,
+    late: Arc<Counters>,
 }
 
 impl Worker {
@@ -162,7 +170,7 @@ impl Worker {
             match batch.receive(&self.socket, flags) {
                 Ok(received) => {
                     let start = Instant::now();
-                    let answered = self.answer(&mut batch, received);
+                    let answered = self.answer(&mut batch, received, start);
                     batch.send(&self.socket, answered, &self.counters);
                     self.counters.took(answered, start.elapsed());
                 }
@@ -182,22 +190,100 @@ impl Worker {
     }
 
     /// Answers a batch from one table; returns the number of replies.
-    fn answer(&mut self, batch: &mut Batch, received: usize) -> usize {
+    fn answer(&mut self, batch: &mut Batch, received: usize, start: Instant) -> usize {
         let zone = self.table.load();
         let mut replies = 0;
         for index in 0..received {
-            let Some((from, query)) = batch.message(index) else { continue };
+            let Some((from, length)) = batch.message(index) else { continue };
             let caller = Caller::Address(from);
             let reply = &mut batch.replies[replies * REPLY..(replies + 1) * REPLY];
-            let query = &batch.queries[index * QUERY..index * QUERY + query];
-            let verdict = answer(&zone, caller, query, Limit::Datagram, &mut self.scratch, reply);
-            self.counters.count(from, query.len(), &verdict);
+            let query = &batch.queries[index * QUERY..index * QUERY + length];
+            let mut verdict = answer(&zone, caller, query, Limit::Datagram, &mut self.scratch, reply);
+            if let Verdict::Forward(ask) = verdict {
+                verdict = self.forward(batch, Place { index, length, from, reply: replies }, ask, start);
+            }
+            self.counters.count(from, length, &verdict);
             if let Verdict::Reply { len, .. } = verdict {
                 batch.address(replies, index, len);
                 replies += 1;
             }
         }
         replies
+    }
+
+    /// Answers from what upstreams have said, or hands the question over and goes on.
+    #[inline(never)]
+    fn forward(&self, batch: &mut Batch, at: Place, ask: Ask, start: Instant) -> Verdict {
+        let Some(forwarder) = &self.forwarder else { return Verdict::Drop };
+        let reply = &mut batch.replies[at.reply * REPLY..(at.reply + 1) * REPLY];
+        let query = &batch.queries[at.index * QUERY..at.index * QUERY + at.length];
+        if let Some((verdict, age)) = forwarder.answer(self.scratch.name(), query, &ask, start, reply) {
+            self.counters.kept(age == Age::Stale);
+            return verdict;
+        }
+        let query = query.into();
+        let client = Sender {
+            socket: self.socket.clone(),
+            counters: self.late.clone(),
+            from: at.from,
+            octets: at.length,
+            way_back: batch.way_back(at.index),
+        };
+        forwarder.hand_over(Question { query, ask, from: at.from, received: start, client: Box::new(client) });
+        Verdict::Forward(ask)
+    }
+}
+
+/// Where a message is in its batch.
+#[derive(Clone, Copy)]
+struct Place {
+    index: usize,
+    length: usize,
+    from: IpAddr,
+    /// Where its reply goes.
+    reply: usize,
+}
+
+/// Who sent a datagram, and the address it was sent to.
+struct WayBack {
+    name: sockaddr_storage,
+    name_length: socklen_t,
+    control: Control,
+    control_length: usize,
+}
+
+/// Sends the reply to one datagram, later.
+struct Sender {
+    socket: Arc<Socket>,
+    counters: Arc<Counters>,
+    from: IpAddr,
+    octets: usize,
+    way_back: WayBack,
+}
+
+// A `sockaddr_storage` and octets: nothing points anywhere.
+impl Client for Sender {
+    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) {
+        let back = &mut self.way_back;
+        let mut piece = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
+        // SAFETY: a C structure of numbers and pointers, for which zeros are a valid value.
+        let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+        header.msg_name = (&raw mut back.name).cast();
+        header.msg_namelen = back.name_length;
+        header.msg_iov = &raw mut piece;
+        header.msg_iovlen = 1;
+        if back.control_length > 0 {
+            header.msg_control = back.control.0.as_mut_ptr().cast();
+            header.msg_controllen = back.control_length as _;
+        }
+        // SAFETY: the header points to `self` and `reply`, of the lengths told, which live until the call returns; the
+        // system only reads from them.
+        let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
+        self.counters.count(self.from, self.octets, verdict);
+        self.counters.took(1, took);
+        if sent < 0 {
+            self.counters.unsent();
+        }
     }
 }
 
@@ -315,6 +401,15 @@ impl Batch {
                 if kept == 0 { std::ptr::null_mut() } else { self.controls[index].0.as_mut_ptr().cast() };
             outgoing.msg_controllen = kept as _;
         }
+    }
+
+    /// The same for a reply that is sent later, when the batch is another.
+    fn way_back(&self, index: usize) -> WayBack {
+        let incoming = &self.incoming[index].msg_hdr;
+        let mut control = self.controls[index];
+        let told = if self.wildcard { incoming.msg_controllen } else { 0 };
+        let control_length = if told > 0 { reply_control(&mut control, told) } else { 0 };
+        WayBack { name: self.names[index], name_length: incoming.msg_namelen, control, control_length }
     }
 
     /// Sends the first `count` replies. One that cannot be sent is stepped over: it must not cost the others theirs.

@@ -104,7 +104,7 @@ impl<'m> Record<'m> {
 
 /// The offset just past the name at `at`: past its root or past its first pointer.
 #[inline]
-fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
+pub(crate) fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *message.get(at)? {
             0 => return Some(at + 1),

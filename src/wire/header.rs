@@ -19,6 +19,8 @@ pub mod flags {
     pub const RD: u16 = 0x0100;
     /// The server offers recursion.
     pub const RA: u16 = 0x0080;
+    /// The answer is authentic (RFC 4035 section 3.2.3); in a query: say whether it is (RFC 6840 section 5.7).
+    pub const AD: u16 = 0x0020;
     /// The client does its own DNSSEC checking.
     pub const CD: u16 = 0x0010;
 }

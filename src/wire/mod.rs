@@ -10,10 +10,11 @@ mod query;
 mod reply;
 
 pub use edns::Edns;
+pub(crate) use edns::skip_name;
 pub use header::{HEADER_LEN, Header, flags};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, label_of, name_from_text, same, text_of};
 pub use query::{Malformed, Query, Question};
-pub use reply::{ExtendedError, OPT_LEN, Reply, Section};
+pub use reply::{OPT_LEN, Reply, Section, extended_error};
 
 /// Response codes (RFC 1035 section 4.1.1, RFC 6891 section 9).
 pub mod rcode {
@@ -45,12 +46,16 @@ pub mod rtype {
     pub const SOA: u16 = 6;
     /// Pointer (RFC 1035).
     pub const PTR: u16 = 12;
+    /// Mail exchange (RFC 1035).
+    pub const MX: u16 = 15;
     /// Text (RFC 1035).
     pub const TXT: u16 = 16;
     /// IPv6 address (RFC 3596).
     pub const AAAA: u16 = 28;
     /// Server selection (RFC 2782).
     pub const SRV: u16 = 33;
+    /// Another name for all below a name (RFC 6672).
+    pub const DNAME: u16 = 39;
     /// EDNS pseudo record (RFC 6891).
     pub const OPT: u16 = 41;
     /// Incremental transfer (RFC 1995).

@@ -5,12 +5,18 @@ use super::{HEADER_LEN, rtype};
 /// Octets of an OPT record without options.
 pub const OPT_LEN: usize = 11;
 
-/// Extended DNS error codes (RFC 8914 section 4) that Callsign sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u16)]
-pub enum ExtendedError {
-    /// The server has not learnt the cluster yet.
-    NotReady = 14,
+/// Extended DNS errors (RFC 8914) that Callsign sends, as options of an OPT record: option 15, its length, the code.
+pub mod extended_error {
+    /// What is answered is past its time, for nothing newer can be had (section 4.4).
+    pub const STALE_ANSWER: [u8; 6] = [0, 15, 0, 2, 0, 3];
+    /// The server has not learnt the cluster yet (section 4.15).
+    pub const NOT_READY: [u8; 6] = [0, 15, 0, 2, 0, 14];
+    /// No upstream gave an answer of use (section 4.23).
+    pub const NO_REACHABLE_AUTHORITY: [u8; 6] = [0, 15, 0, 2, 0, 22];
+    /// No upstream could be spoken with (section 4.24).
+    pub const NETWORK_ERROR: [u8; 6] = [0, 15, 0, 2, 0, 23];
+    /// Anything else (section 4.1): here, too much to do at once.
+    pub const OTHER: [u8; 6] = [0, 15, 0, 2, 0, 0];
 }
 
 /// A section that records are written to, in the order of the message.
@@ -111,6 +117,14 @@ impl<'b> Reply<'b> {
         }
     }
 
+    /// Overwrites the TTL of a record that was written before.
+    #[inline(always)]
+    pub fn patch_ttl(&mut self, at: usize, ttl: u32) {
+        if let Some(place) = self.buffer.get_mut(at..at + 4).filter(|_| at + 4 <= self.at) {
+            place.copy_from_slice(&ttl.to_be_bytes());
+        }
+    }
+
     /// Adds `records` to the count of a section.
     #[inline(always)]
     pub fn count(&mut self, section: Section, records: u16) {
@@ -126,22 +140,17 @@ impl<'b> Reply<'b> {
 
     /// Ends the reply with its OPT record, if the client speaks EDNS, in the octets reserved for it. The upper eight
     /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header. `asked` says whether the
-    /// question was copied. Returns the length of the reply.
+    /// question was copied, `options` are those of the OPT record. Returns the length of the reply.
     #[inline(always)]
-    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, u8)>, error: Option<ExtendedError>) -> usize {
+    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, u8)>, options: &[u8]) -> usize {
         if let Some((payload, flags)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
             let extended = (rcode >> 4) as u8;
-            let fitted = match error {
-                None => self.push(&[0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, 0, 0]),
-                // RFC 8914 section 2: option 15, the code, and no text.
-                Some(error) => {
-                    let [high, low] = (error as u16).to_be_bytes();
-                    let opt = [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0];
-                    self.push_all(&[&opt, &[0, 6, 0, 15, 0, 2, high, low]])
-                }
-            };
+            let [length_high, length_low] = (options.len() as u16).to_be_bytes();
+            let opt =
+                [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, length_high, length_low];
+            let fitted = if options.is_empty() { self.push(&opt) } else { self.push_all(&[&opt, options]) };
             self.count(Section::Additional, u16::from(fitted));
         }
         let [f0, f1] = (self.flags | rcode & 0x0f).to_be_bytes();

@@ -161,6 +161,12 @@ pub struct Settings {
     pub pod_names: PodNames,
     /// Whether something answers for names that are not the cluster's.
     pub forwarding: bool,
+    /// Of these names only (`--stub`, where there is no `--upstream`); empty: of all.
+    pub forwarded_only: Vec<Domain>,
+    /// Zones that an upstream of their own answers for, be they of a kind that is not forwarded otherwise.
+    pub stubs: Vec<Domain>,
+    /// `--complete-search`.
+    pub complete_search: bool,
     /// `--allow-from`; empty: everyone.
     pub allow_from: Vec<Cidr>,
     /// `--callers`, longest prefix first.
@@ -207,6 +213,9 @@ impl Settings {
             reverse: Vec::new(),
             pod_names: PodNames::Off,
             forwarding: false,
+            forwarded_only: Vec::new(),
+            stubs: Vec::new(),
+            complete_search: false,
             allow_from: Vec::new(),
             callers: Vec::new(),
             namespace: None,
@@ -256,11 +265,30 @@ impl Settings {
         self.domains.first().map(|domain| wire::text_of(&domain.wire)).unwrap_or_default()
     }
 
+    /// Whether a name is a cluster domain or lies under one.
+    pub fn is_under_domain(&self, name: &wire::Name) -> bool {
+        lies_in(name, &self.domains)
+    }
+
+    /// Whether others are asked for a name that is not the cluster's.
+    pub fn is_forwarded(&self, name: &wire::Name) -> bool {
+        self.forwarding && (self.forwarded_only.is_empty() || lies_in(name, &self.forwarded_only))
+    }
+
+    /// Whether a name belongs to a `--stub` zone.
+    pub fn is_stub(&self, name: &wire::Name) -> bool {
+        lies_in(name, &self.stubs)
+    }
+
     /// The TTL of SOA records: no negative answer is cached longer than five minutes.
     #[inline(always)]
     pub fn negative_ttl(&self) -> u32 {
         self.ttl.min(300)
     }
+}
+
+fn lies_in(name: &wire::Name, zones: &[Domain]) -> bool {
+    zones.iter().any(|zone| name.below(&zone.wire, zone.labels).is_some())
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ impl Server {
     pub fn start(arguments: &[&str], input: Option<&str>) -> Server {
         let mut command = callsign();
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+        command.args(common::nobody_to_ask(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if let Some(text) = input {

@@ -8,14 +8,14 @@ use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::sync::Notify;
 
 /// A folder that the kernel watches.
-pub(super) struct Watched(Arc<Notify>);
+pub(crate) struct Watched(Arc<Notify>);
 
 impl Watched {
-    /// Starts watching. Mounted ConfigMaps change by a rename, editors by a rename or a write: both are told.
+    /// Starts watching, on a thread of this name. Mounted ConfigMaps change by a rename, editors by a rename or a write: both are told.
     ///
     /// # Errors
     /// When the kernel will not watch one more folder.
-    pub(super) fn new(folder: &Path) -> io::Result<Watched> {
+    pub(crate) fn new(folder: &Path, thread: &str) -> io::Result<Watched> {
         let descriptor = init(CreateFlags::CLOEXEC)?;
         let changes = WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
@@ -26,7 +26,7 @@ impl Watched {
         let changed = Arc::new(Notify::new());
         let listener = Arc::downgrade(&changed);
         // A thread that sleeps in the kernel: it wakes for a change and for nothing else.
-        std::thread::Builder::new().name("manifests".to_owned()).stack_size(64 * 1024).spawn(move || {
+        std::thread::Builder::new().name(thread.to_owned()).stack_size(64 * 1024).spawn(move || {
             let mut events = [0u8; 4096];
             while rustix::io::read(&descriptor, &mut events).is_ok() {
                 let Some(changed) = listener.upgrade() else { return };
@@ -38,7 +38,7 @@ impl Watched {
 
     /// Returns when something in the folder has changed since the last call. What it was does not matter: everything
     /// is looked at again.
-    pub(super) async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.0.notified().await;
     }
 }

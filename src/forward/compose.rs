@@ -1,0 +1,275 @@
+//! Answers that come from several places: the table and upstreams, by aliases that lead from one to the other, and the
+//! rest of a search list. These are few, so they are put together from whole records.
+
+use std::rc::Rc;
+
+use hickory_net::proto::op::{Message, ResponseCode};
+use hickory_net::proto::rr::{Name as RecordName, RData, Record, rdata};
+use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
+
+use super::cache::Wanted;
+use super::engine::Engine;
+use super::reply::{Age, Entry, Ttls};
+use super::{Question, marks_of};
+use crate::answer::{Limit, Scratch, Verdict, Why, answer};
+use crate::resolve::{Node, Outcome, Silent, resolve};
+use crate::wire::{HEADER_LEN, MAX_NAME, Name, extended_error, flags, rcode, rtype};
+use crate::zone::{Asker, Caller};
+
+/// Places that an answer is put together from.
+const PLACES: usize = 8;
+
+/// What has been found.
+#[derive(Default)]
+struct Found {
+    answers: Vec<Record>,
+    authorities: Vec<Record>,
+    rcode: u16,
+    errors: Vec<u8>,
+}
+
+/// What the table says of a name.
+enum Told {
+    /// This, and, if it leads out of the cluster, where to.
+    Message(Message, Option<Vec<u8>>),
+    /// Others are to be asked.
+    Outside,
+    /// Nobody is to be asked.
+    Nobody,
+}
+
+/// No answer can be given now.
+struct Failed;
+
+impl Engine {
+    /// Answers a question whose answer has several parts.
+    pub(super) async fn compose(self: Rc<Self>, question: Question) {
+        let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
+        let mut found = Found::default();
+        let result = match question.ask.why {
+            Why::Search => match self.searched(&question, &name).await {
+                Ok(Some(place)) => {
+                    found.alias(&name, &place, self.ttl());
+                    let result = self.gather(place, &question, &mut found).await;
+                    // The place was chosen because the name exists there: it does for every type.
+                    if found.rcode == rcode::NXDOMAIN {
+                        found.rcode = rcode::NOERROR;
+                    }
+                    result
+                }
+                Ok(None) => return self.answer_alone(question),
+                Err(failed) => Err(failed),
+            },
+            Why::Outside | Why::LeadsOut => self.gather(name.wire().to_vec(), &question, &mut found).await,
+        };
+        let entry = result.ok().and_then(|()| found.entry(&question));
+        let authoritative = question.ask.why != Why::Outside && entry.is_some();
+        let entry = entry.unwrap_or_else(|| Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, 0, 0));
+        self.reply(question, &entry, Age::Fresh(0), authoritative);
+    }
+
+    /// Follows a name through the table and upstreams.
+    async fn gather(self: &Rc<Self>, mut name: Vec<u8>, question: &Question, found: &mut Found) -> Result<(), Failed> {
+        for place in 0..PLACES {
+            let next = match self.told(&name, question, place == 0) {
+                Told::Message(message, leads_to) => {
+                    found.take(message);
+                    leads_to
+                }
+                Told::Nobody => None,
+                Told::Outside => self.asked(&name, question, found).await?,
+            };
+            match next {
+                Some(next) => name = next,
+                None => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What an upstream says of a name; returns where in the cluster it leads to.
+    async fn asked(self: &Rc<Self>, name: &[u8], question: &Question, found: &mut Found) -> Result<Option<Vec<u8>>, Failed> {
+        let [high, low] = question.ask.qtype.to_be_bytes();
+        let key = Wanted { name, tail: [high, low, marks_of(&question.ask)] }.key();
+        let sent = key.question();
+        let (entry, age) = self.lookup(key).await.ok_or(Failed)?;
+        let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
+        found.rcode = entry.rcode;
+        found.errors = match age {
+            Age::Fresh(_) => entry.errors().to_vec(),
+            _ => extended_error::STALE_ANSWER.to_vec(),
+        };
+        for record in message.answers.iter_mut().chain(&mut message.authorities) {
+            record.ttl = match age {
+                Age::Fresh(age) => record.ttl.saturating_sub(age),
+                _ => super::reply::STALE_TTL,
+            };
+        }
+        if !entry.leads_in {
+            found.answers.append(&mut message.answers);
+            found.authorities = message.authorities;
+            return Ok(None);
+        }
+        // Of an answer that leads into the cluster the aliases are the upstream's, and nothing else.
+        let mut current = record_name(name).ok_or(Failed)?;
+        for _ in 0..message.answers.len() {
+            let alias = message.answers.iter().find_map(|record| match &record.data {
+                RData::CNAME(target) if record.name == current => Some((record.clone(), target.0.clone())),
+                _ => None,
+            });
+            let Some((record, target)) = alias else { break };
+            found.answers.push(record);
+            current = target;
+            let wire = wire_name(&current).ok_or(Failed)?;
+            if Name::parse(&wire, 0).is_ok_and(|name| self.is_ours(&name)) {
+                return Ok(Some(wire));
+            }
+        }
+        Err(Failed)
+    }
+
+    /// What the table says of a name to whoever asked. The first name may be a short one, those it leads to are whole.
+    fn told(&self, name: &[u8], question: &Question, first: bool) -> Told {
+        let zone = self.table.load();
+        let query = query(name, question.ask.qtype);
+        let mut buffer = self.buffer.borrow_mut();
+        let caller = Caller::Address(question.from);
+        let mut whole = Scratch::new(self.turn());
+        let mut verdict = answer(&zone, caller, &query, Limit::Stream, &mut whole, &mut buffer);
+        let leads_out = match verdict {
+            Verdict::Forward(ask) if ask.why == Why::Outside => return Told::Outside,
+            Verdict::Forward(ask) => {
+                let mut alone = Scratch::alone(self.turn());
+                verdict = answer(&zone, caller, &query, Limit::Stream, &mut alone, &mut buffer);
+                ask.why == Why::LeadsOut
+            }
+            _ => false,
+        };
+        let ours = first || Name::parse(name, 0).is_ok_and(|name| self.is_ours(&name));
+        match verdict {
+            Verdict::Reply { len, .. } if ours => match buffer.get(..len).map(Message::from_vec) {
+                Some(Ok(message)) => {
+                    let last = message.answers.iter().rev().find_map(|record| match &record.data {
+                        RData::CNAME(target) => wire_name(&target.0),
+                        _ => None,
+                    });
+                    Told::Message(message, last.filter(|_| leads_out))
+                }
+                _ => Told::Nobody,
+            },
+            _ => Told::Nobody,
+        }
+    }
+
+    /// Of `NAME.C.svc.Z`, which does not exist: the first of `NAME.svc.Z`, `NAME.Z`, `NAME` in the hosts' search domains
+    /// and `NAME` itself that does. Decided by existence, and by the same question for every type, so that A and AAAA
+    /// never go apart.
+    async fn searched(self: &Rc<Self>, question: &Question, name: &Name) -> Result<Option<Vec<u8>>, Failed> {
+        let (domain, search) = {
+            let zone = self.table.load();
+            let domains = &zone.settings.domains;
+            let domain = domains.iter().find(|domain| name.below(&domain.wire, domain.labels).is_some());
+            (domain.cloned().ok_or(Failed)?, &self.search)
+        };
+        let labels = name.labels() - domain.labels - 2;
+        let own = name.span(0, labels);
+        let below = |suffix: &[u8]| [own, suffix].concat();
+        let inside = [[b"\x03svc", &*domain.wire].concat(), domain.wire.to_vec()];
+        let outside = search.iter().map(|domain| domain.wire.to_vec()).chain([vec![0]]);
+        for candidate in inside.into_iter().chain(outside).map(|suffix| below(&suffix)) {
+            if candidate.len() <= MAX_NAME && self.exists(&candidate, question).await? {
+                return Ok(Some(candidate));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn exists(self: &Rc<Self>, candidate: &[u8], question: &Question) -> Result<bool, Failed> {
+        let Ok(name) = Name::parse(candidate, 0) else { return Ok(false) };
+        {
+            let zone = self.table.load();
+            let asker = Asker::new(&zone, Caller::Address(question.from));
+            match resolve(&zone, &asker, &name, &mut Silent) {
+                // A search goes on after what has no records.
+                Outcome::Found(Node::Empty | Node::Apex, _) | Outcome::Missing(_) => return Ok(false),
+                Outcome::Found(..) => return Ok(true),
+                Outcome::NotReady => return Err(Failed),
+                Outcome::NotOurs if zone.settings.is_forwarded(&name) => {}
+                Outcome::NotOurs => return Ok(false),
+            }
+        }
+        let [high, low] = rtype::A.to_be_bytes();
+        let key = Wanted { name: candidate, tail: [high, low, marks_of(&question.ask)] }.key();
+        match self.lookup(key).await {
+            Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
+            Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),
+            _ => Err(Failed),
+        }
+    }
+
+    /// What the table says, and nobody else.
+    fn answer_alone(&self, question: Question) {
+        let zone = self.table.load();
+        let mut buffer = self.buffer.borrow_mut();
+        let limit = if question.ask.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };
+        let (caller, mut scratch) = (Caller::Address(question.from), Scratch::alone(self.turn()));
+        let verdict = answer(&zone, caller, &question.query, limit, &mut scratch, &mut buffer);
+        if let Verdict::Reply { len, .. } = verdict {
+            question.client.send(buffer.get(..len).unwrap_or(&[]), &verdict, question.received.elapsed());
+        }
+    }
+}
+
+impl Found {
+    /// What the table says: the last place decides the rcode.
+    fn take(&mut self, mut message: Message) {
+        self.answers.append(&mut message.answers);
+        self.authorities = message.authorities;
+        self.rcode = u16::from(message.metadata.response_code);
+    }
+
+    fn alias(&mut self, name: &Name, target: &[u8], ttl: u32) {
+        if let (Some(owner), Some(target)) = (record_name(name.wire()), record_name(target)) {
+            self.answers.push(Record::from_rdata(owner, ttl, RData::CNAME(rdata::CNAME(target))));
+        }
+    }
+
+    /// All of it as one reply.
+    fn entry(self, question: &Question) -> Option<Entry> {
+        let name = Name::parse(&question.query, HEADER_LEN).ok()?;
+        let sent = [name.wire(), &question.ask.qtype.to_be_bytes(), &[0, 1]].concat();
+        let asked = Message::from_vec(&[&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &*sent].concat()).ok()?;
+        let mut message = asked.into_response();
+        message.metadata.response_code = ResponseCode::from(0, (self.rcode & 0x0f) as u8);
+        message.answers = self.answers;
+        message.authorities = self.authorities;
+        let octets = message.to_vec().ok()?;
+        let untouched = Ttls { floor: 0, ceiling: u32::MAX };
+        let mut entry = Entry::parse(&octets, &sent, untouched, 0, |_| false).ok()?;
+        entry.tell(&self.errors);
+        Some(entry)
+    }
+}
+
+/// A query for a name, as a client might send it.
+fn query(name: &[u8], qtype: u16) -> Vec<u8> {
+    let [high, low] = qtype.to_be_bytes();
+    let [rd, _] = flags::RD.to_be_bytes();
+    [&[0, 0, rd, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[high, low, 0, 1]].concat()
+}
+
+fn record_name(wire: &[u8]) -> Option<RecordName> {
+    RecordName::read(&mut BinDecoder::new(wire)).ok()
+}
+
+/// A name in wire format and lower case.
+fn wire_name(name: &RecordName) -> Option<Vec<u8>> {
+    let mut wire = Vec::with_capacity(64);
+    for label in name.iter() {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    wire.push(0);
+    Some(wire)
+}
+

@@ -1,0 +1,459 @@
+//! The forwarder's thread: every question that is not answered from what is kept comes through here.
+//!
+//! It is one thread, so what it knows needs no locks. A question in flight is asked once, whoever joins it meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
+
+use super::cache::{Cache, Key, mark};
+use super::pool::Pool;
+use super::reply::{Age, Entry};
+use super::settings::{self, Forwarding};
+use super::upstream::{Asked, Server, Shared, Trouble, trust};
+use super::{Forwarder, Job, Kept, Question, WAITING, marks_of};
+use crate::answer::{Realm, Verdict, Why};
+use crate::watched::Watched;
+use crate::wire::{HEADER_LEN, Name, extended_error, rcode};
+use crate::zone::{Domain, Zone};
+
+/// Time that upstreams have in all: stub resolvers wait for five seconds (resolv.conf(5)), and have to hear of it.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// Time after which a stale answer is sent while a fresh one is still asked for (RFC 8767 section 5).
+const STALE_AFTER: Duration = Duration::from_millis(1800);
+/// Seconds that a stale answer is sent at once, after nothing fresher could be had (RFC 8767 section 5).
+const STALE_FOR: u32 = 30;
+/// Seconds that it is remembered that nobody answered (RFC 9520 section 3.2).
+const SILENCE_TTL: u32 = 1;
+/// Jobs taken at a time.
+const BATCH: usize = 64;
+/// Clients that wait for each question in flight, on average, before more are turned away.
+const CLIENTS: usize = 16;
+/// Time for a probe of an upstream to come back to us, and between two of one that looped.
+const PROBE: Duration = Duration::from_secs(5);
+const PROBE_AGAIN: Duration = Duration::from_secs(30);
+/// The type that probes ask for: HINFO, which nobody has (RFC 8482 section 4.2 gives it a use in replies).
+const PROBE_TYPE: u16 = 13;
+
+/// A forwarder that runs.
+pub struct Started {
+    /// What transports ask.
+    pub forwarder: Arc<Forwarder>,
+    /// Its thread, which ends when nobody asks any more.
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts the forwarder.
+///
+/// # Errors
+/// When the trust store is of no use, a folder cannot be watched, or the system gives no thread.
+pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<Started> {
+    let tls = match forwarding.servers().any(|server| server.tls.is_some()) {
+        true => Some(trust(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
+        false => None,
+    };
+    let (jobs, incoming) = mpsc::channel(WAITING);
+    let kept = Arc::new(Kept {
+        cache: Cache::new(forwarding.bounds),
+        epoch: std::time::Instant::now(),
+        payload,
+        counts: super::Counts::default(),
+        upstreams: std::sync::Mutex::default(),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let watched = match forwarding.file.as_deref().and_then(Path::parent) {
+        Some(folder) => Some(Watched::new(folder, "resolv-conf")?),
+        None => None,
+    };
+    let forwarder = Arc::new(Forwarder { kept: kept.clone(), jobs });
+    let thread = std::thread::Builder::new().name("forward".to_owned()).spawn(move || {
+        let engine = Engine::new(&forwarding, table, kept, tls);
+        LocalSet::new().block_on(&runtime, engine.run(incoming, forwarding.file, watched));
+    })?;
+    Ok(Started { forwarder, thread })
+}
+
+/// Who waits for an entry.
+enum Waiter {
+    Client(Question),
+    Task(oneshot::Sender<(Arc<Entry>, Age)>),
+}
+
+/// A question in flight.
+#[derive(Default)]
+struct Flight {
+    waiters: Vec<Waiter>,
+    /// What is sent to whoever comes, since the upstreams take their time.
+    meanwhile: Option<Arc<Entry>>,
+}
+
+/// Everything that the thread knows.
+pub(super) struct Engine {
+    shared: Rc<Shared>,
+    pub(super) table: Arc<ArcSwap<Zone>>,
+    kept: Arc<Kept>,
+    /// Longest zone first; the last, of the root, is the upstreams'.
+    routes: Vec<(Domain, Pool)>,
+    flights: RefCell<HashMap<Key, Flight>>,
+    waiting: Cell<usize>,
+    concurrent: usize,
+    stale: u32,
+    pub(super) search: Vec<Domain>,
+    pub(super) buffer: RefCell<Box<[u8]>>,
+    turn: Cell<u16>,
+    /// Names that were sent to see whether they come back.
+    probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
+}
+
+impl Engine {
+    fn new(
+        forwarding: &Forwarding,
+        table: Arc<ArcSwap<Zone>>,
+        kept: Arc<Kept>,
+        tls: Option<rustls::ClientConfig>,
+    ) -> Rc<Engine> {
+        let settings = table.load().settings.clone();
+        let ours = move |name: &Name| settings.is_under_domain(name);
+        let shared = Shared::new(kept.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
+        let shared = Rc::new(shared);
+        let stubs = forwarding.stubs.iter().map(|stub| (stub.zone.clone(), &stub.servers));
+        let rest = (Domain { wire: [0].into(), labels: 0 }, &forwarding.upstreams);
+        let routes = stubs.chain([rest]).map(|(zone, servers)| (zone, Pool::new(servers, &shared))).collect();
+        let engine = Engine {
+            shared,
+            table,
+            kept,
+            routes,
+            flights: RefCell::default(),
+            waiting: Cell::new(0),
+            concurrent: forwarding.concurrent,
+            stale: forwarding.stale.as_secs() as u32,
+            search: forwarding.search.clone(),
+            buffer: RefCell::new(vec![0; usize::from(u16::MAX)].into()),
+            turn: Cell::new(0),
+            probes: RefCell::default(),
+        };
+        engine.tell_upstreams();
+        Rc::new(engine)
+    }
+
+    /// Which upstreams there are now, for metrics.
+    fn tell_upstreams(&self) {
+        let servers = self.routes.iter().flat_map(|(_, pool)| pool.servers());
+        *self.kept.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
+            servers.map(|server| server.stats.clone()).collect();
+    }
+
+    /// Works until no transport is left that could ask, and what is in flight has landed.
+    async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, file: Option<PathBuf>, watched: Option<Watched>) {
+        if let (Some(path), Some(watched)) = (file, watched) {
+            spawn_local(self.clone().follow(path, watched));
+        }
+        spawn_local(self.clone().look_for_loops());
+        let mut batch = Vec::with_capacity(BATCH);
+        while jobs.recv_many(&mut batch, BATCH).await > 0 {
+            for job in batch.drain(..) {
+                match job {
+                    Job::Question(question) => self.take(question),
+                    Job::Refresh(key) => self.refresh(key),
+                }
+            }
+        }
+        let end = Instant::now() + DEADLINE;
+        while !self.flights.borrow().is_empty() && Instant::now() < end {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Reads the file of upstreams again whenever it may have changed. One without servers changes nothing.
+    async fn follow(self: Rc<Self>, path: PathBuf, watched: Watched) {
+        let mut known = settings::read(&path).unwrap_or_default();
+        loop {
+            watched.changed().await;
+            // Editors and kubelets write in steps.
+            sleep(Duration::from_millis(50)).await;
+            let found = match settings::read(&path) {
+                Ok(found) if found == known => continue,
+                Ok(found) => found,
+                Err(why) => {
+                    tracing::warn!(%why, "the upstreams known so far are asked on");
+                    continue;
+                }
+            };
+            let told: Vec<String> = found.iter().map(ToString::to_string).collect();
+            tracing::info!(file = %path.display(), upstreams = told.join(" "), "upstreams have changed");
+            if let Some((_, pool)) = self.routes.last() {
+                pool.replace(&found, &self.shared);
+            }
+            self.tell_upstreams();
+            known = found;
+            self.clone().probe_all();
+        }
+    }
+
+    /// TTL of what is the cluster's, in seconds.
+    pub(super) fn ttl(&self) -> u32 {
+        self.table.load().settings.ttl
+    }
+
+    /// Another number from one answer to the next, by which records take turns.
+    pub(super) fn turn(&self) -> u16 {
+        self.turn.replace(self.turn.get().wrapping_add(1))
+    }
+
+    /// Whether a name lies under a cluster domain.
+    pub(super) fn is_ours(&self, name: &Name) -> bool {
+        self.table.load().settings.is_under_domain(name)
+    }
+
+    fn take(self: &Rc<Self>, question: Question) {
+        let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
+        if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
+            return found_loop(&server);
+        }
+        if question.ask.why != Why::Outside {
+            spawn_local(self.clone().compose(question));
+            return;
+        }
+        let [high, low] = question.ask.qtype.to_be_bytes();
+        let key = Key([name.wire(), &[high, low, marks_of(&question.ask)]].concat().into());
+        self.want(key, Waiter::Client(question));
+    }
+
+    /// What is kept, or can be had; `None` if nobody can be asked.
+    pub(super) async fn lookup(self: &Rc<Self>, key: Key) -> Option<(Arc<Entry>, Age)> {
+        let (found, wait) = oneshot::channel();
+        self.want(key, Waiter::Task(found));
+        wait.await.ok()
+    }
+
+    fn want(self: &Rc<Self>, key: Key, waiter: Waiter) {
+        let now = self.shared.now();
+        let kept = self.kept.cache.get(&key.parts());
+        if let Some(entry) = &kept {
+            let age = entry.age(now);
+            if age != Age::Expired {
+                return self.deliver(waiter, entry, age);
+            }
+        }
+        self.kept.counts.misses.fetch_add(1, Relaxed);
+        let stand_in = kept.filter(|entry| entry.may_stand_in(now, self.stale));
+        let mut flights = self.flights.borrow_mut();
+        let full = flights.len() >= self.concurrent;
+        if let Some(flight) = flights.get_mut(&key) {
+            self.kept.counts.joined.fetch_add(1, Relaxed);
+            if let Some(entry) = flight.meanwhile.clone() {
+                drop(flights);
+                return self.deliver(waiter, &entry, Age::Stale);
+            }
+            if self.waiting.get() >= self.concurrent * CLIENTS {
+                self.kept.counts.rejected.fetch_add(1, Relaxed);
+                return;
+            }
+            self.waiting.set(self.waiting.get() + 1);
+            flight.waiters.push(waiter);
+            return;
+        }
+        if full {
+            drop(flights);
+            self.kept.counts.rejected.fetch_add(1, Relaxed);
+            return match stand_in {
+                Some(entry) => self.deliver(waiter, &entry, Age::Stale),
+                None => self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Age::Fresh(0)),
+            };
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        flights.insert(key.clone(), Flight { waiters: vec![waiter], meanwhile: None });
+        drop(flights);
+        spawn_local(self.clone().fly(key, stand_in));
+    }
+
+    /// Asks again for what is about to expire.
+    fn refresh(self: &Rc<Self>, key: Key) {
+        let entry = self.kept.cache.get(&key.parts());
+        let mut flights = self.flights.borrow_mut();
+        if flights.contains_key(&key) || flights.len() >= self.concurrent {
+            if let Some(entry) = entry {
+                entry.refreshed();
+            }
+            return;
+        }
+        self.kept.counts.prefetches.fetch_add(1, Relaxed);
+        flights.insert(key.clone(), Flight::default());
+        drop(flights);
+        spawn_local(self.clone().fly(key, entry));
+    }
+
+    /// Asks, keeps what comes, and tells everyone who waits. `stand_in` is told where nothing fresh can be had.
+    async fn fly(self: Rc<Self>, key: Key, stand_in: Option<Arc<Entry>>) {
+        let result = {
+            let mut asking = std::pin::pin!(self.ask(&key));
+            match &stand_in {
+                None => asking.await,
+                Some(entry) => tokio::select! {
+                    biased;
+                    result = &mut asking => result,
+                    () = sleep(STALE_AFTER) => {
+                        self.tell(&key, entry, Age::Stale, true);
+                        asking.await
+                    }
+                },
+            }
+        };
+        let now = self.shared.now();
+        match (result, stand_in) {
+            (Ok(entry), _) => {
+                let entry = Arc::new(entry);
+                if entry.ttl > 0 {
+                    self.kept.cache.insert(key.clone(), entry.clone());
+                }
+                self.tell(&key, &entry, Age::Fresh(0), false);
+            }
+            (Err(_), Some(entry)) => {
+                entry.stand_in_until(now.saturating_add(STALE_FOR));
+                entry.refreshed();
+                self.tell(&key, &entry, entry.age(now), false);
+            }
+            (Err(trouble), None) => {
+                let entry = Arc::new(match trouble {
+                    // Its own word for why it failed is worth more than ours.
+                    Trouble::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,
+                    Trouble::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, SILENCE_TTL),
+                    _ => Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, now, SILENCE_TTL),
+                });
+                self.kept.cache.insert(key.clone(), entry.clone());
+                self.tell(&key, &entry, Age::Fresh(0), false);
+            }
+        }
+    }
+
+    async fn ask(self: &Rc<Self>, key: &Key) -> Result<Entry, Trouble> {
+        let question = key.question();
+        let name = Name::parse(&question, 0).map_err(|_| Trouble::Nobody)?;
+        let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
+        let Some((_, pool)) = route else { return Err(Trouble::Nobody) };
+        let asked = Asked { question: &question, marks: key.marks(), deadline: Instant::now() + DEADLINE };
+        let result = pool.ask(&asked).await;
+        // Who asks itself waits for itself: silence may be a loop.
+        let silent = matches!(result, Err(Trouble::Silent));
+        for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
+            self.probe(server);
+        }
+        result
+    }
+
+    /// Tells everyone who waits for this. While it is still being asked for, those who come are told the same.
+    fn tell(self: &Rc<Self>, key: &Key, entry: &Arc<Entry>, age: Age, meanwhile: bool) {
+        let waiters = {
+            let mut flights = self.flights.borrow_mut();
+            if meanwhile {
+                let Some(flight) = flights.get_mut(key) else { return };
+                flight.meanwhile = Some(entry.clone());
+                std::mem::take(&mut flight.waiters)
+            } else {
+                flights.remove(key).map(|flight| flight.waiters).unwrap_or_default()
+            }
+        };
+        self.waiting.set(self.waiting.get().saturating_sub(waiters.len()));
+        for waiter in waiters {
+            self.deliver(waiter, entry, age);
+        }
+    }
+
+    fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, age: Age) {
+        if age == Age::Stale {
+            self.kept.counts.stale.fetch_add(1, Relaxed);
+        }
+        match waiter {
+            Waiter::Task(found) => {
+                let _ = found.send((entry.clone(), age));
+            }
+            Waiter::Client(question) if entry.leads_in => {
+                spawn_local(self.clone().compose(question));
+            }
+            Waiter::Client(question) => self.reply(question, entry, age, false),
+        }
+    }
+
+    /// Sends an entry as the reply.
+    pub(super) fn reply(&self, question: Question, entry: &Entry, age: Age, authoritative: bool) {
+        let mut buffer = self.buffer.borrow_mut();
+        let ask = &question.ask;
+        let Some(len) = entry.write(&question.query, ask, age, self.kept.payload, &mut buffer) else { return };
+        if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
+            *octet |= 0x04;
+        }
+        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: Realm::Other };
+        question.client.send(buffer.get(..len).unwrap_or(&[]), &verdict, question.received.elapsed());
+    }
+
+    /// Once the table is there, which could take a probe for one of its names, every upstream is probed; then those that
+    /// loop, from time to time, in case they no longer do.
+    async fn look_for_loops(self: Rc<Self>) {
+        while !self.table.load().synced {
+            sleep(Duration::from_millis(500)).await;
+        }
+        self.clone().probe_all();
+        loop {
+            sleep(PROBE_AGAIN).await;
+            for server in self.routes.iter().flat_map(|(_, pool)| pool.servers()) {
+                if server.stats.looping.load(Relaxed) {
+                    self.probe(&server);
+                }
+            }
+        }
+    }
+
+    fn probe_all(self: Rc<Self>) {
+        for server in self.routes.iter().flat_map(|(_, pool)| pool.servers()) {
+            self.probe(&server);
+        }
+    }
+
+    /// Asks a server for a name that nobody else can know. If that question reaches us, what we ask of it comes back.
+    fn probe(self: &Rc<Self>, server: &Rc<Server>) {
+        let mut probes = self.probes.borrow_mut();
+        if probes.values().any(|probed| Rc::ptr_eq(probed, server)) {
+            return;
+        }
+        let zone = self.routes.iter().find(|(_, pool)| pool.servers().iter().any(|known| Rc::ptr_eq(known, server)));
+        let Some((zone, _)) = zone else { return };
+        let label = || format!("{:016x}", self.shared.random());
+        let name: Box<[u8]> =
+            [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
+        probes.insert(name.clone(), server.clone());
+        drop(probes);
+        let (engine, server) = (self.clone(), server.clone());
+        spawn_local(async move {
+            let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
+            let asked = Asked { question: &question, marks: mark::CHECKING_DISABLED, deadline: Instant::now() + PROBE };
+            let result = server.ask(&asked).await;
+            // Taken out by then if it has come back.
+            let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
+            if stayed_away && matches!(result, Ok(_) | Err(Trouble::Refused(_))) && server.stats.looping.swap(false, Relaxed) {
+                tracing::info!(upstream = %server.address, "upstream no longer asks us back");
+            }
+        });
+    }
+}
+
+/// What was asked of this server has come to us.
+fn found_loop(server: &Server) {
+    if !server.stats.looping.swap(true, Relaxed) {
+        tracing::error!(
+            upstream = %server.address,
+            "what is asked of this upstream comes back: it is not asked any more. Name another with --upstream, or none"
+        );
+    }
+}

@@ -1,0 +1,501 @@
+//! What an upstream sends becomes an [`Entry`]: checked, without what speaks of one hop only, ready to be sent to many.
+//!
+//! Records pass through as they are, whatever their type. What is looked at is the frame of each record, the names that
+//! may be compressed, and whether the aliases of the answer go round in a circle.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+use thiserror::Error;
+
+use crate::answer::Ask;
+use crate::wire::{HEADER_LEN, Header, MAX_NAME, Name, OPT_LEN, Reply, Section, extended_error, flags, rcode, rtype};
+use crate::wire::{skip_name, u16_at};
+
+/// The longest chain of aliases that is followed.
+const CHAIN: usize = 16;
+/// TTL of records that are past their time, in seconds (RFC 8767 section 5).
+pub(super) const STALE_TTL: u32 = 30;
+/// No negative answer is kept longer, in seconds: what was missing may come to be (RFC 2308 section 5 advises hours).
+const NEGATIVE_CEILING: u32 = 1800;
+/// How long an upstream's SERVFAIL is kept, in seconds (RFC 9520 section 3.2 demands at least one).
+const FAILURE_TTL: u32 = 5;
+/// The option of extended errors (RFC 8914 section 2).
+const EXTENDED_ERROR: u16 = 15;
+/// TSIG and SIG(0) sign one hop's message (RFC 8945, RFC 2931); they end what is passed on.
+const SIGNATURES: [u16; 2] = [250, 24];
+
+/// Why a message is no reply to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unfit {
+    /// Another question, or no reply at all: perhaps forged. The right one may still come.
+    #[error("it answers another question")]
+    Foreign,
+    /// TC: there is more over TCP.
+    #[error("it is cut off")]
+    Truncated,
+    /// A record that does not end, a name that points nowhere, an address of a wrong length.
+    #[error("it is damaged")]
+    Damaged,
+    /// Aliases that lead back to themselves.
+    #[error("its aliases go round in a circle")]
+    Circle,
+    /// FORMERR or NOTIMP from a server that does not know EDNS (RFC 6891 section 7).
+    #[error("the server does not know EDNS")]
+    NoEdns,
+}
+
+/// Bounds of how long answers are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Ttls {
+    /// `--cache-min-ttl` in seconds.
+    pub floor: u32,
+    /// `--cache-max-ttl` in seconds.
+    pub ceiling: u32,
+}
+
+/// Where a record's TTL is and where the record ends, in octets after the question.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    ttl: u16,
+    end: u16,
+}
+
+/// An upstream's reply: answered to everyone who asks the same.
+#[derive(Debug)]
+pub struct Entry {
+    /// Everything after the question, without OPT.
+    body: Box<[u8]>,
+    cuts: Box<[Cut]>,
+    /// Records of each section.
+    counts: [u16; 3],
+    /// Extended response code.
+    pub rcode: u16,
+    authentic: bool,
+    /// Extended errors, as options of an OPT record.
+    errors: Box<[u8]>,
+    /// Whether an alias ends in a name of the cluster, which only the table answers.
+    pub leads_in: bool,
+    /// When it came, in seconds of the forwarder's clock.
+    fetched: u32,
+    /// Seconds that it may be kept for; 0: not at all.
+    pub ttl: u32,
+    /// While it is stale: until when nobody need try again for something fresher.
+    retry_at: AtomicU32,
+    hits: AtomicU32,
+    refreshing: AtomicBool,
+}
+
+/// What an entry is worth at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// To be answered, `0` seconds after it came.
+    Fresh(u32),
+    /// Past its time, and nothing fresher can be had now.
+    Stale,
+    /// Past its time: to be asked for again.
+    Expired,
+}
+
+impl Entry {
+    /// Reads a message of an upstream. `question` is the question that was sent, in lower case; `ours` says which names
+    /// are the cluster's.
+    ///
+    /// # Errors
+    /// [`Unfit`]: the message is not passed on.
+    pub fn parse(
+        message: &[u8],
+        question: &[u8],
+        ttls: Ttls,
+        now: u32,
+        ours: impl Fn(&Name) -> bool,
+    ) -> Result<Entry, Unfit> {
+        let header = Header::parse(message).ok_or(Unfit::Foreign)?;
+        let start = HEADER_LEN + question.len();
+        let echoed = message.get(HEADER_LEN..start).unwrap_or(&[]);
+        let tail = question.len().saturating_sub(4);
+        let same = header.questions == 1
+            && echoed.eq_ignore_ascii_case(question)
+            && echoed.get(tail..) == question.get(tail..);
+        if !header.is_reply() || header.opcode() != 0 {
+            return Err(Unfit::Foreign);
+        }
+        // Who does not know EDNS may send back a header and nothing else (RFC 6891 section 7).
+        let code = header.flags & 0x0f;
+        if matches!(code, rcode::FORMERR | rcode::NOTIMP) && header.additionals == 0 && (same || header.questions == 0)
+        {
+            return Err(Unfit::NoEdns);
+        }
+        if !same {
+            return Err(Unfit::Foreign);
+        }
+        if header.flags & flags::TC != 0 {
+            return Err(Unfit::Truncated);
+        }
+        let mut reader = Reader { message, at: start, aliases: Vec::new(), negative: None, floor_of_answers: u32::MAX };
+        let mut entry = Entry {
+            body: Box::default(),
+            cuts: Box::default(),
+            counts: [0; 3],
+            rcode: code,
+            authentic: header.flags & flags::AD != 0,
+            errors: Box::default(),
+            leads_in: false,
+            fetched: now,
+            ttl: 0,
+            retry_at: AtomicU32::new(0),
+            hits: AtomicU32::new(0),
+            refreshing: AtomicBool::new(false),
+        };
+        let mut cuts = Vec::with_capacity(usize::from(header.answers) + usize::from(header.authorities));
+        let mut end = start;
+        let mut passing = true;
+        for (section, records) in [header.answers, header.authorities, header.additionals].into_iter().enumerate() {
+            for _ in 0..records {
+                let record = reader.record(section).ok_or(Unfit::Damaged)?;
+                if record.rtype == rtype::OPT {
+                    if section != 2 || !record.root {
+                        return Err(Unfit::Damaged);
+                    }
+                    entry.rcode |= u16::from(record.ttl.to_be_bytes()[0]) << 4;
+                    entry.errors = extended_errors(record.rdata).ok_or(Unfit::Damaged)?;
+                    passing = false;
+                } else if section == 2 && SIGNATURES.contains(&record.rtype) {
+                    passing = false;
+                } else if passing {
+                    // What follows an OPT is left out: names in it could point across the gap.
+                    if let Some(count) = entry.counts.get_mut(section) {
+                        *count += 1;
+                    }
+                    cuts.push(Cut { ttl: (record.ttl_at - start) as u16, end: (reader.at - start) as u16 });
+                    end = reader.at;
+                }
+            }
+        }
+        let last = reader.end_of_aliases(question)?;
+        entry.leads_in = last.is_some_and(|last| Name::parse(&last, 0).is_ok_and(|name| ours(&name)));
+        entry.ttl = reader.ttl(&entry, ttls);
+        entry.body = message.get(start..end).unwrap_or(&[]).into();
+        entry.cuts = cuts.into();
+        let negative = entry.counts[0] == 0;
+        for cut in &entry.cuts {
+            let at = usize::from(cut.ttl);
+            if let Some(place) = entry.body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) {
+                let ttl = seconds(u32::from_be_bytes(*place)).min(ttls.ceiling).max(ttls.floor);
+                // The SOA of a negative answer lives as long as the answer (RFC 2308 section 3).
+                *place = (if negative && entry.ttl > 0 { ttl.min(entry.ttl) } else { ttl }).to_be_bytes();
+            }
+        }
+        Ok(entry)
+    }
+
+    /// A SERVFAIL of our own, kept for `ttl` seconds, which says why by `errors`.
+    pub fn failure(errors: &[u8], now: u32, ttl: u32) -> Entry {
+        Entry {
+            body: Box::default(),
+            cuts: Box::default(),
+            counts: [0; 3],
+            rcode: rcode::SERVFAIL,
+            authentic: false,
+            errors: errors.into(),
+            leads_in: false,
+            fetched: now,
+            ttl,
+            retry_at: AtomicU32::new(0),
+            hits: AtomicU32::new(0),
+            refreshing: AtomicBool::new(false),
+        }
+    }
+
+    /// Extended errors, as options of an OPT record.
+    pub fn errors(&self) -> &[u8] {
+        &self.errors
+    }
+
+    /// Says why, or how, by extended errors.
+    pub fn tell(&mut self, errors: &[u8]) {
+        self.errors = errors.into();
+    }
+
+    /// What it is worth now, in seconds of the forwarder's clock.
+    #[inline]
+    pub fn age(&self, now: u32) -> Age {
+        let age = now.saturating_sub(self.fetched);
+        if age < self.ttl {
+            Age::Fresh(age)
+        } else if now < self.retry_at.load(Relaxed) {
+            Age::Stale
+        } else {
+            Age::Expired
+        }
+    }
+
+    /// Whether it may stand in for a fresher one that cannot be had, `stale` seconds past its time at most (RFC 8767).
+    pub fn may_stand_in(&self, now: u32, stale: u32) -> bool {
+        self.is_answer() && now.saturating_sub(self.fetched).saturating_sub(self.ttl) < stale
+    }
+
+    /// Nobody need try for something fresher until then.
+    pub fn stand_in_until(&self, then: u32) {
+        self.retry_at.store(then, Relaxed);
+    }
+
+    /// Whether it says something about the name, rather than that nothing can be said.
+    pub fn is_answer(&self) -> bool {
+        matches!(self.rcode, rcode::NOERROR | rcode::NXDOMAIN)
+    }
+
+    /// Whether the name exists and has no such record, or does not exist.
+    pub fn is_negative(&self) -> bool {
+        self.counts[0] == 0
+    }
+
+    /// Counts a hit; says whether this is the one that should have it asked for again, before it expires: when it is
+    /// asked for often and has little time left.
+    #[inline]
+    pub fn hit(&self, age: u32) -> bool {
+        let hits = self.hits.load(Relaxed).saturating_add(1);
+        self.hits.store(hits, Relaxed);
+        let left = self.ttl - age.min(self.ttl);
+        let due = self.ttl >= 10 && left <= (self.ttl / 10).max(2) && hits >= 3;
+        due && !self.refreshing.load(Relaxed) && !self.refreshing.swap(true, Relaxed)
+    }
+
+    /// It could not be asked for again; somebody else may try.
+    pub fn refreshed(&self) {
+        self.refreshing.store(false, Relaxed);
+    }
+
+    /// Octets that it takes in memory, those of its own allocations included.
+    pub fn size(&self) -> usize {
+        size_of::<Entry>() + 16 + self.body.len() + self.cuts.len() * size_of::<Cut>() + self.errors.len()
+    }
+
+    /// Writes it as the reply to a query; returns its length. `payload` is what the reply's OPT record says.
+    #[inline]
+    pub fn write(&self, query: &[u8], ask: &Ask, age: Age, payload: u16, buffer: &mut [u8]) -> Option<usize> {
+        let errors: &[u8] = match age {
+            Age::Fresh(_) => &self.errors,
+            _ => &extended_error::STALE_ANSWER,
+        };
+        let reserved = if ask.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
+        let wants_authentic = ask.flags & flags::AD != 0 || ask.edns.is_some_and(|flags| flags & 0x80 != 0);
+        let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
+        let kept = ask.flags & (flags::OPCODE | flags::RD | flags::CD);
+        let start = usize::from(ask.end);
+        let limit = usize::from(ask.limit);
+        let mut out = Reply::start(buffer, query, start, flags::QR | flags::RA | authentic | kept, limit, reserved)?;
+        let cuts = if out.push(&self.body) {
+            out.count(Section::Answer, self.counts[0]);
+            out.count(Section::Authority, self.counts[1]);
+            out.count(Section::Additional, self.counts[2]);
+            &*self.cuts
+        } else {
+            self.write_what_fits(&mut out)
+        };
+        for cut in cuts {
+            let at = usize::from(cut.ttl);
+            let Some(ttl) = self.body.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { continue };
+            let left = match age {
+                Age::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age),
+                _ => STALE_TTL,
+            };
+            out.patch_ttl(start + at, left);
+        }
+        let own = ask.edns.map(|flags| (payload, flags));
+        Some(out.finish(self.rcode, true, own, errors))
+    }
+
+    /// Additional records are left out first and silently, then the authority of an answer, and only then what was asked
+    /// for, with TC (RFC 2181 section 9).
+    #[cold]
+    fn write_what_fits(&self, out: &mut Reply<'_>) -> &[Cut] {
+        let answers = usize::from(self.counts[0]);
+        let with_authority = answers + usize::from(self.counts[1]);
+        let end_of = |records: usize| match records.checked_sub(1) {
+            None => 0,
+            Some(last) => self.cuts.get(last).map_or(0, |cut| usize::from(cut.end)),
+        };
+        let mut push = |records: usize| self.body.get(..end_of(records)).is_some_and(|part| out.push(part));
+        let kept = if push(with_authority) {
+            with_authority
+        } else {
+            (0..=answers).rev().find(|records| push(*records)).unwrap_or(0)
+        };
+        out.count(Section::Answer, kept.min(answers) as u16);
+        out.count(Section::Authority, kept.saturating_sub(answers) as u16);
+        if kept < answers || answers == 0 && kept < with_authority {
+            out.set_flags(flags::TC);
+        }
+        self.cuts.get(..kept).unwrap_or(&[])
+    }
+
+    /// The whole message as it would answer its own question, for parsers. TTLs are those it came with.
+    pub fn message(&self, question: &[u8]) -> Vec<u8> {
+        let mut message = vec![0; HEADER_LEN];
+        let head = flags::QR | flags::RD | flags::RA | self.rcode & 0x0f;
+        message[2..4].copy_from_slice(&head.to_be_bytes());
+        message[5] = 1;
+        for (place, count) in message[6..].chunks_exact_mut(2).zip(self.counts) {
+            place.copy_from_slice(&count.to_be_bytes());
+        }
+        message.extend_from_slice(question);
+        message.extend_from_slice(&self.body);
+        message
+    }
+}
+
+/// RFC 2181 section 8: a TTL with the highest bit set is none.
+fn seconds(ttl: u32) -> u32 {
+    if ttl > i32::MAX as u32 { 0 } else { ttl }
+}
+
+/// The extended errors among the options of an OPT record; `None` if an option does not end.
+fn extended_errors(mut rdata: &[u8]) -> Option<Box<[u8]>> {
+    let mut errors = Vec::new();
+    while !rdata.is_empty() {
+        let length = 4 + usize::from(u16_at(rdata, 2)?);
+        let option = rdata.get(..length)?;
+        // A text as long as that is for people with logs, not for a datagram.
+        if u16_at(rdata, 0)? == EXTENDED_ERROR && (6..=256).contains(&option.len()) && errors.len() < 512 {
+            errors.extend_from_slice(option);
+        }
+        rdata = rdata.get(length..)?;
+    }
+    Some(errors.into())
+}
+
+struct Reader<'m> {
+    message: &'m [u8],
+    at: usize,
+    /// Owner and target of each CNAME of the answer, in lower case.
+    aliases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// TTL that the SOA of the authority section gives a negative answer.
+    negative: Option<u32>,
+    /// The smallest TTL of the answer.
+    floor_of_answers: u32,
+}
+
+struct Record<'m> {
+    root: bool,
+    rtype: u16,
+    ttl_at: usize,
+    ttl: u32,
+    rdata: &'m [u8],
+}
+
+impl<'m> Reader<'m> {
+    fn record(&mut self, section: usize) -> Option<Record<'m>> {
+        let owner = self.at;
+        let fixed = skip_name(self.message, owner)?;
+        self.name_at(owner)?;
+        let rtype = u16_at(self.message, fixed)?;
+        let ttl_at = fixed + 4;
+        let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
+        let start = fixed + 10;
+        let end = start + usize::from(u16_at(self.message, fixed + 8)?);
+        let rdata = self.message.get(start..end)?;
+        let sound = match rtype {
+            rtype::A => rdata.len() == 4,
+            rtype::AAAA => rdata.len() == 16,
+            rtype::CNAME | rtype::NS | rtype::PTR | rtype::DNAME => self.ends(start, end),
+            rtype::MX => rdata.len() > 2 && self.ends(start + 2, end),
+            rtype::SRV => rdata.len() > 6 && self.ends(start + 6, end),
+            rtype::SOA => self.is_soa(start, end),
+            _ => true,
+        };
+        if !sound {
+            return None;
+        }
+        if section == 0 {
+            self.floor_of_answers = self.floor_of_answers.min(seconds(ttl));
+            if rtype == rtype::CNAME {
+                self.aliases.push((self.name_at(owner)?, self.name_at(start)?));
+            }
+        }
+        if section == 1 && rtype == rtype::SOA {
+            let minimum = u32::from_be_bytes(*rdata.last_chunk()?);
+            self.negative = Some(seconds(ttl).min(seconds(minimum)));
+        }
+        self.at = end;
+        Some(Record { root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
+    }
+
+    /// Whether a name starts at `start` and ends at `end`.
+    fn ends(&self, start: usize, end: usize) -> bool {
+        skip_name(self.message, start) == Some(end) && self.name_at(start).is_some()
+    }
+
+    /// Whether two names and five numbers stand there (RFC 1035 section 3.3.13).
+    fn is_soa(&self, start: usize, end: usize) -> bool {
+        let second = skip_name(self.message, start).filter(|_| self.name_at(start).is_some());
+        second.is_some_and(|second| end >= 20 && self.ends(second, end - 20))
+    }
+
+    /// The name at `at`, uncompressed and in lower case. Each pointer leads further back, so that it ends.
+    fn name_at(&self, mut at: usize) -> Option<Vec<u8>> {
+        let mut name = Vec::with_capacity(64);
+        let mut before = at;
+        loop {
+            match *self.message.get(at)? {
+                0 => {
+                    name.push(0);
+                    return (name.len() <= MAX_NAME).then_some(name);
+                }
+                length @ 1..=63 => {
+                    let label = self.message.get(at..=at + usize::from(length))?;
+                    name.extend(label.iter().map(u8::to_ascii_lowercase));
+                    at += label.len();
+                    if name.len() >= MAX_NAME {
+                        return None;
+                    }
+                }
+                0xc0..=0xff => {
+                    let target = usize::from(u16_at(self.message, at)? & 0x3fff);
+                    if target >= before || target < HEADER_LEN {
+                        return None;
+                    }
+                    (at, before) = (target, target);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The name that the aliases of the answer lead to; `None` if there are none for the name that was asked.
+    fn end_of_aliases(&self, question: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
+        let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
+        let mut current: Option<&Vec<u8>> = None;
+        for _ in 0..=CHAIN {
+            let name = current.map_or(asked, |name| name);
+            match self.aliases.iter().find(|(owner, _)| owner == name) {
+                Some((_, target)) => current = Some(target),
+                None => return Ok(current.cloned()),
+            }
+        }
+        Err(Unfit::Circle)
+    }
+
+    /// How long the answer may be kept.
+    fn ttl(&self, entry: &Entry, ttls: Ttls) -> u32 {
+        let ttl = match entry.rcode {
+            rcode::NOERROR if !entry.is_negative() && self.negative.is_none() => self.floor_of_answers,
+            // RFC 2308 section 5: without a SOA a negative answer is not kept.
+            rcode::NOERROR | rcode::NXDOMAIN => match (self.negative, entry.is_negative()) {
+                (Some(negative), true) => negative.min(NEGATIVE_CEILING),
+                // An alias, and the SOA of where it leads: both have to hold. An answer may also have a SOA of its own.
+                (Some(negative), false) if entry.rcode == rcode::NXDOMAIN || self.only_aliases(entry) => {
+                    negative.min(NEGATIVE_CEILING).min(self.floor_of_answers)
+                }
+                (Some(_), false) => self.floor_of_answers,
+                (None, _) => return 0,
+            },
+            rcode::SERVFAIL => return FAILURE_TTL,
+            _ => return 0,
+        };
+        ttl.min(ttls.ceiling).max(ttls.floor)
+    }
+
+    fn only_aliases(&self, entry: &Entry) -> bool {
+        self.aliases.len() == usize::from(entry.counts[0])
+    }
+}

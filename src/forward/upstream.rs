@@ -1,0 +1,459 @@
+//! One server to ask: how a question gets there and its reply back.
+//!
+//! Over UDP a question leaves from a socket that carries no other at that time, from a port that the system chose at
+//! random, with a random id (RFC 5452 section 9). Sockets serve a few questions one after the other, because opening one costs as
+//! much as a question does. TCP and TLS are hickory's, with many questions on one connection (RFC 7766 section 6.2.1.1).
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use hickory_net::proto::op::{DnsRequest, DnsRequestOptions, Message};
+use hickory_net::runtime::TokioRuntimeProvider;
+use hickory_net::tcp::TcpClientStream;
+use hickory_net::xfer::{DnsExchange, FirstAnswer};
+use hickory_net::{DnsHandle, tls};
+use rustls::pki_types::ServerName;
+use tokio::net::UdpSocket;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::cache::mark;
+use super::reply::{Entry, Ttls, Unfit};
+use super::settings::Address;
+use crate::wire::{Name, flags, rcode, rtype};
+
+/// What we say that we can take over UDP, in octets: what passes every network in one piece.
+const PAYLOAD: u16 = 1232;
+/// Questions that a socket serves before another port takes its place.
+const USES: u32 = 64;
+/// Sockets that wait for the next question.
+const IDLE_LANES: usize = 64;
+/// Time until a question is sent again over UDP; doubled each time.
+const RESEND: Duration = Duration::from_millis(700);
+/// Replies that were not given in time, one after the other, until a server is asked last.
+const DOWN_AFTER: u32 = 3;
+/// First and longest time that a server is asked last.
+const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Upper bounds of the histogram of times, in microseconds.
+pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
+/// Response codes that are counted by name.
+pub const RCODES: [(u16, &str); 5] =
+    [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED")];
+
+/// Why a server gave no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// No reply in time.
+    Silent,
+    /// The system, or the way there.
+    Io,
+    /// A reply that nobody can use.
+    Unfit,
+    /// It says that it cannot, or will not, answer.
+    Refused(Entry),
+    /// There is nobody to ask.
+    Nobody,
+}
+
+impl Trouble {
+    /// The one of two that tells more.
+    pub(super) fn or(self, other: Trouble) -> Trouble {
+        match (&self, &other) {
+            (Trouble::Refused(_), _) => self,
+            (_, Trouble::Refused(_)) => other,
+            (Trouble::Nobody, _) => other,
+            _ => self,
+        }
+    }
+}
+
+/// What is counted of one server, read by whoever scrapes.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// The server, as it was named.
+    pub server: String,
+    /// Questions sent.
+    pub requests: AtomicU64,
+    /// Replies by [`RCODES`], and all others.
+    pub responses: [AtomicU64; RCODES.len() + 1],
+    /// Questions that got no reply in time.
+    pub timeouts: AtomicU64,
+    /// Questions that could not be sent, and connections that broke.
+    pub errors: AtomicU64,
+    /// Replies that could not be used: damaged, or in a circle.
+    pub unfit: AtomicU64,
+    /// Messages that answered no question of ours: late, or forged.
+    pub foreign: AtomicU64,
+    /// Times to reply by [`TIME_BOUNDS`], the last above them all.
+    pub times: [AtomicU64; TIME_BOUNDS.len() + 1],
+    /// Sum of these times in microseconds.
+    pub time: AtomicU64,
+    /// Whether it is asked last, for it does not reply.
+    pub down: AtomicBool,
+    /// Whether what is asked of it comes back to us.
+    pub looping: AtomicBool,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+/// What every exchange needs, and one thread shares.
+pub(super) struct Shared {
+    /// Keyed by what nobody outside knows: a pseudo-random function for ids.
+    ids: RandomState,
+    next: Cell<u64>,
+    /// Where datagrams are received: none is looked at after the next.
+    buffer: RefCell<Box<[u8]>>,
+    epoch: Instant,
+    pub(super) ttls: Ttls,
+    tls: Option<rustls::ClientConfig>,
+    concurrent: usize,
+    /// Which names are the cluster's.
+    ours: Box<dyn Fn(&Name) -> bool>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        epoch: std::time::Instant,
+        ttls: Ttls,
+        tls: Option<rustls::ClientConfig>,
+        concurrent: usize,
+        ours: Box<dyn Fn(&Name) -> bool>,
+    ) -> Shared {
+        Shared {
+            ids: RandomState::new(),
+            next: Cell::new(0),
+            buffer: RefCell::new(vec![0; usize::from(u16::MAX)].into()),
+            epoch: epoch.into(),
+            ttls,
+            tls,
+            concurrent,
+            ours,
+        }
+    }
+
+    /// Seconds of the forwarder's clock.
+    pub(super) fn now(&self) -> u32 {
+        self.epoch.elapsed().as_secs() as u32
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        let next = self.next.get();
+        self.next.set(next.wrapping_add(1));
+        self.ids.hash_one(next)
+    }
+
+    fn parse(&self, message: &[u8], question: &[u8]) -> Result<Entry, Unfit> {
+        Entry::parse(message, question, self.ttls, self.now(), &self.ours)
+    }
+}
+
+/// A question as it is sent.
+pub(super) struct Asked<'q> {
+    /// Name, type and class.
+    pub(super) question: &'q [u8],
+    /// See [`mark`].
+    pub(super) marks: u8,
+    /// When whoever asked has given up.
+    pub(super) deadline: Instant,
+}
+
+impl Asked<'_> {
+    fn encode(&self, id: u16, edns: bool) -> Vec<u8> {
+        let has = |mark| self.marks & mark != 0;
+        let recursion = if has(mark::NOT_RECURSIVE) { 0 } else { flags::RD };
+        let unchecked = if has(mark::CHECKING_DISABLED) { flags::CD } else { 0 };
+        // AD in a question: tell whether the answer is authentic (RFC 6840 section 5.7).
+        let flags = (recursion | unchecked | flags::AD).to_be_bytes();
+        let [id_high, id_low] = id.to_be_bytes();
+        let mut message = Vec::with_capacity(12 + self.question.len() + 11);
+        message.extend_from_slice(&[id_high, id_low, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
+        message.extend_from_slice(self.question);
+        if edns {
+            let [high, low] = PAYLOAD.to_be_bytes();
+            let dnssec = if has(mark::DNSSEC_OK) { 0x80 } else { 0 };
+            message.extend_from_slice(&[0, 0, rtype::OPT as u8, high, low, 0, 0, dnssec, 0, 0, 0]);
+        }
+        message
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Health {
+    /// Questions without a reply in time since the last reply.
+    missed: u32,
+    /// Until when it is asked last.
+    rests_until: Option<Instant>,
+}
+
+struct Lane {
+    socket: UdpSocket,
+    uses: u32,
+}
+
+type Stream = DnsExchange<TokioRuntimeProvider>;
+
+/// A server, as the forwarder's thread knows it.
+pub(super) struct Server {
+    pub(super) address: Address,
+    pub(super) stats: Arc<Stats>,
+    shared: std::rc::Rc<Shared>,
+    lanes: RefCell<Vec<Lane>>,
+    stream: Mutex<Option<Stream>>,
+    health: Cell<Health>,
+    knows_edns: Cell<bool>,
+}
+
+impl Server {
+    pub(super) fn new(address: Address, shared: &std::rc::Rc<Shared>) -> Server {
+        Server {
+            stats: Arc::new(Stats { server: address.to_string(), ..Stats::default() }),
+            address,
+            shared: shared.clone(),
+            lanes: RefCell::default(),
+            stream: Mutex::new(None),
+            health: Cell::default(),
+            knows_edns: Cell::new(true),
+        }
+    }
+
+    /// Whether it is asked in its turn.
+    pub(super) fn is_up(&self) -> bool {
+        self.health.get().rests_until.is_none()
+    }
+
+    /// Whether it has rested long enough to be tried, by one question and not by all.
+    pub(super) fn should_be_tried(&self) -> bool {
+        let mut health = self.health.get();
+        let due = health.rests_until.is_some_and(|until| until <= Instant::now());
+        if due {
+            health.rests_until = Some(Instant::now() + rest(health.missed));
+            self.health.set(health);
+        }
+        due
+    }
+
+    /// It did not answer while another did.
+    pub(super) fn missed(&self) {
+        let mut health = self.health.get();
+        health.missed = health.missed.saturating_add(1);
+        if health.missed >= DOWN_AFTER {
+            if health.rests_until.is_none() {
+                self.stats.down.store(true, Relaxed);
+                tracing::warn!(upstream = %self.address, "upstream does not reply; others are asked first");
+            }
+            health.rests_until = Some(Instant::now() + rest(health.missed));
+        }
+        self.health.set(health);
+    }
+
+    fn replied(&self) {
+        if self.health.replace(Health::default()).rests_until.is_some() {
+            self.stats.down.store(false, Relaxed);
+            tracing::info!(upstream = %self.address, "upstream replies again");
+        }
+    }
+
+    /// Asks. What comes back as an answer is one: that a name exists, or does not.
+    pub(super) async fn ask(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+        let start = Instant::now();
+        count(&self.stats.requests);
+        let result = match self.address.tls {
+            Some(_) => self.over_stream(asked).await,
+            None => self.over_udp(asked).await,
+        };
+        match &result {
+            Ok(entry) => {
+                self.replied();
+                let place = RCODES.iter().position(|(rcode, _)| *rcode == entry.rcode).unwrap_or(RCODES.len());
+                count(&self.stats.responses[place]);
+                let time = start.elapsed().as_micros() as u64;
+                count(&self.stats.times[TIME_BOUNDS.iter().take_while(|bound| **bound < time).count()]);
+                self.stats.time.fetch_add(time, Relaxed);
+            }
+            Err(Trouble::Silent) => {
+                count(&self.stats.timeouts);
+                self.missed();
+            }
+            Err(Trouble::Io) => {
+                count(&self.stats.errors);
+                self.missed();
+            }
+            Err(_) => count(&self.stats.unfit),
+        }
+        match result {
+            Ok(entry) if matches!(entry.rcode, rcode::NOERROR | rcode::NXDOMAIN) => Ok(entry),
+            Ok(entry) => Err(Trouble::Refused(entry)),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    async fn over_udp(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+        let mut lane = self.lane().map_err(|_| Trouble::Io)?;
+        let mut patience = RESEND;
+        loop {
+            let id = self.shared.random() as u16;
+            let edns = self.knows_edns.get();
+            let message = asked.encode(id, edns);
+            lane.uses += 1;
+            // A full queue is a lost datagram: it is sent again.
+            match lane.socket.try_send(&message) {
+                Err(why) if why.kind() != io::ErrorKind::WouldBlock => return Err(Trouble::Io),
+                _ => {}
+            }
+            let until = asked.deadline.min(Instant::now() + patience);
+            match timeout_at(until, self.receive(&lane.socket, id, asked.question)).await {
+                Ok(Ok(Ok(entry))) => {
+                    self.keep(lane);
+                    return Ok(entry);
+                }
+                Ok(Ok(Err(Unfit::Truncated))) => {
+                    self.keep(lane);
+                    return self.over_stream(asked).await;
+                }
+                Ok(Ok(Err(Unfit::NoEdns))) if edns => self.knows_edns.set(false),
+                Ok(Ok(Err(_))) => return Err(Trouble::Unfit),
+                Ok(Err(_)) => return Err(Trouble::Io),
+                Err(_) if Instant::now() >= asked.deadline => return Err(Trouble::Silent),
+                Err(_) => patience *= 2,
+            }
+        }
+    }
+
+    /// Waits for the reply to one question. Other messages are stepped over: the right one may still come.
+    async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, Unfit>> {
+        loop {
+            socket.readable().await?;
+            let mut buffer = self.shared.buffer.borrow_mut();
+            let length = match socket.try_recv(&mut buffer) {
+                Ok(length) => length,
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(why) => return Err(why),
+            };
+            let message = buffer.get(..length).unwrap_or(&[]);
+            if message.first_chunk() != Some(&id.to_be_bytes()) {
+                count(&self.stats.foreign);
+                continue;
+            }
+            match self.shared.parse(message, question) {
+                Err(Unfit::Foreign) => count(&self.stats.foreign),
+                // More than was asked for: what sends it knows no bounds, or is not who we asked.
+                Ok(_) if length > usize::from(PAYLOAD) => return Ok(Err(Unfit::Truncated)),
+                result => return Ok(result),
+            }
+        }
+    }
+
+    /// A socket that carries no other question, connected, so that the system takes datagrams of this server alone.
+    fn lane(&self) -> io::Result<Lane> {
+        if let Some(lane) = self.lanes.borrow_mut().pop() {
+            return Ok(lane);
+        }
+        let any: SocketAddr = match self.address.socket {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = std::net::UdpSocket::bind(any)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(self.address.socket)?;
+        Ok(Lane { socket: UdpSocket::from_std(socket)?, uses: 0 })
+    }
+
+    fn keep(&self, lane: Lane) {
+        let mut lanes = self.lanes.borrow_mut();
+        if lane.uses < USES && lanes.len() < IDLE_LANES {
+            lanes.push(lane);
+        }
+    }
+
+    /// Over TCP or TLS. A connection that the server has closed meanwhile is opened again, once.
+    async fn over_stream(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+        let exchange = async {
+            let mut fresh = false;
+            loop {
+                let (stream, is_new) = self.connection().await?;
+                fresh |= is_new;
+                let message = Message::from_vec(&asked.encode(0, self.knows_edns.get())).map_err(|_| Trouble::Unfit)?;
+                let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
+                match sent.first_answer().await {
+                    Ok(response) => match self.shared.parse(response.as_buffer(), asked.question) {
+                        Ok(entry) => return Ok(entry),
+                        Err(Unfit::NoEdns) if self.knows_edns.replace(false) => {}
+                        Err(_) => return Err(Trouble::Unfit),
+                    },
+                    Err(why) => {
+                        tracing::debug!(upstream = %self.address, %why, "connection to an upstream");
+                        *self.stream.lock().await = None;
+                        if fresh {
+                            return Err(Trouble::Io);
+                        }
+                    }
+                }
+            }
+        };
+        timeout_at(asked.deadline, exchange).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    /// The connection, and whether it was opened just now.
+    async fn connection(&self) -> Result<(Stream, bool), Trouble> {
+        let mut open = self.stream.lock().await;
+        if let Some(stream) = &*open {
+            return Ok((stream.clone(), false));
+        }
+        let (to, time, most) = (self.address.socket, Duration::from_secs(4), Some(self.shared.concurrent));
+        let provider = TokioRuntimeProvider::new();
+        let opened = match (&self.address.tls, &self.shared.tls) {
+            (None, _) => TcpClientStream::exchange(to, None, time, most, provider).await,
+            (Some(name), Some(config)) => {
+                let name = ServerName::try_from(String::from(&**name)).map_err(|_| Trouble::Io)?;
+                tls::tls_exchange(to, name, config.clone(), time, most, provider).await
+            }
+            (Some(_), None) => return Err(Trouble::Io),
+        };
+        match opened {
+            Ok(stream) => {
+                *open = Some(stream.clone());
+                Ok((stream, true))
+            }
+            Err(why) => {
+                tracing::debug!(upstream = %self.address, %why, "no connection to an upstream");
+                Err(Trouble::Io)
+            }
+        }
+    }
+}
+
+/// How long a server rests that has missed so many questions.
+fn rest(missed: u32) -> Duration {
+    let doublings = missed.saturating_sub(DOWN_AFTER).min(8);
+    (REST[0] * (1 << doublings)).min(REST[1])
+}
+
+/// What a client of TLS trusts: the authorities of a file, or those of the system.
+///
+/// # Errors
+/// Says which file and what is wrong with it.
+pub fn trust(authorities: Option<&std::path::Path>) -> Result<rustls::ClientConfig, String> {
+    let found = match authorities {
+        Some(path) => rustls_native_certs::load_certs_from_paths(Some(path), None),
+        None => rustls_native_certs::load_native_certs(),
+    };
+    let place = || authorities.map_or("the system's trust store".to_owned(), |path| path.display().to_string());
+    let mut roots = rustls::RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let why = found.errors.first().map_or("no certificate in it".to_owned(), ToString::to_string);
+        return Err(format!("{}: {why}", place()));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|why| why.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
+}

@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Admin;
+use super::forwarding::Forwarding;
 use crate::answer::Realm;
 use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
 use crate::server::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
@@ -33,14 +34,15 @@ pub(super) fn render(admin: &Admin) -> Result<String, Error> {
 
 /// Everything that one scrape tells, copied so that it is of one moment.
 #[derive(Debug)]
-struct Scrape {
+pub(super) struct Scrape {
     domain: String,
-    servers: Vec<(String, &'static str, Snapshot)>,
+    pub(super) servers: Vec<(String, &'static str, Snapshot)>,
     condition: crate::cluster::publish::Condition,
     size: (usize, usize, usize),
     serial: u32,
     tcp: usize,
     uptime: f64,
+    forwarding: Option<Forwarding>,
 }
 
 impl Scrape {
@@ -66,6 +68,7 @@ impl Scrape {
             serial: zone.soa.serial(),
             tcp: admin.tcp.upgrade().map_or(0, |tcp| tcp.open()),
             uptime: admin.started.elapsed().as_secs_f64(),
+            forwarding: admin.forwarding.clone().map(|kept| Forwarding { kept, usual: admin.prefix == "coredns" }),
         }
     }
 
@@ -79,11 +82,11 @@ impl Scrape {
         }
     }
 
-    fn gauge(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), Error> {
+    pub(super) fn gauge(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), Error> {
         encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    fn counter(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    pub(super) fn counter(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
         encoder
             .encode_descriptor(name, help, None, MetricType::Counter)?
             .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
@@ -179,6 +182,9 @@ impl Collector for Scrape {
         )?;
         self.counter(encoder, "dns_unsent", "Replies that the system would not send", sum(|counts| counts.unsent))?;
         self.gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
+        if let Some(forwarding) = &self.forwarding {
+            forwarding.encode(encoder, self)?;
+        }
         let (services, endpoints, names) = self.size;
         self.gauge(encoder, "table_services", "Services in the table", services as f64)?;
         self.gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
@@ -233,7 +239,7 @@ impl Collector for Scrape {
     }
 }
 
-fn counter_of<const N: usize>(
+pub(super) fn counter_of<const N: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],
     count: u64,
@@ -241,7 +247,7 @@ fn counter_of<const N: usize>(
     family.encode_family(labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)
 }
 
-fn histogram<const N: usize>(
+pub(super) fn histogram<const N: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],
     bounds: &[f64],

@@ -1,5 +1,6 @@
 //! Health, readiness and metrics over HTTP, for probes, scrapers and people with curl.
 
+mod forwarding;
 mod metrics;
 
 use std::convert::Infallible;

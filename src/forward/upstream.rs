@@ -18,6 +18,7 @@ use hickory_net::tcp::TcpClientStream;
 use hickory_net::xfer::{DnsExchange, FirstAnswer};
 use hickory_net::{DnsHandle, tls};
 use rustls::pki_types::ServerName;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
@@ -113,6 +114,8 @@ pub(super) struct Shared {
     epoch: Instant,
     pub(super) ttls: Ttls,
     tls: Option<rustls::ClientConfig>,
+    /// Holds the tasks that drive connections: they end with it.
+    provider: TokioRuntimeProvider,
     concurrent: usize,
     /// Which names are the cluster's.
     ours: Box<dyn Fn(&Name) -> bool>,
@@ -133,6 +136,7 @@ impl Shared {
             epoch: epoch.into(),
             ttls,
             tls,
+            provider: TokioRuntimeProvider::new(),
             concurrent,
             ours,
         }
@@ -302,8 +306,8 @@ impl Server {
             let edns = self.knows_edns.get();
             let message = asked.encode(id, edns);
             lane.uses += 1;
-            // A full queue is a lost datagram: it is sent again.
-            match lane.socket.try_send(&message) {
+            // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
+            match socket2::SockRef::from(&lane.socket).send(&message) {
                 Err(why) if why.kind() != io::ErrorKind::WouldBlock => return Err(Trouble::Io),
                 _ => {}
             }
@@ -329,7 +333,12 @@ impl Server {
     /// Waits for the reply to one question. Other messages are stepped over: the right one may still come.
     async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, Unfit>> {
         loop {
-            socket.readable().await?;
+            // A port where nobody listens shows as an error, with nothing to read.
+            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            if ready.is_error() {
+                let error = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+                return Err(socket.take_error()?.or(error.err()).unwrap_or(io::ErrorKind::ConnectionRefused.into()));
+            }
             let mut buffer = self.shared.buffer.borrow_mut();
             let length = match socket.try_recv(&mut buffer) {
                 Ok(length) => length,
@@ -407,7 +416,7 @@ impl Server {
             return Ok((stream.clone(), false));
         }
         let (to, time, most) = (self.address.socket, Duration::from_secs(4), Some(self.shared.concurrent));
-        let provider = TokioRuntimeProvider::new();
+        let provider = self.shared.provider.clone();
         let opened = match (&self.address.tls, &self.shared.tls) {
             (None, _) => TcpClientStream::exchange(to, None, time, most, provider).await,
             (Some(name), Some(config)) => {

@@ -1,0 +1,714 @@
+//! Names that are not the cluster's: what upstreams say, how long it is kept, and what happens when they say something
+//! wrong, late, or nothing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+mod common;
+#[path = "common/process.rs"]
+mod process;
+#[path = "common/upstream.rs"]
+mod upstream;
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Edns, Message, ResponseCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{RData, Record, RecordType};
+
+use common::Scratch;
+use process::Server;
+use upstream::{Over, Upstream, from_zone, name, parse, reply, until};
+
+const CLUSTER: &str = r#"
+kind: Service
+metadata: {name: api, namespace: web}
+spec: {clusterIP: 10.96.0.10, ports: [{port: 3000}]}
+---
+kind: Service
+metadata: {name: secret, namespace: vault, annotations: {callsign.dev/visible-to: namespace}}
+spec: {clusterIP: 10.96.0.66}
+---
+kind: Service
+metadata: {name: out, namespace: web}
+spec: {type: ExternalName, externalName: WWW.example}
+---
+kind: Service
+metadata: {name: gone, namespace: web}
+spec: {type: ExternalName, externalName: missing.example}
+---
+kind: Service
+metadata: {name: round, namespace: web}
+spec: {type: ExternalName, externalName: into.example}
+"#;
+
+const WORLD: &str = "
+    www.example 300 A 192.0.2.1
+    www.example 300 AAAA 2001:db8::1
+    alias.example 100 CNAME www.example.
+    into.example 60 CNAME api.web.svc.cluster.local.
+    hidden.example 60 CNAME secret.vault.svc.cluster.local.
+    short.example 1 A 192.0.2.2
+    never.example 0 A 192.0.2.3
+    mail.example 60 MX 10 www.example.
+    text.example 60 TXT \"some text\"
+    srv.example 60 SRV 1 2 3 www.example.
+    a.b.c.d.example 60 A 192.0.2.4
+";
+
+/// A server on [`CLUSTER`] that asks these upstreams; its one caller lives in namespace `web`.
+fn serve(flags: &[&str]) -> (Server, Scratch) {
+    let scratch = Scratch::folder("forward");
+    let path = scratch.file("cluster.yaml", CLUSTER);
+    let own = ["--manifests", path.to_str().unwrap(), "--callers", "127.0.0.1/32=web"];
+    let flags: Vec<&str> = own.iter().chain(flags).copied().collect();
+    (Server::start(&flags, None), scratch)
+}
+
+fn exchange(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    socket.send(query).unwrap();
+    let mut reply = vec![0; 65_535];
+    let length = socket.recv(&mut reply).ok()?;
+    reply.truncate(length);
+    Some(reply)
+}
+
+/// A reply as text: rcode, flags and extended error; then its answers.
+fn show(message: &Message) -> String {
+    let mut head = format!("{:?}", message.metadata.response_code).to_uppercase();
+    for (set, flag) in [
+        (message.metadata.authoritative, " aa"),
+        (message.metadata.truncation, " tc"),
+        (message.metadata.authentic_data, " ad"),
+    ] {
+        head += if set { flag } else { "" };
+    }
+    assert!(message.metadata.recursion_available, "a server that forwards says so");
+    if let Some(EdnsOption::Unknown(_, error)) =
+        message.edns.as_ref().and_then(|edns| edns.option(EdnsCode::from(15u16)))
+    {
+        head += &format!(" error {}", u16::from_be_bytes([error[0], error[1]]));
+    }
+    let answers = message.answers.iter().map(|record| {
+        format!("\n{} {} {} {}", record.name, record.ttl, record.record_type(), record.data)
+    });
+    head + &answers.collect::<String>()
+}
+
+fn ask(server: &Server, question: &str) -> String {
+    let reply = exchange(server.dns, &common::query(question, Some(1232))).expect("a reply");
+    show(&Message::from_vec(&reply).unwrap())
+}
+
+#[test]
+fn what_upstreams_say_is_passed_on() {
+    let upstream = Upstream::serving(WORLD);
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    for (question, expected) in [
+        ("www.example. A", "NOERROR\nwww.example. 300 A 192.0.2.1"),
+        ("www.example. AAAA", "NOERROR\nwww.example. 300 AAAA 2001:db8::1"),
+        ("WWW.Example. A", "NOERROR\nWWW.Example. 300 A 192.0.2.1"),
+        ("alias.example. A", "NOERROR\nalias.example. 100 CNAME www.example.\nwww.example. 300 A 192.0.2.1"),
+        ("mail.example. MX", "NOERROR\nmail.example. 60 MX 10 www.example."),
+        ("text.example. TXT", "NOERROR\ntext.example. 60 TXT some text"),
+        ("srv.example. SRV", "NOERROR\nsrv.example. 60 SRV 1 2 3 www.example."),
+        ("www.example. MX", "NOERROR"),
+        ("nope.nowhere. A", "NXDOMAIN"),
+        ("api.web. A", "NOERROR aa\napi.web. 5 A 10.96.0.10"),
+        ("api. A", "NOERROR aa\napi. 5 A 10.96.0.10"),
+        ("nope. A", "NXDOMAIN aa"),
+        ("nope.web. A", "NXDOMAIN aa"),
+        ("nope.web.svc.cluster.local. A", "NXDOMAIN aa"),
+        ("printer.local. A", "NXDOMAIN aa"),
+        ("x.onion. A", "NXDOMAIN aa"),
+        ("localhost. A", "NOERROR aa\nlocalhost. 5 A 127.0.0.1"),
+    ] {
+        assert_eq!(ask(&server, question), expected, "{question}");
+    }
+    let leaked: Vec<String> = upstream.questions();
+    let leaked = leaked.iter().filter(|question| !question.contains(".example.") && !question.contains("nope.nowhere."));
+    assert_eq!(leaked.count(), 0);
+}
+
+#[test]
+fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenticity() {
+    let odd = RData::Unknown { code: RecordType::from(65_534), rdata: hickory_proto::rr::rdata::NULL::with(vec![1, 2, 3]) };
+    let upstream = Upstream::start(move |query, _| {
+        let question = query.queries.first().unwrap();
+        let dnssec = query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        let mut reply = match question.name().to_ascii().as_str() {
+            "odd.example." => {
+                let record = Record::from_rdata(question.name().clone(), 60, odd.clone());
+                reply(query, ResponseCode::NoError, &[record])
+            }
+            "signed.example." => {
+                let mut reply = reply(query, ResponseCode::NoError, &parse("signed.example 60 A 192.0.2.9"));
+                reply.metadata.authentic_data = true;
+                let text = if dnssec { "with signatures" } else { "without" };
+                reply.additionals = parse(&format!("signed.example 60 TXT \"{text}\""));
+                reply
+            }
+            "bogus.example." => reply(query, ResponseCode::ServFail, &[]),
+            _ => reply(query, ResponseCode::from(0, 6), &[]),
+        };
+        let mut edns = Edns::new();
+        edns.set_max_payload(1232);
+        if question.name() == &name("bogus.example") {
+            edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 6, b'b', b'a', b'd']));
+        }
+        // A cookie is one hop's (RFC 7873).
+        edns.options_mut().insert(EdnsOption::Unknown(10, vec![7; 8]));
+        reply.set_edns(edns);
+        vec![reply.to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let with = |text: &str, set: &dyn Fn(&mut Message)| {
+        let mut query = Message::from_vec(&common::query(text, Some(1232))).unwrap();
+        set(&mut query);
+        Message::from_vec(&exchange(server.dns, &query.to_vec().unwrap()).unwrap()).unwrap()
+    };
+    for _ in 0..2 {
+        let odd = with("odd.example. TYPE65534", &|_| {});
+        assert!(matches!(&odd.answers[0].data, RData::Unknown { rdata, .. } if rdata.anything == [1, 2, 3]));
+        assert!(!show(&with("signed.example. A", &|_| {})).contains(" ad"), "nobody asked for it");
+        let authentic = with("signed.example. A", &|query| query.metadata.authentic_data = true);
+        assert!(show(&authentic).starts_with("NOERROR ad"), "{}", show(&authentic));
+        let signed = with("signed.example. A", &|query| {
+            query.edns.as_mut().unwrap().set_dnssec_ok(true);
+        });
+        assert!(show(&signed).starts_with("NOERROR ad"));
+        assert!(signed.additionals[0].to_string().contains("with signatures"));
+        assert!(signed.edns.unwrap().flags().dnssec_ok);
+        let bogus = with("bogus.example. A", &|_| {});
+        assert_eq!(show(&bogus), "SERVFAIL error 6");
+        assert!(bogus.edns.unwrap().option(EdnsCode::from(10u16)).is_none(), "a cookie is for one hop");
+        let unchecked = with("bogus.example. A", &|query| query.metadata.checking_disabled = true);
+        assert!(unchecked.metadata.checking_disabled);
+    }
+}
+
+#[test]
+fn what_is_kept_and_for_how_long() {
+    let upstream = Upstream::serving(WORLD);
+    let (server, _scratch) = serve(&[&upstream.flag(), "--cache-max-ttl", "200"]);
+    // Asked twice: how often does the upstream hear of it?
+    for (question, times) in [
+        ("www.example. AAAA", 1),
+        ("alias.example. A", 1),
+        ("www.example. MX", 1),
+        ("missing.example. A", 1),
+        ("never.example. A", 2),
+    ] {
+        let before = upstream.asked();
+        ask(&server, question);
+        ask(&server, &question.to_uppercase());
+        assert_eq!(upstream.asked() - before, times, "{question}");
+    }
+    // TTLs count down, from the ceiling if they were above it.
+    assert!(ask(&server, "www.example. A").contains("www.example. 200 A"));
+    std::thread::sleep(Duration::from_millis(2100));
+    let later = ask(&server, "www.example. A");
+    assert!(later.contains("www.example. 198 A") || later.contains("www.example. 197 A"), "{later}");
+    // Past its time it is asked for again.
+    let before = upstream.asked();
+    ask(&server, "short.example. A");
+    std::thread::sleep(Duration::from_millis(2100));
+    ask(&server, "short.example. A");
+    assert_eq!(upstream.asked() - before, 2);
+    let metrics = server.get("/metrics");
+    for metric in ["callsign_cache_hits_total", "callsign_cache_misses_total", "callsign_upstream_requests_total"] {
+        assert!(metrics.contains(metric), "{metric}");
+    }
+}
+
+#[test]
+fn without_a_soa_a_negative_answer_is_not_kept() {
+    let upstream = Upstream::start(|query, _| vec![reply(query, ResponseCode::NXDomain, &[]).to_vec().unwrap()]);
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    assert_eq!(ask(&server, "x.example. A"), "NXDOMAIN");
+    assert_eq!(ask(&server, "x.example. A"), "NXDOMAIN");
+    assert_eq!(upstream.asked(), 2);
+}
+
+#[test]
+fn bounds_of_the_cache_hold() {
+    let upstream = Upstream::start(|query, _| {
+        let owner = query.queries.first().unwrap().name().to_ascii();
+        vec![reply(query, ResponseCode::NoError, &parse(&format!("{owner} 300 A 192.0.2.1"))).to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag(), "--cache-entries", "100"]);
+    for index in 0..500 {
+        ask(&server, &format!("n{index}.bounds.example. A"));
+    }
+    let metrics = server.get("/metrics");
+    let entries = metrics.lines().find_map(|line| line.strip_prefix("callsign_cache_entries ")).unwrap();
+    assert!((20.0..=100.0).contains(&entries.parse::<f64>().unwrap()), "{entries}");
+    let (none, _scratch) = serve(&[&upstream.flag(), "--cache-entries", "0"]);
+    let before = upstream.asked();
+    ask(&none, "x.example. A");
+    ask(&none, "x.example. A");
+    assert_eq!(upstream.asked() - before, 2, "nothing is kept");
+}
+
+#[test]
+fn the_same_question_of_many_is_asked_once() {
+    let upstream = Upstream::start(|query, _| {
+        std::thread::sleep(Duration::from_millis(300));
+        vec![from_zone(&parse(WORLD), query)]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let clients: Vec<_> = (0..50)
+        .map(|_| {
+            let server = server.dns;
+            std::thread::spawn(move || exchange(server, &common::query("www.example. A", Some(1232))).unwrap())
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(Message::from_vec(&client.join().unwrap()).unwrap().answers.len(), 1);
+    }
+    assert_eq!(upstream.asked(), 1);
+}
+
+/// What a bad upstream does with a question, and whether a client of it alone gets SERVFAIL.
+type Misdeed = fn(&Message, Over) -> Vec<Vec<u8>>;
+
+#[test]
+fn bad_upstreams_are_survived() {
+    fn good(query: &Message) -> Message {
+        reply(query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"))
+    }
+    let misdeeds: [(&str, Misdeed, &str); 10] = [
+        ("another id, as a forger has to guess it", |query, _| {
+            let mut reply = good(query);
+            reply.metadata.id ^= 1;
+            vec![reply.to_vec().unwrap()]
+        }, "SERVFAIL error 22"),
+        ("another question", |query, _| {
+            let mut reply = good(query);
+            reply.queries[0].set_name(name("other.example"));
+            vec![reply.to_vec().unwrap()]
+        }, "SERVFAIL error 22"),
+        ("another type", |query, _| {
+            let mut reply = good(query);
+            reply.queries[0].set_query_type(RecordType::MX);
+            vec![reply.to_vec().unwrap()]
+        }, "SERVFAIL error 22"),
+        ("garbage", |_, _| vec![b"this is no DNS".to_vec()], "SERVFAIL error 22"),
+        ("a reply that ends in the middle of a record", |query, _| {
+            let whole = good(query).to_vec().unwrap();
+            vec![whole[..whole.len() - 15].to_vec()]
+        }, "SERVFAIL error 22"),
+        ("an address of three octets", |query, _| {
+            let mut whole = reply(query, ResponseCode::NoError, &[]).to_vec().unwrap();
+            whole.truncate(12 + 13 + 4);
+            whole[7] = 1;
+            whole[11] = 0;
+            whole.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 3, 192, 0, 2]);
+            vec![whole]
+        }, "SERVFAIL error 22"),
+        ("nothing at all", |_, _| vec![], "SERVFAIL error 22"),
+        ("TC for ever", |query, _| {
+            let mut reply = reply(query, ResponseCode::NoError, &[]);
+            reply.metadata.truncation = true;
+            vec![reply.to_vec().unwrap()]
+        }, "SERVFAIL error 22"),
+        ("REFUSED", |query, _| vec![reply(query, ResponseCode::Refused, &[]).to_vec().unwrap()], "SERVFAIL error 22"),
+        ("aliases in a circle", |query, _| {
+            let circle = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME www.example.");
+            vec![reply(query, ResponseCode::NoError, &circle).to_vec().unwrap()]
+        }, "SERVFAIL error 22"),
+    ];
+    let threads: Vec<_> = misdeeds
+        .into_iter()
+        .map(|(case, misdeed, alone)| {
+            std::thread::spawn(move || {
+                let bad = Upstream::start(misdeed);
+                let good = Upstream::serving(WORLD);
+                let (server, _scratch) = serve(&[&bad.flag(), &good.flag()]);
+                let start = Instant::now();
+                let answer = ask(&server, "www.example. A");
+                assert_eq!(answer, "NOERROR\nwww.example. 300 A 192.0.2.1", "{case}, and another upstream");
+                assert!(start.elapsed() < Duration::from_secs(2), "{case}: {:?}", start.elapsed());
+                let (server, _scratch) = serve(&[&bad.flag()]);
+                let start = Instant::now();
+                assert_eq!(ask(&server, "www.example. A"), alone, "{case}, and nobody else");
+                assert!(start.elapsed() < Duration::from_secs(5), "{case}: {:?}", start.elapsed());
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_forged_reply_before_the_right_one_changes_nothing() {
+    let upstream = Upstream::start(|query, _| {
+        let forged = |id: u16| {
+            let mut forged = reply(query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"));
+            forged.metadata.id = id;
+            forged.to_vec().unwrap()
+        };
+        let mut all: Vec<Vec<u8>> = (1..=20).map(|more| forged(query.metadata.id.wrapping_add(more))).collect();
+        all.push(from_zone(&parse(WORLD), query));
+        all
+    });
+    // And one from an address that was never asked, at the port that the question came from.
+    let elsewhere = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    for _ in 0..2 {
+        assert_eq!(ask(&server, "www.example. A"), "NOERROR\nwww.example. 300 A 192.0.2.1");
+    }
+    drop(elsewhere);
+    let metrics = server.get("/metrics");
+    assert!(metrics.lines().any(|line| line.starts_with("callsign_upstream_foreign_replies_total") && line.ends_with(" 20")));
+}
+
+#[test]
+fn one_upstream_fails_and_another_answers() {
+    let first = Upstream::serving(WORLD);
+    let second = Upstream::serving(WORLD);
+    let (server, _scratch) = serve(&[&first.flag(), &second.flag(), "--cache-entries", "0"]);
+    ask(&server, "www.example. A");
+    assert_eq!((first.asked(), second.asked()), (1, 0), "the first is asked first");
+    first.be_silent(true);
+    for _ in 0..4 {
+        let start = Instant::now();
+        assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
+        assert!(start.elapsed() < Duration::from_secs(1));
+    }
+    let start = Instant::now();
+    assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
+    assert!(start.elapsed() < Duration::from_millis(300), "who does not reply is asked last: {:?}", start.elapsed());
+    assert!(server.get("/ready?verbose").contains("does not reply"));
+    first.be_silent(false);
+    until("the first is asked again", || {
+        ask(&server, "www.example. A");
+        server.get("/ready?verbose").matches("in use").count() == 2
+    });
+    // Nobody listens: the system says so at once.
+    let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (server, _scratch) = serve(&[&format!("--upstream={nobody}"), &second.flag()]);
+    let start = Instant::now();
+    assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
+    assert!(start.elapsed() < Duration::from_millis(300), "{:?}", start.elapsed());
+}
+
+#[test]
+fn what_is_too_long_for_a_datagram_comes_over_tcp() {
+    let upstream = Upstream::start(|query, over| {
+        let records: String = (0..100).map(|index| format!("many.example 60 A 192.0.2.{index}\n")).collect();
+        let mut reply = reply(query, ResponseCode::NoError, &parse(&records));
+        if over == Over::Udp {
+            reply.answers.clear();
+            reply.metadata.truncation = true;
+        }
+        vec![reply.to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    for payload in [None, Some(512), Some(1232), Some(4096)] {
+        let reply = exchange(server.dns, &common::query("many.example. A", payload)).unwrap();
+        assert!(reply.len() <= usize::from(payload.unwrap_or(512).min(1232)), "{payload:?}");
+        let message = Message::from_vec(&reply).unwrap();
+        assert!(message.metadata.truncation && !message.answers.is_empty(), "{payload:?}");
+    }
+    let mut stream = TcpStream::connect(server.dns).unwrap();
+    for question in ["many.example. A", "api. A"] {
+        use std::io::{Read as _, Write as _};
+        let query = common::query(question, None);
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut reply).unwrap();
+        let message = Message::from_vec(&reply).unwrap();
+        assert_eq!(message.answers.len(), if question.starts_with("many") { 100 } else { 1 });
+        assert!(!message.metadata.truncation);
+    }
+    assert_eq!(upstream.asked(), 2, "once over UDP, once over TCP");
+}
+
+#[test]
+fn a_server_that_does_not_know_edns_is_asked_without() {
+    let upstream = Upstream::start(|query, _| {
+        if query.edns.is_some() {
+            let mut refusal = reply(query, ResponseCode::FormErr, &[]);
+            refusal.edns = None;
+            return vec![refusal.to_vec().unwrap()];
+        }
+        vec![from_zone(&parse(WORLD), query)]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    assert_eq!(ask(&server, "www.example. A"), "NOERROR\nwww.example. 300 A 192.0.2.1");
+}
+
+#[test]
+fn stale_answers_stand_in_for_those_that_cannot_be_had() {
+    let upstream = Upstream::serving(WORLD);
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    ask(&server, "short.example. A");
+    upstream.be_silent(true);
+    std::thread::sleep(Duration::from_millis(2100));
+    let stale = "NOERROR error 3\nshort.example. 30 A 192.0.2.2";
+    let start = Instant::now();
+    assert_eq!(ask(&server, "short.example. A"), stale);
+    assert!(start.elapsed() < Duration::from_millis(2500), "before the client gives up: {:?}", start.elapsed());
+    // Once it is known that nobody answers, nobody waits.
+    std::thread::sleep(Duration::from_millis(3000));
+    let start = Instant::now();
+    assert_eq!(ask(&server, "short.example. A"), stale);
+    assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
+    let (strict, _scratch) = serve(&[&upstream.flag(), "--cache-stale", "0"]);
+    upstream.be_silent(false);
+    ask(&strict, "short.example. A");
+    upstream.be_silent(true);
+    std::thread::sleep(Duration::from_millis(2100));
+    assert!(ask(&strict, "short.example. A").starts_with("SERVFAIL"));
+}
+
+#[test]
+fn what_is_popular_is_asked_for_before_it_expires() {
+    let upstream = Upstream::start(|query, _| {
+        vec![reply(query, ResponseCode::NoError, &parse("popular.example 10 A 192.0.2.1")).to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(12) {
+        assert!(ask(&server, "popular.example. A").contains("192.0.2.1"));
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(upstream.asked(), 2, "once, and once before the ten seconds were over");
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("callsign_cache_prefetch_total 1") && metrics.contains("callsign_cache_misses_total 1"));
+}
+
+#[test]
+fn zones_with_servers_of_their_own() {
+    let world = Upstream::serving(WORLD);
+    let corp = Upstream::serving("a.corp.example 60 A 192.0.2.11\nx.corp.local 60 A 192.0.2.12");
+    let deep = Upstream::serving("b.deep.corp.example 60 A 192.0.2.13\n4.3.2.10.in-addr.arpa 60 PTR host.corp.example.");
+    let (corp_at, deep_at) = (corp.address, deep.address);
+    let stubs = [
+        format!("--stub=corp.example={corp_at}"),
+        format!("--stub=deep.corp.example={deep_at}"),
+        format!("--stub=corp.local={corp_at}"),
+        format!("--stub=10.in-addr.arpa={deep_at}"),
+    ];
+    let stubs: Vec<&str> = stubs.iter().map(String::as_str).collect();
+    let world_flag = world.flag();
+    let (server, _scratch) = serve(&[&[world_flag.as_str()], &stubs[..]].concat());
+    for (question, expected) in [
+        ("a.corp.example. A", "NOERROR\na.corp.example. 60 A 192.0.2.11"),
+        ("b.deep.corp.example. A", "NOERROR\nb.deep.corp.example. 60 A 192.0.2.13"),
+        ("x.corp.local. A", "NOERROR\nx.corp.local. 60 A 192.0.2.12"),
+        ("4.3.2.10.in-addr.arpa. PTR", "NOERROR\n4.3.2.10.in-addr.arpa. 60 PTR host.corp.example."),
+        ("10.0.96.10.in-addr.arpa. PTR", "NOERROR aa\n10.0.96.10.in-addr.arpa. 5 PTR api.web.svc.cluster.local."),
+        ("www.example. A", "NOERROR\nwww.example. 300 A 192.0.2.1"),
+    ] {
+        assert_eq!(ask(&server, question), expected, "{question}");
+    }
+    assert_eq!(world.asked(), 1);
+    let (server, _scratch) = serve(&[&["--upstream=none"], &stubs[..]].concat());
+    assert_eq!(ask(&server, "a.corp.example. A"), "NOERROR\na.corp.example. 60 A 192.0.2.11");
+    assert_eq!(ask(&server, "www.example. A"), "REFUSED", "so that the client's next nameserver gets its turn");
+}
+
+#[test]
+fn aliases_lead_out_of_the_cluster_and_into_it() {
+    let upstream = Upstream::serving(WORLD);
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    for _ in 0..2 {
+        for (question, expected) in [
+            ("out.web.svc.cluster.local. A", "NOERROR aa\nout.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1"),
+            ("out. AAAA", "NOERROR aa\nout. 5 CNAME www.example.\nwww.example. 300 AAAA 2001:db8::1"),
+            ("out. MX", "NOERROR aa\nout. 5 CNAME www.example."),
+            ("gone. A", "NXDOMAIN aa\ngone. 5 CNAME missing.example."),
+            ("into.example. A", "NOERROR\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+            ("INTO.example. A", "NOERROR\nINTO.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+            ("round. A", "NOERROR aa\nround. 5 CNAME into.example.\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+            // What the caller may not see does not exist, however it is come by.
+            ("hidden.example. A", "NXDOMAIN\nhidden.example. 60 CNAME secret.vault.svc.cluster.local."),
+        ] {
+            let answer = ask(&server, question);
+            let same = |line: &str| line.split(' ').filter(|word| word.parse::<u32>().is_err()).collect::<Vec<_>>().join(" ");
+            let answer: Vec<String> = answer.lines().map(same).collect();
+            let expected: Vec<String> = expected.lines().map(same).collect();
+            assert_eq!(answer, expected, "{question}");
+        }
+    }
+    let (alone, _scratch) = serve(&["--upstream=none"]);
+    let reply = exchange(alone.dns, &common::query("out. A", None)).unwrap();
+    assert_eq!(common::text(&reply), "NOERROR aa\nout. 5 CNAME www.example.");
+}
+
+#[test]
+fn an_upstream_that_is_this_server_is_refused_with_the_reason() {
+    let scratch = Scratch::folder("loop");
+    let cluster = scratch.file("cluster.yaml", CLUSTER);
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "127.0.0.1"), ("[::1]", "[::1]")] {
+        let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
+        let output = process::run(&[
+            "serve", "--manifests", cluster.to_str().unwrap(), "--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream,
+        ]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{listen}: {error}");
+        assert!(error.contains("is this server") && error.contains("--upstream none"), "{error}");
+    }
+}
+
+#[test]
+fn an_upstream_that_asks_us_back_is_found_out_and_dropped() {
+    use std::sync::{Arc, Mutex};
+    let us: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
+    // A relay that sends every datagram on to us, and our replies back.
+    let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = relay.local_addr().unwrap();
+    let to = us.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = relay.recv_from(&mut buffer) {
+            let (query, relay, to) = (buffer[..length].to_vec(), relay.try_clone().unwrap(), to.clone());
+            std::thread::spawn(move || {
+                let Some(us) = *to.lock().unwrap() else { return };
+                if let Some(reply) = exchange(us, &query) {
+                    let _ = relay.send_to(&reply, from);
+                }
+            });
+        }
+    });
+    let (server, _scratch) = serve(&[&format!("--upstream={at}")]);
+    *us.lock().unwrap() = Some(server.dns);
+    assert!(ask(&server, "www.example. A").starts_with("SERVFAIL"));
+    until("the loop is told", || server.get("/ready?verbose").contains("comes back to us"));
+    let start = Instant::now();
+    assert!(ask(&server, "other.example. A").starts_with("SERVFAIL"));
+    assert!(start.elapsed() < Duration::from_secs(1), "it is not asked any more");
+    assert!(ask(&server, "api. A").contains("10.96.0.10"), "the cluster's names are answered on");
+    server.signal("-INT");
+    let (_, log) = server.wait();
+    assert!(log.contains("ERROR") && log.contains("comes back"), "{log}");
+}
+
+#[test]
+fn a_search_list_in_one_question() {
+    let upstream = Upstream::serving(&format!("{WORLD}\nhost.corp.example 60 A 192.0.2.21"));
+    let (server, _scratch) = serve(&[&upstream.flag(), "--complete-search", "--search", "corp.example"]);
+    for (question, expected) in [
+        ("www.example.web.svc.cluster.local. A", "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1"),
+        ("www.example.web.svc.cluster.local. AAAA", "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 AAAA 2001:db8::1"),
+        ("mail.example.web.svc.cluster.local. A", "NOERROR aa\nmail.example.web.svc.cluster.local. 5 CNAME mail.example."),
+        ("api.web.web.svc.cluster.local. A", "NOERROR aa\napi.web.web.svc.cluster.local. 5 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+        ("host.web.svc.cluster.local. A", "NOERROR aa\nhost.web.svc.cluster.local. 5 CNAME host.corp.example.\nhost.corp.example. 60 A 192.0.2.21"),
+        ("missing.example.web.svc.cluster.local. A", "NXDOMAIN aa"),
+        ("api.web.svc.cluster.local. A", "NOERROR aa\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+        // Of another namespace: not the first of this caller's list.
+        ("www.example.vault.svc.cluster.local. A", "NXDOMAIN aa"),
+    ] {
+        assert_eq!(ask(&server, question), expected, "{question}");
+    }
+    let scratch = Scratch::folder("unknown");
+    let path = scratch.file("cluster.yaml", CLUSTER);
+    let unknown = Server::start(&["--manifests", path.to_str().unwrap(), &upstream.flag(), "--complete-search"], None);
+    assert_eq!(ask(&unknown, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa", "whose list is it?");
+    let (off, _scratch) = serve(&[&upstream.flag()]);
+    assert_eq!(ask(&off, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa");
+}
+
+#[test]
+fn nothing_that_could_be_the_clusters_leaves_before_the_cluster_is_known() {
+    let upstream = Upstream::serving(WORLD);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let scratch = Scratch::folder("unsynced");
+    let kubeconfig = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{{name: a, cluster: {{server: 'http://{}'}}}}]\n\
+         users: [{{name: a, user: {{}}}}]\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n",
+        nobody.local_addr().unwrap()
+    );
+    let kubeconfig = scratch.file("kubeconfig", &kubeconfig);
+    let server = Server::start(&["--kubeconfig", kubeconfig.to_str().unwrap(), &upstream.flag()], None);
+    for question in [
+        "api. A", "api.web. A", "db-0.db.web. A", "api.web.svc. A", "api.web.svc.cluster.local. A", "10.0.96.10.in-addr.arpa. PTR",
+        "b.b.b.b.b.b.b.b.ip6.arpa. PTR",
+    ] {
+        assert_eq!(ask(&server, question), "SERVFAIL error 14", "{question}");
+    }
+    assert_eq!(upstream.questions(), Vec::<String>::new());
+    assert!(ask(&server, "a.b.c.d.example. A").contains("192.0.2.4"));
+}
+
+#[test]
+fn a_resolv_conf_that_changes() {
+    let first = Upstream::serving(WORLD);
+    let scratch = Scratch::folder("resolv");
+    // A resolv.conf names no ports, so what it names here listens nowhere: it is enough to see who would be asked.
+    let file = scratch.file("resolv.conf", "search x\nnameserver 127.0.0.9\n");
+    let (server, _scratch) = serve(&[&format!("--upstream={}", file.display()), &format!("--stub=example={}", first.address)]);
+    assert!(server.get("/ready?verbose").contains("upstream 127.0.0.9:53"));
+    assert!(ask(&server, "www.example. A").contains("192.0.2.1"));
+    scratch.file("new", "nameserver 127.0.0.8\nnameserver 127.0.0.7\n");
+    std::fs::rename(scratch.0.join("new"), &file).unwrap();
+    until("the new ones are asked", || {
+        let text = server.get("/ready?verbose");
+        text.contains("upstream 127.0.0.8:53") && text.contains("127.0.0.7:53") && !text.contains("127.0.0.9")
+    });
+    std::fs::remove_file(&file).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(server.get("/ready?verbose").contains("upstream 127.0.0.8:53"), "no file changes nothing");
+}
+
+#[test]
+fn a_silent_upstream_holds_up_nobody_else() {
+    let upstream = Upstream::start(|_, _| Vec::new());
+    let (server, _scratch) = serve(&[&upstream.flag(), "--max-concurrent", "100"]);
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server.dns).unwrap();
+    for index in 0..300 {
+        socket.send(&common::query(&format!("n{index}.silent.example. A"), None)).unwrap();
+    }
+    for _ in 0..100 {
+        let start = Instant::now();
+        assert!(ask(&server, "api. A").contains("10.96.0.10"));
+        assert!(start.elapsed() < Duration::from_millis(500));
+    }
+    // What is too much at once is told so, and does not wait.
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut buffer = [0; 512];
+    let told = (0..200).take_while(|_| socket.recv(&mut buffer).is_ok()).count();
+    assert_eq!(told, 200);
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    assert!(socket.recv(&mut buffer).is_ok(), "those in flight are told in time");
+    assert_eq!(buffer[3] & 0x0f, 2, "SERVFAIL");
+}
+
+#[test]
+fn bad_flags_are_told_in_one_line() {
+    for (flags, expected) in [
+        (&["--upstream", "dns.example"][..], "'dns.example' is no server"),
+        (&["--upstream", "none", "--upstream", "10.0.0.1"], "--upstream none stands alone"),
+        (&["--upstream", "/nowhere/resolv.conf"], "/nowhere/resolv.conf"),
+        (&["--upstream", "/dev/null"], "names no nameserver"),
+        (&["--upstream", "none", "--stub", "corp.example"], "names no server"),
+        (&["--upstream", "none", "--search", "a..b"], "--search 'a..b'"),
+        (&["--upstream", "tls://127.0.0.1#x.example", "--upstream-ca", "/dev/null"], "/dev/null"),
+        (&["--upstream", "none", "--cache-min-ttl", "300", "--cache-max-ttl", "60"], "--cache-min-ttl"),
+    ] {
+        let scratch = Scratch::folder("flags");
+        let cluster = scratch.file("cluster.yaml", CLUSTER);
+        let own = ["serve", "--manifests", cluster.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let output = process::run(&own.iter().chain(flags).copied().collect::<Vec<_>>());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(64 | 78)), "{flags:?}: {error}");
+        let said: Vec<&str> = error.lines().filter(|line| !line.contains(" INFO ")).collect();
+        assert!(said.len() == 1 && said[0].contains(expected), "{flags:?}: {error}");
+    }
+}

@@ -98,9 +98,10 @@ fn show(message: &Message) -> String {
     {
         head += &format!(" error {}", u16::from_be_bytes([error[0], error[1]]));
     }
-    let answers = message.answers.iter().map(|record| {
-        format!("\n{} {} {} {}", record.name, record.ttl, record.record_type(), record.data)
-    });
+    let answers = message
+        .answers
+        .iter()
+        .map(|record| format!("\n{} {} {} {}", record.name, record.ttl, record.record_type(), record.data));
     head + &answers.collect::<String>()
 }
 
@@ -135,13 +136,15 @@ fn what_upstreams_say_is_passed_on() {
         assert_eq!(ask(&server, question), expected, "{question}");
     }
     let leaked: Vec<String> = upstream.questions();
-    let leaked = leaked.iter().filter(|question| !question.contains(".example.") && !question.contains("nope.nowhere."));
+    let leaked =
+        leaked.iter().filter(|question| !question.contains(".example.") && !question.contains("nope.nowhere."));
     assert_eq!(leaked.count(), 0);
 }
 
 #[test]
 fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenticity() {
-    let odd = RData::Unknown { code: RecordType::from(65_534), rdata: hickory_proto::rr::rdata::NULL::with(vec![1, 2, 3]) };
+    let odd =
+        RData::Unknown { code: RecordType::from(65_534), rdata: hickory_proto::rr::rdata::NULL::with(vec![1, 2, 3]) };
     let upstream = Upstream::start(move |query, _| {
         let question = query.queries.first().unwrap();
         let dnssec = query.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
@@ -287,45 +290,73 @@ fn bad_upstreams_are_survived() {
         reply(query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"))
     }
     let misdeeds: [(&str, Misdeed, &str); 10] = [
-        ("another id, as a forger has to guess it", |query, _| {
-            let mut reply = good(query);
-            reply.metadata.id ^= 1;
-            vec![reply.to_vec().unwrap()]
-        }, "SERVFAIL error 22"),
-        ("another question", |query, _| {
-            let mut reply = good(query);
-            reply.queries[0].set_name(name("other.example"));
-            vec![reply.to_vec().unwrap()]
-        }, "SERVFAIL error 22"),
-        ("another type", |query, _| {
-            let mut reply = good(query);
-            reply.queries[0].set_query_type(RecordType::MX);
-            vec![reply.to_vec().unwrap()]
-        }, "SERVFAIL error 22"),
+        (
+            "another id, as a forger has to guess it",
+            |query, _| {
+                let mut reply = good(query);
+                reply.metadata.id ^= 1;
+                vec![reply.to_vec().unwrap()]
+            },
+            "SERVFAIL error 22",
+        ),
+        (
+            "another question",
+            |query, _| {
+                let mut reply = good(query);
+                reply.queries[0].set_name(name("other.example"));
+                vec![reply.to_vec().unwrap()]
+            },
+            "SERVFAIL error 22",
+        ),
+        (
+            "another type",
+            |query, _| {
+                let mut reply = good(query);
+                reply.queries[0].set_query_type(RecordType::MX);
+                vec![reply.to_vec().unwrap()]
+            },
+            "SERVFAIL error 22",
+        ),
         ("garbage", |_, _| vec![b"this is no DNS".to_vec()], "SERVFAIL error 22"),
-        ("a reply that ends in the middle of a record", |query, _| {
-            let whole = good(query).to_vec().unwrap();
-            vec![whole[..whole.len() - 15].to_vec()]
-        }, "SERVFAIL error 22"),
-        ("an address of three octets", |query, _| {
-            let mut whole = reply(query, ResponseCode::NoError, &[]).to_vec().unwrap();
-            whole.truncate(12 + 13 + 4);
-            whole[7] = 1;
-            whole[11] = 0;
-            whole.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 3, 192, 0, 2]);
-            vec![whole]
-        }, "SERVFAIL error 22"),
+        (
+            "a reply that ends in the middle of a record",
+            |query, _| {
+                let whole = good(query).to_vec().unwrap();
+                vec![whole[..whole.len() - 15].to_vec()]
+            },
+            "SERVFAIL error 22",
+        ),
+        (
+            "an address of three octets",
+            |query, _| {
+                let mut whole = reply(query, ResponseCode::NoError, &[]).to_vec().unwrap();
+                whole.truncate(12 + 13 + 4);
+                whole[7] = 1;
+                whole[11] = 0;
+                whole.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 3, 192, 0, 2]);
+                vec![whole]
+            },
+            "SERVFAIL error 22",
+        ),
         ("nothing at all", |_, _| vec![], "SERVFAIL error 22"),
-        ("TC for ever", |query, _| {
-            let mut reply = reply(query, ResponseCode::NoError, &[]);
-            reply.metadata.truncation = true;
-            vec![reply.to_vec().unwrap()]
-        }, "SERVFAIL error 22"),
+        (
+            "TC for ever",
+            |query, _| {
+                let mut reply = reply(query, ResponseCode::NoError, &[]);
+                reply.metadata.truncation = true;
+                vec![reply.to_vec().unwrap()]
+            },
+            "SERVFAIL error 22",
+        ),
         ("REFUSED", |query, _| vec![reply(query, ResponseCode::Refused, &[]).to_vec().unwrap()], "SERVFAIL error 22"),
-        ("aliases in a circle", |query, _| {
-            let circle = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME www.example.");
-            vec![reply(query, ResponseCode::NoError, &circle).to_vec().unwrap()]
-        }, "SERVFAIL error 22"),
+        (
+            "aliases in a circle",
+            |query, _| {
+                let circle = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME www.example.");
+                vec![reply(query, ResponseCode::NoError, &circle).to_vec().unwrap()]
+            },
+            "SERVFAIL error 22",
+        ),
     ];
     let threads: Vec<_> = misdeeds
         .into_iter()
@@ -370,7 +401,11 @@ fn a_forged_reply_before_the_right_one_changes_nothing() {
     }
     drop(elsewhere);
     let metrics = server.get("/metrics");
-    assert!(metrics.lines().any(|line| line.starts_with("callsign_upstream_foreign_replies_total") && line.ends_with(" 20")));
+    assert!(
+        metrics
+            .lines()
+            .any(|line| line.starts_with("callsign_upstream_foreign_replies_total") && line.ends_with(" 20"))
+    );
 }
 
 #[test]
@@ -495,7 +530,8 @@ fn what_is_popular_is_asked_for_before_it_expires() {
 fn zones_with_servers_of_their_own() {
     let world = Upstream::serving(WORLD);
     let corp = Upstream::serving("a.corp.example 60 A 192.0.2.11\nx.corp.local 60 A 192.0.2.12");
-    let deep = Upstream::serving("b.deep.corp.example 60 A 192.0.2.13\n4.3.2.10.in-addr.arpa 60 PTR host.corp.example.");
+    let deep =
+        Upstream::serving("b.deep.corp.example 60 A 192.0.2.13\n4.3.2.10.in-addr.arpa 60 PTR host.corp.example.");
     let (corp_at, deep_at) = (corp.address, deep.address);
     let stubs = [
         format!("--stub=corp.example={corp_at}"),
@@ -528,18 +564,31 @@ fn aliases_lead_out_of_the_cluster_and_into_it() {
     let (server, _scratch) = serve(&[&upstream.flag()]);
     for _ in 0..2 {
         for (question, expected) in [
-            ("out.web.svc.cluster.local. A", "NOERROR aa\nout.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1"),
+            (
+                "out.web.svc.cluster.local. A",
+                "NOERROR aa\nout.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1",
+            ),
             ("out. AAAA", "NOERROR aa\nout. 5 CNAME www.example.\nwww.example. 300 AAAA 2001:db8::1"),
             ("out. MX", "NOERROR aa\nout. 5 CNAME www.example."),
             ("gone. A", "NXDOMAIN aa\ngone. 5 CNAME missing.example."),
-            ("into.example. A", "NOERROR\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
-            ("INTO.example. A", "NOERROR\nINTO.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
-            ("round. A", "NOERROR aa\nround. 5 CNAME into.example.\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+            (
+                "into.example. A",
+                "NOERROR\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10",
+            ),
+            (
+                "INTO.example. A",
+                "NOERROR\nINTO.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10",
+            ),
+            (
+                "round. A",
+                "NOERROR aa\nround. 5 CNAME into.example.\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10",
+            ),
             // What the caller may not see does not exist, however it is come by.
             ("hidden.example. A", "NXDOMAIN\nhidden.example. 60 CNAME secret.vault.svc.cluster.local."),
         ] {
             let answer = ask(&server, question);
-            let same = |line: &str| line.split(' ').filter(|word| word.parse::<u32>().is_err()).collect::<Vec<_>>().join(" ");
+            let same =
+                |line: &str| line.split(' ').filter(|word| word.parse::<u32>().is_err()).collect::<Vec<_>>().join(" ");
             let answer: Vec<String> = answer.lines().map(same).collect();
             let expected: Vec<String> = expected.lines().map(same).collect();
             assert_eq!(answer, expected, "{question}");
@@ -555,10 +604,20 @@ fn an_upstream_that_is_this_server_is_refused_with_the_reason() {
     let scratch = Scratch::folder("loop");
     let cluster = scratch.file("cluster.yaml", CLUSTER);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    for (listen, upstream) in [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "127.0.0.1"), ("[::1]", "[::1]")] {
+    for (listen, upstream) in
+        [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "127.0.0.1"), ("[::1]", "[::1]")]
+    {
         let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
         let output = process::run(&[
-            "serve", "--manifests", cluster.to_str().unwrap(), "--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream,
+            "serve",
+            "--manifests",
+            cluster.to_str().unwrap(),
+            "--listen",
+            &listen,
+            "--admin",
+            "127.0.0.1:0",
+            "--upstream",
+            &upstream,
         ]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(78), "{listen}: {error}");
@@ -604,11 +663,26 @@ fn a_search_list_in_one_question() {
     let upstream = Upstream::serving(&format!("{WORLD}\nhost.corp.example 60 A 192.0.2.21"));
     let (server, _scratch) = serve(&[&upstream.flag(), "--complete-search", "--search", "corp.example"]);
     for (question, expected) in [
-        ("www.example.web.svc.cluster.local. A", "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1"),
-        ("www.example.web.svc.cluster.local. AAAA", "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 AAAA 2001:db8::1"),
-        ("mail.example.web.svc.cluster.local. A", "NOERROR aa\nmail.example.web.svc.cluster.local. 5 CNAME mail.example."),
-        ("api.web.web.svc.cluster.local. A", "NOERROR aa\napi.web.web.svc.cluster.local. 5 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
-        ("host.web.svc.cluster.local. A", "NOERROR aa\nhost.web.svc.cluster.local. 5 CNAME host.corp.example.\nhost.corp.example. 60 A 192.0.2.21"),
+        (
+            "www.example.web.svc.cluster.local. A",
+            "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 A 192.0.2.1",
+        ),
+        (
+            "www.example.web.svc.cluster.local. AAAA",
+            "NOERROR aa\nwww.example.web.svc.cluster.local. 5 CNAME www.example.\nwww.example. 300 AAAA 2001:db8::1",
+        ),
+        (
+            "mail.example.web.svc.cluster.local. A",
+            "NOERROR aa\nmail.example.web.svc.cluster.local. 5 CNAME mail.example.",
+        ),
+        (
+            "api.web.web.svc.cluster.local. A",
+            "NOERROR aa\napi.web.web.svc.cluster.local. 5 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10",
+        ),
+        (
+            "host.web.svc.cluster.local. A",
+            "NOERROR aa\nhost.web.svc.cluster.local. 5 CNAME host.corp.example.\nhost.corp.example. 60 A 192.0.2.21",
+        ),
         ("missing.example.web.svc.cluster.local. A", "NXDOMAIN aa"),
         ("api.web.svc.cluster.local. A", "NOERROR aa\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
         // Of another namespace: not the first of this caller's list.
@@ -637,7 +711,12 @@ fn nothing_that_could_be_the_clusters_leaves_before_the_cluster_is_known() {
     let kubeconfig = scratch.file("kubeconfig", &kubeconfig);
     let server = Server::start(&["--kubeconfig", kubeconfig.to_str().unwrap(), &upstream.flag()], None);
     for question in [
-        "api. A", "api.web. A", "db-0.db.web. A", "api.web.svc. A", "api.web.svc.cluster.local. A", "10.0.96.10.in-addr.arpa. PTR",
+        "api. A",
+        "api.web. A",
+        "db-0.db.web. A",
+        "api.web.svc. A",
+        "api.web.svc.cluster.local. A",
+        "10.0.96.10.in-addr.arpa. PTR",
         "b.b.b.b.b.b.b.b.ip6.arpa. PTR",
     ] {
         assert_eq!(ask(&server, question), "SERVFAIL error 14", "{question}");
@@ -652,7 +731,8 @@ fn a_resolv_conf_that_changes() {
     let scratch = Scratch::folder("resolv");
     // A resolv.conf names no ports, so what it names here listens nowhere: it is enough to see who would be asked.
     let file = scratch.file("resolv.conf", "search x\nnameserver 127.0.0.9\n");
-    let (server, _scratch) = serve(&[&format!("--upstream={}", file.display()), &format!("--stub=example={}", first.address)]);
+    let (server, _scratch) =
+        serve(&[&format!("--upstream={}", file.display()), &format!("--stub=example={}", first.address)]);
     assert!(server.get("/ready?verbose").contains("upstream 127.0.0.9:53"));
     assert!(ask(&server, "www.example. A").contains("192.0.2.1"));
     scratch.file("new", "nameserver 127.0.0.8\nnameserver 127.0.0.7\n");
@@ -704,7 +784,8 @@ fn bad_flags_are_told_in_one_line() {
     ] {
         let scratch = Scratch::folder("flags");
         let cluster = scratch.file("cluster.yaml", CLUSTER);
-        let own = ["serve", "--manifests", cluster.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let own =
+            ["serve", "--manifests", cluster.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let output = process::run(&own.iter().chain(flags).copied().collect::<Vec<_>>());
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(matches!(output.status.code(), Some(64 | 78)), "{flags:?}: {error}");

@@ -28,9 +28,10 @@ impl Forwarding {
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) -> Result<(), Error> {
         let counts = &self.kept.counts;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
-        let (hits, stale) = scrape.servers.iter().fold((0, read(&counts.stale)), |(hits, stale), (_, _, counts)| {
-            (hits + counts.kept, stale + counts.stale)
-        });
+        let (hits, stale) = scrape
+            .servers
+            .iter()
+            .fold((0, read(&counts.stale)), |(hits, stale), (_, _, counts)| (hits + counts.kept, stale + counts.stale));
         let (entries, octets) = self.kept.size();
         scrape.gauge(encoder, "cache_entries", "Answers of upstreams that are kept", entries as f64)?;
         scrape.gauge(encoder, "cache_bytes", "Octets that they take", octets as f64)?;
@@ -60,8 +61,7 @@ impl Forwarding {
         let help = "Questions that an upstream gave no answer to, by reason";
         let mut family = encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for stats in &upstreams {
-            for (reason, counter) in
-                [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
+            for (reason, counter) in [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
             {
                 counter_of(&mut family, &[("to", stats.server.as_str()), ("reason", reason)], read(counter))?;
             }

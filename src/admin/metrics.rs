@@ -82,11 +82,23 @@ impl Scrape {
         }
     }
 
-    pub(super) fn gauge(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> Result<(), Error> {
+    pub(super) fn gauge(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: f64,
+    ) -> Result<(), Error> {
         encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
-    pub(super) fn counter(&self, encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    pub(super) fn counter(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        value: u64,
+    ) -> Result<(), Error> {
         encoder
             .encode_descriptor(name, help, None, MetricType::Counter)?
             .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
@@ -254,7 +266,7 @@ pub(super) fn histogram<const N: usize>(
     counts: &[u64],
     sum: f64,
 ) -> Result<(), Error> {
-    let above = std::iter::once(f64::MAX);
+    let above = std::iter::once(f64::INFINITY);
     let buckets: Vec<(f64, u64)> = bounds.iter().copied().chain(above).zip(counts.iter().copied()).collect();
     let total = counts.iter().sum();
     family.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)

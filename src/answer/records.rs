@@ -54,7 +54,8 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         name: &Name,
     ) -> Self {
         out.set_flags(flags::AA);
-        let mut writer = Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0, leads_out: false };
+        let mut writer =
+            Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0, leads_out: false };
         writer.enter(space, HEADER_LEN, name);
         writer
     }

@@ -88,7 +88,12 @@ impl Engine {
     }
 
     /// What an upstream says of a name; returns where in the cluster it leads to.
-    async fn asked(self: &Rc<Self>, name: &[u8], question: &Question, found: &mut Found) -> Result<Option<Vec<u8>>, Failed> {
+    async fn asked(
+        self: &Rc<Self>,
+        name: &[u8],
+        question: &Question,
+        found: &mut Found,
+    ) -> Result<Option<Vec<u8>>, Failed> {
         let [high, low] = question.ask.qtype.to_be_bytes();
         let key = Wanted { name, tail: [high, low, marks_of(&question.ask)] }.key();
         let sent = key.question();
@@ -215,7 +220,7 @@ impl Engine {
         let (caller, mut scratch) = (Caller::Address(question.from), Scratch::alone(self.turn()));
         let verdict = answer(&zone, caller, &question.query, limit, &mut scratch, &mut buffer);
         if let Verdict::Reply { len, .. } = verdict {
-            question.client.send(buffer.get(..len).unwrap_or(&[]), &verdict, question.received.elapsed());
+            self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
         }
     }
 }
@@ -272,4 +277,3 @@ fn wire_name(name: &RecordName) -> Option<Vec<u8>> {
     wire.push(0);
     Some(wire)
 }
-

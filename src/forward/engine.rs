@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
 use super::cache::{Cache, Key, mark};
@@ -22,7 +22,7 @@ use super::pool::Pool;
 use super::reply::{Age, Entry};
 use super::settings::{self, Forwarding};
 use super::upstream::{Asked, Server, Shared, Trouble, trust};
-use super::{Forwarder, Job, Kept, Question, WAITING, marks_of};
+use super::{Forwarder, Job, Kept, Outbox, Question, WAITING, marks_of};
 use crate::answer::{Realm, Verdict, Why};
 use crate::watched::Watched;
 use crate::wire::{HEADER_LEN, Name, extended_error, rcode};
@@ -112,6 +112,9 @@ pub(super) struct Engine {
     pub(super) search: Vec<Domain>,
     pub(super) buffer: RefCell<Box<[u8]>>,
     turn: Cell<u16>,
+    /// Replies that are sent once nothing else is to be done at once.
+    outboxes: RefCell<Vec<Arc<dyn Outbox>>>,
+    replied: Notify,
     /// Names that were sent to see whether they come back.
     probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
 }
@@ -142,6 +145,8 @@ impl Engine {
             search: forwarding.search.clone(),
             buffer: RefCell::new(vec![0; usize::from(u16::MAX)].into()),
             turn: Cell::new(0),
+            outboxes: RefCell::default(),
+            replied: Notify::new(),
             probes: RefCell::default(),
         };
         engine.tell_upstreams();
@@ -150,9 +155,9 @@ impl Engine {
 
     /// Which upstreams there are now, for metrics.
     fn tell_upstreams(&self) {
-        let servers = self.routes.iter().flat_map(|(_, pool)| pool.servers());
+        let servers: Vec<_> = self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect();
         *self.kept.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
-            servers.map(|server| server.stats.clone()).collect();
+            servers.iter().map(|server| server.stats.clone()).collect();
     }
 
     /// Works until no transport is left that could ask, and what is in flight has landed.
@@ -161,6 +166,7 @@ impl Engine {
             spawn_local(self.clone().follow(path, watched));
         }
         spawn_local(self.clone().look_for_loops());
+        spawn_local(self.clone().flush());
         let mut batch = Vec::with_capacity(BATCH);
         while jobs.recv_many(&mut batch, BATCH).await > 0 {
             for job in batch.drain(..) {
@@ -173,6 +179,9 @@ impl Engine {
         let end = Instant::now() + DEADLINE;
         while !self.flights.borrow().is_empty() && Instant::now() < end {
             sleep(Duration::from_millis(20)).await;
+        }
+        for outbox in self.outboxes.borrow_mut().drain(..) {
+            outbox.flush();
         }
     }
 
@@ -315,6 +324,7 @@ impl Engine {
         match (result, stand_in) {
             (Ok(entry), _) => {
                 let entry = Arc::new(entry);
+                // Kept before it is told: who is told may ask again.
                 if entry.ttl > 0 {
                     self.kept.cache.insert(key.clone(), entry.clone());
                 }
@@ -347,8 +357,10 @@ impl Engine {
         let result = pool.ask(&asked).await;
         // Who asks itself waits for itself: silence may be a loop.
         let silent = matches!(result, Err(Trouble::Silent));
-        for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
-            self.probe(server);
+        if silent || !pool.is_well() {
+            for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
+                self.probe(server);
+            }
         }
         result
     }
@@ -395,7 +407,26 @@ impl Engine {
             *octet |= 0x04;
         }
         let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: Realm::Other };
-        question.client.send(buffer.get(..len).unwrap_or(&[]), &verdict, question.received.elapsed());
+        self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
+    }
+
+    pub(super) fn send(&self, question: Question, reply: &[u8], verdict: &Verdict) {
+        let took = question.received.elapsed();
+        if let Some(outbox) = question.client.send(reply, verdict, took) {
+            self.outboxes.borrow_mut().push(outbox);
+            self.replied.notify_one();
+        }
+    }
+
+    /// Sends replies, after everything that can be done at once has been done: more of them go together.
+    async fn flush(self: Rc<Self>) {
+        loop {
+            self.replied.notified().await;
+            yield_now().await;
+            for outbox in self.outboxes.borrow_mut().drain(..) {
+                outbox.flush();
+            }
+        }
     }
 
     /// Once the table is there, which could take a probe for one of its names, every upstream is probed; then those that
@@ -407,7 +438,7 @@ impl Engine {
         self.clone().probe_all();
         loop {
             sleep(PROBE_AGAIN).await;
-            for server in self.routes.iter().flat_map(|(_, pool)| pool.servers()) {
+            for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
                 if server.stats.looping.load(Relaxed) {
                     self.probe(&server);
                 }
@@ -416,7 +447,7 @@ impl Engine {
     }
 
     fn probe_all(self: Rc<Self>) {
-        for server in self.routes.iter().flat_map(|(_, pool)| pool.servers()) {
+        for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
             self.probe(&server);
         }
     }
@@ -430,8 +461,7 @@ impl Engine {
         let zone = self.routes.iter().find(|(_, pool)| pool.servers().iter().any(|known| Rc::ptr_eq(known, server)));
         let Some((zone, _)) = zone else { return };
         let label = || format!("{:016x}", self.shared.random());
-        let name: Box<[u8]> =
-            [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
+        let name: Box<[u8]> = [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
         probes.insert(name.clone(), server.clone());
         drop(probes);
         let (engine, server) = (self.clone(), server.clone());
@@ -441,7 +471,10 @@ impl Engine {
             let result = server.ask(&asked).await;
             // Taken out by then if it has come back.
             let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
-            if stayed_away && matches!(result, Ok(_) | Err(Trouble::Refused(_))) && server.stats.looping.swap(false, Relaxed) {
+            if stayed_away
+                && matches!(result, Ok(_) | Err(Trouble::Refused(_)))
+                && server.stats.looping.swap(false, Relaxed)
+            {
                 tracing::info!(upstream = %server.address, "upstream no longer asks us back");
             }
         });

@@ -33,8 +33,15 @@ const WAITING: usize = 4096;
 
 /// Who waits for a reply. It is sent once, or never.
 pub trait Client: Send {
-    /// Sends the reply; `verdict` and `took` are for metrics.
-    fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration);
+    /// Sends the reply, or puts it into an [`Outbox`], which it returns if that was empty before. `verdict` and `took` are
+    /// for metrics.
+    fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>>;
+}
+
+/// Replies that are sent together: one by one, each would cost a system call and wake its reader by itself.
+pub trait Outbox: Send + Sync {
+    /// Sends all of them.
+    fn flush(&self);
 }
 
 /// A question that is handed over.
@@ -140,7 +147,6 @@ impl Forwarder {
             self.kept.counts.rejected.fetch_add(1, Relaxed);
         }
     }
-
 }
 
 impl Kept {

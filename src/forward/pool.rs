@@ -18,35 +18,43 @@ const PATIENCE: Duration = Duration::from_millis(400);
 
 /// Servers in the order in which they were named.
 pub(super) struct Pool {
-    servers: RefCell<Vec<Rc<Server>>>,
+    servers: RefCell<Rc<[Rc<Server>]>>,
 }
 
 impl Pool {
     pub(super) fn new(addresses: &[Address], shared: &Rc<Shared>) -> Pool {
-        let pool = Pool { servers: RefCell::default() };
+        let pool = Pool { servers: RefCell::new(Rc::new([])) };
         pool.replace(addresses, shared);
         pool
     }
 
     /// Other servers from now on. Those that stay keep what is known of them.
     pub(super) fn replace(&self, addresses: &[Address], shared: &Rc<Shared>) {
-        let mut servers = self.servers.borrow_mut();
-        let known = std::mem::take(&mut *servers);
+        let known = self.servers();
         let kept = |address: &Address| known.iter().find(|server| server.address == *address).cloned();
-        servers.extend(
-            addresses.iter().map(|address| kept(address).unwrap_or_else(|| Rc::new(Server::new(address.clone(), shared)))),
-        );
+        let servers = addresses
+            .iter()
+            .map(|address| kept(address).unwrap_or_else(|| Rc::new(Server::new(address.clone(), shared))));
+        self.servers.replace(servers.collect());
     }
 
-    pub(super) fn servers(&self) -> Vec<Rc<Server>> {
+    pub(super) fn servers(&self) -> Rc<[Rc<Server>]> {
         self.servers.borrow().clone()
+    }
+
+    /// Whether all of them are asked in their turn.
+    pub(super) fn is_well(&self) -> bool {
+        self.servers.borrow().iter().all(|server| server.is_up() && !server.stats.looping.load(Relaxed))
     }
 
     /// Asks one server after the other until one answers. Those that do not reply at present come last; one that has
     /// rested is tried by the way, so that nobody waits for it.
     pub(super) async fn ask(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+        let servers = self.servers();
+        if self.is_well() {
+            return race(&servers, asked).await;
+        }
         let (order, resting) = {
-            let servers = self.servers.borrow();
             let usable = servers.iter().filter(|server| !server.stats.looping.load(Relaxed));
             let (mut order, resting): (Vec<_>, Vec<_>) = usable.cloned().partition(|server| server.is_up());
             let tried = resting.iter().find(|server| !order.is_empty() && server.should_be_tried()).cloned();

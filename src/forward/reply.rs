@@ -387,7 +387,7 @@ impl<'m> Reader<'m> {
     fn record(&mut self, section: usize) -> Option<Record<'m>> {
         let owner = self.at;
         let fixed = skip_name(self.message, owner)?;
-        self.name_at(owner)?;
+        self.walk(owner, |_| {})?;
         let rtype = u16_at(self.message, fixed)?;
         let ttl_at = fixed + 4;
         let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
@@ -422,31 +422,36 @@ impl<'m> Reader<'m> {
 
     /// Whether a name starts at `start` and ends at `end`.
     fn ends(&self, start: usize, end: usize) -> bool {
-        skip_name(self.message, start) == Some(end) && self.name_at(start).is_some()
+        skip_name(self.message, start) == Some(end) && self.walk(start, |_| {}).is_some()
     }
 
     /// Whether two names and five numbers stand there (RFC 1035 section 3.3.13).
     fn is_soa(&self, start: usize, end: usize) -> bool {
-        let second = skip_name(self.message, start).filter(|_| self.name_at(start).is_some());
+        let second = skip_name(self.message, start).filter(|_| self.walk(start, |_| {}).is_some());
         second.is_some_and(|second| end >= 20 && self.ends(second, end - 20))
     }
 
-    /// The name at `at`, uncompressed and in lower case. Each pointer leads further back, so that it ends.
-    fn name_at(&self, mut at: usize) -> Option<Vec<u8>> {
+    /// The name at `at`, uncompressed and in lower case.
+    fn name_at(&self, at: usize) -> Option<Vec<u8>> {
         let mut name = Vec::with_capacity(64);
-        let mut before = at;
+        self.walk(at, |label| name.extend(label.iter().map(u8::to_ascii_lowercase)))?;
+        Some(name)
+    }
+
+    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, so that it ends.
+    fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
+        let (mut before, mut length) = (at, 0);
         loop {
             match *self.message.get(at)? {
-                0 => {
-                    name.push(0);
-                    return (name.len() <= MAX_NAME).then_some(name);
-                }
-                length @ 1..=63 => {
-                    let label = self.message.get(at..=at + usize::from(length))?;
-                    name.extend(label.iter().map(u8::to_ascii_lowercase));
-                    at += label.len();
-                    if name.len() >= MAX_NAME {
-                        return None;
+                octets @ 0..=63 => {
+                    let octets = self.message.get(at..=at + usize::from(octets))?;
+                    label(octets);
+                    at += octets.len();
+                    length += octets.len();
+                    match octets.len() {
+                        _ if length > MAX_NAME => return None,
+                        1 => return Some(()),
+                        _ => {}
                     }
                 }
                 0xc0..=0xff => {

@@ -42,7 +42,9 @@ pub struct NoAddress(String);
 fn socket(text: &str, port: u16) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let alone = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-    alone.or_else(|| text.parse().ok()).filter(|address: &SocketAddr| address.port() != 0 && !address.ip().is_multicast())
+    alone
+        .or_else(|| text.parse().ok())
+        .filter(|address: &SocketAddr| address.port() != 0 && !address.ip().is_multicast())
 }
 
 impl FromStr for Address {
@@ -196,7 +198,17 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), expected);
         }
-        for text in ["", "dns.example", "10.0.0.53:", "10.0.0.53:0", "10.0.0.53:70000", "224.0.0.1", "https://9.9.9.9", "tls://x#y", "tls://9.9.9.9#a b"] {
+        for text in [
+            "",
+            "dns.example",
+            "10.0.0.53:",
+            "10.0.0.53:0",
+            "10.0.0.53:70000",
+            "224.0.0.1",
+            "https://9.9.9.9",
+            "tls://x#y",
+            "tls://9.9.9.9#a b",
+        ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
         assert_eq!("none".parse(), Ok(Upstream::None));

@@ -43,8 +43,7 @@ const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// Upper bounds of the histogram of times, in microseconds.
 pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
 /// Response codes that are counted by name.
-pub const RCODES: [(u16, &str); 5] =
-    [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED")];
+pub const RCODES: [(u16, &str); 5] = [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED")];
 
 /// Why a server gave no answer.
 #[derive(Debug)]

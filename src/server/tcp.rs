@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{BindError, Counters, Published, canonical};
 use crate::answer::{Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Client, Forwarder, Question};
+use crate::forward::{Age, Client, Forwarder, Outbox, Question};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -184,11 +184,12 @@ struct Sender {
 }
 
 impl Client for Sender {
-    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) {
+    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
         self.counters.count(self.from, self.octets, verdict);
         self.counters.took(1, took);
         self.sent = true;
         let _ = self.replies.send(Some(reply.to_vec()));
+        None
     }
 }
 

@@ -8,8 +8,8 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{BindError, Counters, Published};
 use crate::answer::{Ask, Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Client, Forwarder, Question};
+use crate::forward::{Age, Client, Forwarder, Outbox, Question};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -114,6 +114,7 @@ impl Bound {
             counters: Vec::new(),
         };
         for (index, socket) in workers.sockets.iter().enumerate() {
+            let late = Late { socket: socket.clone(), counters: late.clone(), parcels: Mutex::default() };
             let counters = Arc::new(Counters::default());
             let worker = Worker {
                 socket: socket.clone(),
@@ -123,7 +124,7 @@ impl Bound {
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
                 forwarder: forwarder.cloned(),
-                late: late.clone(),
+                late: Arc::new(late),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -156,7 +157,7 @@ struct Worker {
     stop: Arc<AtomicBool>,
     scratch: Scratch,
     forwarder: Option<Arc<Forwarder>>,
-    late: Arc<Counters>,
+    late: Arc<Late>,
 }
 
 impl Worker {
@@ -222,13 +223,8 @@ impl Worker {
             return verdict;
         }
         let query = query.into();
-        let client = Sender {
-            socket: self.socket.clone(),
-            counters: self.late.clone(),
-            from: at.from,
-            octets: at.length,
-            way_back: batch.way_back(at.index),
-        };
+        let (late, way_back) = (self.late.clone(), batch.way_back(at.index));
+        let client = Sender { late, from: at.from, octets: at.length, way_back };
         forwarder.hand_over(Question { query, ask, from: at.from, received: start, client: Box::new(client) });
         Verdict::Forward(ask)
     }
@@ -252,40 +248,76 @@ struct WayBack {
     control_length: usize,
 }
 
-/// Sends the reply to one datagram, later.
-struct Sender {
+/// Replies of one socket that were waited for: the forwarder's thread fills it, and sends what is in it.
+struct Late {
     socket: Arc<Socket>,
     counters: Arc<Counters>,
+    parcels: Mutex<Parcels>,
+}
+
+#[derive(Default)]
+struct Parcels {
+    octets: Vec<u8>,
+    /// Where each goes, and where it ends in `octets`.
+    to: Vec<(WayBack, usize)>,
+}
+
+/// Sends the reply to one datagram, later.
+struct Sender {
+    late: Arc<Late>,
     from: IpAddr,
     octets: usize,
     way_back: WayBack,
 }
 
-// A `sockaddr_storage` and octets: nothing points anywhere.
 impl Client for Sender {
-    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) {
-        let back = &mut self.way_back;
-        let mut piece = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-        // SAFETY: a C structure of numbers and pointers, for which zeros are a valid value.
-        let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-        header.msg_name = (&raw mut back.name).cast();
-        header.msg_namelen = back.name_length;
-        header.msg_iov = &raw mut piece;
-        header.msg_iovlen = 1;
-        if back.control_length > 0 {
-            header.msg_control = back.control.0.as_mut_ptr().cast();
-            header.msg_controllen = back.control_length as _;
-        }
-        // SAFETY: the header points to `self` and `reply`, of the lengths told, which live until the call returns; the
-        // system only reads from them.
-        let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };
-        self.counters.count(self.from, self.octets, verdict);
-        self.counters.took(1, took);
-        if sent < 0 {
-            self.counters.unsent();
-        }
+    fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
+        let Sender { late, from, octets, way_back } = *self;
+        late.counters.count(from, octets, verdict);
+        late.counters.took(1, took);
+        let mut parcels = late.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = parcels.to.is_empty();
+        parcels.octets.extend_from_slice(reply);
+        let end = parcels.octets.len();
+        parcels.to.push((way_back, end));
+        drop(parcels);
+        first.then_some(late as Arc<dyn Outbox>)
     }
 }
+
+impl Outbox for Late {
+    fn flush(&self) {
+        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
+        let Parcels { octets, to } = &mut *parcels;
+        let mut start = 0;
+        for batch in to.chunks_mut(BATCH) {
+            // SAFETY: C structures of numbers and pointers, for which zeros are a valid value.
+            let (mut headers, mut pieces): ([mmsghdr; BATCH], [iovec; BATCH]) =
+                unsafe { (MaybeUninit::zeroed().assume_init(), MaybeUninit::zeroed().assume_init()) };
+            for (((back, end), header), piece) in batch.iter_mut().zip(&mut headers).zip(&mut pieces) {
+                let reply = octets.get(start..*end).unwrap_or(&[]);
+                start = *end;
+                *piece = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
+                let header = &mut header.msg_hdr;
+                header.msg_name = (&raw mut back.name).cast();
+                header.msg_namelen = back.name_length;
+                header.msg_iov = piece;
+                header.msg_iovlen = 1;
+                if back.control_length > 0 {
+                    header.msg_control = back.control.0.as_mut_ptr().cast();
+                    header.msg_controllen = back.control_length as _;
+                }
+            }
+            send_all(&self.socket, &mut headers[..batch.len()], &self.counters);
+        }
+        to.clear();
+        octets.clear();
+        octets.shrink_to(KEPT);
+    }
+}
+
+/// Octets of replies that were waited for, kept for the next.
+const KEPT: usize = 256 * 1024;
 
 /// Room for a reply: `--udp-payload` goes no higher than 4,096 octets.
 const REPLY: usize = 4096 + 64;
@@ -412,22 +444,28 @@ impl Batch {
         WayBack { name: self.names[index], name_length: incoming.msg_namelen, control, control_length }
     }
 
-    /// Sends the first `count` replies. One that cannot be sent is stepped over: it must not cost the others theirs.
+    /// Sends the first `count` replies.
     fn send(&mut self, socket: &Socket, count: usize, counters: &Counters) {
-        let mut done = 0;
-        while done < count {
-            let rest = &mut self.outgoing[done..count];
-            // SAFETY: as for receiving; the names and control messages of the batch are still in place.
-            let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as c_uint, 0) };
-            if sent > 0 {
-                done += sent as usize;
-                continue;
-            }
-            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+        send_all(socket, &mut self.outgoing[..count], counters);
+    }
+}
+
+/// Sends messages whose headers point to what is in place. One that cannot be sent is stepped over: it must not cost the
+/// others theirs.
+fn send_all(socket: &Socket, mut rest: &mut [mmsghdr], counters: &Counters) {
+    while !rest.is_empty() {
+        // SAFETY: the callers' headers point to names, control messages and replies of the lengths told, which live and
+        // stay where they are until the call returns.
+        let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as c_uint, 0) };
+        let done = match usize::try_from(sent) {
+            Ok(sent @ 1..) => sent,
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => 0,
+            _ => {
                 counters.unsent();
-                done += 1;
+                1
             }
-        }
+        };
+        rest = rest.get_mut(done..).unwrap_or_default();
     }
 }
 

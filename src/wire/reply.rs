@@ -148,8 +148,7 @@ impl<'b> Reply<'b> {
             let [size_high, size_low] = payload.to_be_bytes();
             let extended = (rcode >> 4) as u8;
             let [length_high, length_low] = (options.len() as u16).to_be_bytes();
-            let opt =
-                [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, length_high, length_low];
+            let opt = [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, length_high, length_low];
             let fitted = if options.is_empty() { self.push(&opt) } else { self.push_all(&[&opt, options]) };
             self.count(Section::Additional, u16::from(fitted));
         }

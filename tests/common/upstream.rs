@@ -43,8 +43,7 @@ impl Upstream {
             silent: Arc::default(),
         };
         let answer: Arc<Answer> = Arc::new(answer);
-        let (asked, questions, silent) =
-            (upstream.asked.clone(), upstream.questions.clone(), upstream.silent.clone());
+        let (asked, questions, silent) = (upstream.asked.clone(), upstream.questions.clone(), upstream.silent.clone());
         let take = move |query: &[u8], over| {
             let Ok(message) = Message::from_vec(query) else { return Vec::new() };
             let Some(question) = message.queries.first() else { return Vec::new() };

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unsafe_code)]
 
 mod common;
+#[path = "common/upstream.rs"]
+mod upstream;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -139,4 +141,54 @@ fn the_hot_path_names_no_lock() {
             }
         }
     }
+}
+
+#[test]
+fn what_upstreams_have_said_is_answered_without_allocating() {
+    use callsign::forward;
+    use std::time::{Duration, Instant};
+    struct Told(std::sync::mpsc::Sender<usize>);
+    impl forward::Client for Told {
+        fn send(
+            self: Box<Self>,
+            reply: &[u8],
+            _: &Verdict,
+            _: Duration,
+        ) -> Option<std::sync::Arc<dyn forward::Outbox>> {
+            self.0.send(reply.len()).unwrap();
+            None
+        }
+    }
+    let upstream = upstream::Upstream::serving("www.example 3600 A 192.0.2.1\nalias.example 3600 CNAME www.example.");
+    let flag = upstream.flag();
+    let zone = common::zone(OBJECTS, &[&flag]);
+    let payload = zone.settings.udp_payload;
+    let table = std::sync::Arc::new(arc_swap::ArcSwap::new(zone.clone()));
+    let forwarder = forward::start(common::config(&[&flag]).forwarding, table, payload).unwrap().forwarder;
+    let questions = ["www.example. A", "WWW.EXAMPLE. A", "alias.example. A", "www.example. MX", "nope.example. A"];
+    let mut queries: Vec<Vec<u8>> = questions.iter().map(|question| common::query(question, Some(1232))).collect();
+    queries.extend(questions.iter().map(|question| common::query(question, None)));
+    let mut reply = vec![0; 65_535];
+    let mut scratch = Scratch::new(0);
+    let from = std::net::IpAddr::from([127, 0, 0, 1]);
+    for query in &queries {
+        let Verdict::Forward(ask) = answer(&zone, CLIENT, query, Limit::Datagram, &mut scratch, &mut reply) else {
+            panic!("it is somebody else's")
+        };
+        let (told, tells) = std::sync::mpsc::channel();
+        let (query, client) = (query.as_slice().into(), Box::new(Told(told)));
+        forwarder.hand_over(forward::Question { query, ask, from, received: Instant::now(), client });
+        tells.recv_timeout(Duration::from_secs(5)).unwrap();
+    }
+    let counters = Counters::default();
+    let before = ALLOCATIONS.get();
+    for turn in 0..100_000usize {
+        let query = &queries[turn % queries.len()];
+        let verdict = answer(&zone, CLIENT, query, Limit::Datagram, &mut scratch, &mut reply);
+        let Verdict::Forward(ask) = verdict else { panic!("{verdict:?}") };
+        let (verdict, age) = forwarder.answer(scratch.name(), query, &ask, Instant::now(), &mut reply).unwrap();
+        counters.count(from, query.len(), &verdict);
+        counters.kept(age == forward::Age::Stale);
+    }
+    assert_eq!(ALLOCATIONS.get() - before, 0, "allocations in 100,000 answers");
 }

@@ -231,6 +231,8 @@ fn what_is_kept_and_for_how_long() {
     for metric in ["callsign_cache_hits_total", "callsign_cache_misses_total", "callsign_upstream_requests_total"] {
         assert!(metrics.contains(metric), "{metric}");
     }
+    // Scrapers refuse a histogram whose last bucket is not that.
+    assert!(metrics.contains("le=\"+Inf\"") && !metrics.contains("e308"));
 }
 
 #[test]
@@ -792,4 +794,36 @@ fn bad_flags_are_told_in_one_line() {
         let said: Vec<&str> = error.lines().filter(|line| !line.contains(" INFO ")).collect();
         assert!(said.len() == 1 && said[0].contains(expected), "{flags:?}: {error}");
     }
+}
+
+#[test]
+fn ten_thousand_replies_take_twelve_megabytes_at_most() {
+    let upstream = Upstream::start(|query, _| {
+        let owner = query.queries.first().unwrap().name().to_ascii();
+        // An alias and two addresses, as a content network answers.
+        let records = format!(
+            "{owner} 300 CNAME edge.network.example.\nedge.network.example 60 A 192.0.2.1\nedge.network.example 60 A 192.0.2.2"
+        );
+        vec![reply(query, ResponseCode::NoError, &parse(&records)).to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    // Everything is allocated once before it is measured.
+    ask(&server, "first.example. A");
+    let before = server.status("RssAnon:");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(server.dns).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    for window in 0..400 {
+        for index in 0..25 {
+            socket.send(&common::query(&format!("host-{window}-{index}.shop.example. A"), Some(1232))).unwrap();
+        }
+        for _ in 0..25 {
+            socket.recv(&mut [0; 1500]).unwrap();
+        }
+    }
+    let metrics = server.get("/metrics");
+    let entries = metrics.lines().find_map(|line| line.strip_prefix("callsign_cache_entries ")).unwrap();
+    assert!(entries.parse::<f64>().unwrap() > 9000.0, "{entries}");
+    let grown = server.status("RssAnon:") - before;
+    assert!(grown <= 12_000, "{grown} KiB");
 }

@@ -1,0 +1,229 @@
+//! Replies of upstreams, whole, damaged and made up: what is passed on can be read by another parser, fits its limit, and
+//! carries the client's id and question.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+#[path = "common/upstream.rs"]
+#[allow(unused_imports)]
+mod upstream;
+
+use callsign::answer::{Ask, Why};
+use callsign::forward::{Age, Entry, Ttls, Unfit};
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::{RData, RecordType};
+use proptest::prelude::*;
+use upstream::{parse, reply};
+
+const TTLS: Ttls = Ttls { floor: 0, ceiling: 3600 };
+
+/// The question in lower case, as it is sent to upstreams: name, type, class.
+fn question(query: &[u8]) -> Vec<u8> {
+    let name = callsign::wire::Name::parse(query, 12).unwrap();
+    let end = 12 + name.wire_len();
+    [name.wire(), &query[end..end + 4]].concat()
+}
+
+fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> Ask {
+    let end = (12 + question(query).len()) as u16;
+    Ask { end, qtype: 1, limit, flags: 0x0100, edns, why: Why::Outside }
+}
+
+/// Types of record whose contents are looked at: another parser has no reason to refuse what is left of them.
+fn is_checked(message: &[u8]) -> bool {
+    let known = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::CNAME,
+        RecordType::NS,
+        RecordType::PTR,
+        RecordType::MX,
+        RecordType::SRV,
+    ];
+    Message::from_vec(message).map_or(false, |message| {
+        let mut all = message.answers.iter().chain(&message.authorities).chain(&message.additionals);
+        all.all(|record| known.contains(&record.record_type()) || matches!(record.data, RData::SOA(_)))
+    })
+}
+
+fn whole(query: &[u8]) -> Vec<u8> {
+    let query = Message::from_vec(query).unwrap();
+    let mut reply = reply(
+        &query,
+        ResponseCode::NoError,
+        &parse(
+            "www.example 300 CNAME a.example.\na.example 200 CNAME b.example.\nb.example 100 A 192.0.2.1\n\
+             b.example 100 A 192.0.2.2\nb.example 50 MX 10 a.example.",
+        ),
+    );
+    reply.authorities = parse("example 60 SOA ns.example. hostmaster.example. 1 2 3 4 60\nexample 60 NS ns.example.");
+    reply.additionals = parse("ns.example 60 AAAA 2001:db8::53\n_x._tcp.example 60 SRV 1 2 3 a.example.");
+    reply.to_vec().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_passed_on_is_sound(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        limit in 12u16..1300,
+        edns in any::<bool>(),
+        age in 0u32..400,
+    ) {
+        let query = common::query("WWW.example. A", None);
+        let mut message = whole(&query);
+        for (at, octet) in edits {
+            let at = at.index(message.len());
+            message[at] = octet;
+        }
+        if let Some(cut) = cut {
+            message.truncate(cut.index(message.len()));
+        }
+        if let Ok(entry) = Entry::parse(&message, &question(&query), TTLS, 0, |_| false) {
+            let ask = ask(&query, limit, edns.then_some(0));
+            let mut buffer = vec![0; 65_535];
+            for age in [Age::Fresh(age), Age::Stale] {
+                let Some(length) = entry.write(&query, &ask, age, 1232, &mut buffer) else { continue };
+                prop_assert!(length <= usize::from(limit), "{length} of {limit}");
+                prop_assert_eq!(&buffer[..2], &query[..2], "the id");
+                prop_assert_eq!(&buffer[12..usize::from(ask.end)], &query[12..usize::from(ask.end)], "the question");
+                let checked = is_checked(&entry.message(&question(&query)));
+                let parsed = Message::from_vec(&buffer[..length]);
+                prop_assert!(parsed.is_ok() || !checked, "{:?}: {:?}", parsed, &buffer[..length]);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..600)) {
+        let query = common::query("www.example. A", None);
+        let _ = Entry::parse(&noise, &question(&query), TTLS, 0, |_| true);
+        // And behind a header and question that are right.
+        let head = &whole(&query)[..12 + question(&query).len()];
+        let _ = Entry::parse(&[head, &noise].concat(), &question(&query), TTLS, 0, |_| true);
+    }
+}
+
+#[test]
+fn what_fits_is_sent_and_what_was_asked_for_comes_first() {
+    let query = common::query("www.example. A", None);
+    let entry = Entry::parse(&whole(&query), &question(&query), TTLS, 0, |_| false).unwrap();
+    let mut buffer = vec![0; 65_535];
+    let mut seen = Vec::new();
+    for limit in (29..400).rev() {
+        let length = entry.write(&query, &ask(&query, limit, None), Age::Fresh(0), 1232, &mut buffer).unwrap();
+        assert!(length <= usize::from(limit));
+        let message = Message::from_vec(&buffer[..length]).unwrap();
+        let shape =
+            (message.answers.len(), message.authorities.len(), message.additionals.len(), message.metadata.truncation);
+        if seen.last() != Some(&shape) {
+            seen.push(shape);
+        }
+    }
+    let expected = [
+        (5, 2, 2, false),
+        (5, 2, 0, false),
+        (5, 0, 0, false),
+        (4, 0, 0, true),
+        (3, 0, 0, true),
+        (2, 0, 0, true),
+        (1, 0, 0, true),
+        (0, 0, 0, true),
+    ];
+    assert_eq!(seen, expected, "additional records go first, then the authority, and only then what was asked for");
+}
+
+#[test]
+fn ttls_and_what_is_kept() {
+    let query = common::query("www.example. A", None);
+    let asked = Message::from_vec(&query).unwrap();
+    let soa = "example 600 SOA ns.example. hostmaster.example. 1 2 3 4 120";
+    let cases: [(&str, &str, &str, ResponseCode, u32); 10] = [
+        (
+            "the smallest TTL of the answer",
+            "www.example 300 A 192.0.2.1\nwww.example 200 A 192.0.2.2",
+            "",
+            ResponseCode::NoError,
+            200,
+        ),
+        ("no more than the ceiling", "www.example 90000 A 192.0.2.1", "", ResponseCode::NoError, 3600),
+        ("a TTL of zero is not kept", "www.example 0 A 192.0.2.1", "", ResponseCode::NoError, 0),
+        ("the highest bit means zero (RFC 2181)", "www.example 2147483648 A 192.0.2.1", "", ResponseCode::NoError, 0),
+        ("NODATA: the SOA's minimum", "", soa, ResponseCode::NoError, 120),
+        ("NXDOMAIN: the same", "", soa, ResponseCode::NXDomain, 120),
+        ("an alias to nothing: both", "www.example 30 CNAME b.example.", soa, ResponseCode::NXDomain, 30),
+        ("negative without SOA", "", "", ResponseCode::NXDomain, 0),
+        ("SERVFAIL", "", "", ResponseCode::ServFail, 5),
+        ("REFUSED", "", "", ResponseCode::Refused, 0),
+    ];
+    for (case, answers, authority, rcode, ttl) in cases {
+        let mut message = reply(&asked, rcode, &parse(answers));
+        message.authorities = parse(authority);
+        let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 7, |_| false).unwrap();
+        assert_eq!(entry.ttl, ttl, "{case}");
+        if ttl > 0 {
+            assert_eq!(entry.age(7 + ttl - 1), Age::Fresh(ttl - 1), "{case}");
+            assert_eq!(entry.age(7 + ttl), Age::Expired, "{case}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_passed_on() {
+    let query = common::query("www.example. A", None);
+    let asked = Message::from_vec(&query).unwrap();
+    let good = || reply(&asked, ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
+    let with = |change: &dyn Fn(&mut Message)| {
+        let mut message = good();
+        change(&mut message);
+        message.to_vec().unwrap()
+    };
+    let bytes = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut message = good().to_vec().unwrap();
+        change(&mut message);
+        message
+    };
+    let cases: [(&str, Vec<u8>, Unfit); 9] = [
+        ("nothing", vec![], Unfit::Foreign),
+        ("a query", query.clone(), Unfit::Foreign),
+        (
+            "another name",
+            with(&|message| {
+                message.queries[0].set_name(upstream::name("w.example"));
+            }),
+            Unfit::Foreign,
+        ),
+        (
+            "another type, which differs by a bit that letters fold",
+            {
+                let mut query = common::query("www.example. TYPE65", None);
+                query[2] |= 0x80;
+                query
+            },
+            Unfit::Foreign,
+        ),
+        ("cut off", with(&|message| message.metadata.truncation = true), Unfit::Truncated),
+        ("a record that does not end", bytes(&|octets| octets.truncate(octets.len() - 1)), Unfit::Damaged),
+        ("more records than there are", bytes(&|octets| octets[7] = 2), Unfit::Damaged),
+        (
+            "a pointer to itself",
+            bytes(&|octets| {
+                let at = octets.len() - 16;
+                octets[at + 1] = at as u8;
+            }),
+            Unfit::Damaged,
+        ),
+        (
+            "aliases in a circle",
+            with(&|message| {
+                message.answers = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME WWW.example.");
+            }),
+            Unfit::Circle,
+        ),
+    ];
+    for (case, message, unfit) in cases {
+        let found = Entry::parse(&message, &question(&query), TTLS, 0, |_| false);
+        assert_eq!(found.err(), Some(unfit), "{case}");
+    }
+}

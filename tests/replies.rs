@@ -39,7 +39,7 @@ fn is_checked(message: &[u8]) -> bool {
         RecordType::MX,
         RecordType::SRV,
     ];
-    Message::from_vec(message).map_or(false, |message| {
+    Message::from_vec(message).is_ok_and(|message| {
         let mut all = message.answers.iter().chain(&message.authorities).chain(&message.additionals);
         all.all(|record| known.contains(&record.record_type()) || matches!(record.data, RData::SOA(_)))
     })

@@ -102,14 +102,16 @@ pub struct Bounds {
     pub octets: usize,
 }
 
+type Entries = Shared<Key, Arc<Entry>, Octets, RandomState, DefaultLifecycle<Key, Arc<Entry>>>;
+
 /// The cache. Reading takes a shared lock of one shard for as long as it takes to find an entry and count a reference.
 pub(super) struct Cache {
-    entries: Option<Shared<Key, Arc<Entry>, Octets, RandomState, DefaultLifecycle<Key, Arc<Entry>>>>,
+    entries: Option<Entries>,
 }
 
 impl Cache {
     pub(super) fn new(bounds: Bounds) -> Cache {
-        let least = (bounds.octets / bounds.entries.max(1)).max(1) as u64;
+        let least = bounds.octets.div_ceil(bounds.entries.max(1)) as u64;
         // An entry is never larger than a shard: there are few.
         let options = OptionsBuilder::new()
             .shards(8)

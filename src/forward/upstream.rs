@@ -40,6 +40,8 @@ const RESEND: Duration = Duration::from_millis(700);
 const DOWN_AFTER: u32 = 3;
 /// First and longest time that a server is asked last.
 const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// How long a server that does not know EDNS is asked without it.
+const PLAIN: Duration = Duration::from_secs(900);
 /// Upper bounds of the histogram of times, in microseconds.
 pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
 /// Response codes that are counted by name.
@@ -210,7 +212,10 @@ pub(super) struct Server {
     lanes: RefCell<Vec<Lane>>,
     stream: Mutex<Option<Stream>>,
     health: Cell<Health>,
-    knows_edns: Cell<bool>,
+    /// Until when it is asked without EDNS, since it did not know it.
+    plain_until: Cell<Option<Instant>>,
+    /// Whether the last connection could not be made.
+    unreachable: Cell<bool>,
 }
 
 impl Server {
@@ -222,7 +227,8 @@ impl Server {
             lanes: RefCell::default(),
             stream: Mutex::new(None),
             health: Cell::default(),
-            knows_edns: Cell::new(true),
+            plain_until: Cell::new(None),
+            unreachable: Cell::new(false),
         }
     }
 
@@ -261,6 +267,15 @@ impl Server {
             self.stats.down.store(false, Relaxed);
             tracing::info!(upstream = %self.address, "upstream replies again");
         }
+    }
+
+    fn knows_edns(&self) -> bool {
+        self.plain_until.get().is_none_or(|until| until <= Instant::now())
+    }
+
+    /// A server that refused EDNS is asked without for a while, and not for ever: it may be replaced.
+    fn ask_plainly(&self) {
+        self.plain_until.set(Some(Instant::now() + PLAIN));
     }
 
     /// Asks. What comes back as an answer is one: that a name exists, or does not.
@@ -302,7 +317,7 @@ impl Server {
         let mut patience = RESEND;
         loop {
             let id = self.shared.random() as u16;
-            let edns = self.knows_edns.get();
+            let edns = self.knows_edns();
             let message = asked.encode(id, edns);
             lane.uses += 1;
             // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
@@ -320,7 +335,7 @@ impl Server {
                     self.keep(lane);
                     return self.over_stream(asked).await;
                 }
-                Ok(Ok(Err(Unfit::NoEdns))) if edns => self.knows_edns.set(false),
+                Ok(Ok(Err(Unfit::NoEdns))) if edns => self.ask_plainly(),
                 Ok(Ok(Err(_))) => return Err(Trouble::Unfit),
                 Ok(Err(_)) => return Err(Trouble::Io),
                 Err(_) if Instant::now() >= asked.deadline => return Err(Trouble::Silent),
@@ -387,12 +402,13 @@ impl Server {
             loop {
                 let (stream, is_new) = self.connection().await?;
                 fresh |= is_new;
-                let message = Message::from_vec(&asked.encode(0, self.knows_edns.get())).map_err(|_| Trouble::Unfit)?;
+                let edns = self.knows_edns();
+                let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| Trouble::Unfit)?;
                 let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
                 match sent.first_answer().await {
                     Ok(response) => match self.shared.parse(response.as_buffer(), asked.question) {
                         Ok(entry) => return Ok(entry),
-                        Err(Unfit::NoEdns) if self.knows_edns.replace(false) => {}
+                        Err(Unfit::NoEdns) if edns => self.ask_plainly(),
                         Err(_) => return Err(Trouble::Unfit),
                     },
                     Err(why) => {
@@ -427,10 +443,14 @@ impl Server {
         match opened {
             Ok(stream) => {
                 *open = Some(stream.clone());
+                self.unreachable.set(false);
                 Ok((stream, true))
             }
             Err(why) => {
-                tracing::debug!(upstream = %self.address, %why, "no connection to an upstream");
+                // Once, until one succeeds: a wrong certificate is for an operator to mend.
+                if !self.unreachable.replace(true) {
+                    tracing::warn!(upstream = %self.address, %why, "no connection to an upstream");
+                }
                 Err(Trouble::Io)
             }
         }

@@ -172,11 +172,11 @@ fn admit(stream: TcpStream, from: IpAddr, shared: &Arc<Shared>, stopping: &watch
 
 /// A reply that was waited for, or that there will be none.
 type Reply = Option<Vec<u8>>;
-type Late = (mpsc::UnboundedSender<Reply>, mpsc::UnboundedReceiver<Reply>);
+type Late = (mpsc::Sender<Reply>, mpsc::Receiver<Reply>);
 
 /// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
 struct Sender {
-    replies: mpsc::UnboundedSender<Reply>,
+    replies: mpsc::Sender<Reply>,
     counters: Arc<Counters>,
     from: IpAddr,
     octets: usize,
@@ -188,7 +188,8 @@ impl Client for Sender {
         self.counters.count(self.from, self.octets, verdict);
         self.counters.took(1, took);
         self.sent = true;
-        let _ = self.replies.send(Some(reply.to_vec()));
+        // There is room for as many as a connection may wait for.
+        let _ = self.replies.try_send(Some(reply.to_vec()));
         None
     }
 }
@@ -196,7 +197,7 @@ impl Client for Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         if !self.sent {
-            let _ = self.replies.send(None);
+            let _ = self.replies.try_send(None);
         }
     }
 }
@@ -354,7 +355,7 @@ fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, 
                     verdict = kept;
                 }
                 None => {
-                    let (replies, _) = late.get_or_insert_with(mpsc::unbounded_channel);
+                    let (replies, _) = late.get_or_insert_with(|| mpsc::channel(WAITING));
                     let client = Sender {
                         replies: replies.clone(),
                         counters: shared.late.clone(),

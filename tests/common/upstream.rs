@@ -1,5 +1,5 @@
 //! An upstream that does as it is told: what it answers is a function of what it is asked.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::disallowed_methods)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};

@@ -259,7 +259,12 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
-    let file = kube::config::Kubeconfig::read_from(path).map_err(|why| causes(&why))?;
+    // KUBECONFIG may name several files, of which the first that says something counts.
+    let mut file = kube::config::Kubeconfig::default();
+    for part in std::env::split_paths(path) {
+        let next = kube::config::Kubeconfig::read_from(part).map_err(|why| causes(&why))?;
+        file = file.merge(next).map_err(|why| causes(&why))?;
+    }
     let options = kube::config::KubeConfigOptions { context, ..Default::default() };
     kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|why| causes(&why))
 }

@@ -50,7 +50,7 @@ pub struct NameArgs {
     )]
     pub cluster_domains: Vec<String>,
     /// Namespace of callers that nothing else tells; a sidecar sets it from the downward API
-    #[arg(long, value_name = "NS", env = "POD_NAMESPACE")]
+    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE")]
     pub namespace: Option<String>,
     /// Namespace of the callers in a network (repeatable; the longest prefix wins)
     #[arg(long, value_name = "CIDR=NS", value_parser = caller_block)]

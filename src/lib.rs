@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod forward;
 pub mod lifecycle;
+pub mod report;
 pub mod resolve;
 pub mod server;
 mod watched;

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{Failure, NO, print, source};
 use crate::config::{NameArgs, SourceArgs};
+use crate::report::services;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -27,16 +28,14 @@ pub(super) struct DnsArgs {
 /// Prints a group for each application namespace.
 pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
     let cluster = source::read(&args.source, &args.names)?;
-    let domain = cluster.zone.settings.first_domain();
     let prefix = &*args.names.application_prefix;
     // Apps, and the Services of each with full name and ports, in the order of their own names.
-    let mut apps: BTreeMap<&str, BTreeMap<&str, (String, String)>> = BTreeMap::new();
-    for (key, fact, _) in cluster.builder.services() {
-        let Some(app) = key.namespace.strip_prefix(prefix).filter(|app| !app.is_empty()) else { continue };
-        let ports: Vec<String> =
-            fact.ports.iter().map(|port| format!("{}/{}", port.number, port.protocol.as_str())).collect();
-        let name = format!("{}.{}.svc.{domain}", key.name, key.namespace);
-        apps.entry(app).or_default().insert(&key.name, (name, ports.join(",")));
+    let mut apps: BTreeMap<&str, BTreeMap<&str, (&str, String)>> = BTreeMap::new();
+    let lines = services::list(&cluster.catalog, None);
+    for line in &lines {
+        let Some(app) = line.namespace.strip_prefix(prefix).filter(|app| !app.is_empty()) else { continue };
+        let ports: Vec<String> = line.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
+        apps.entry(app).or_default().insert(&line.service, (&line.domain, ports.join(",")));
     }
     let wanted: Vec<&str> = args.apps.iter().map(|app| app.strip_prefix(prefix).unwrap_or(app)).collect();
     let unknown: Vec<&str> = wanted.iter().filter(|app| !apps.contains_key(**app)).copied().collect();

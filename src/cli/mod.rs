@@ -1,14 +1,19 @@
 //! Subcommands, a file each.
 
 mod dns;
+mod doctor;
+mod env;
 mod explain;
 mod name;
+mod paint;
+mod resolvconf;
 mod serve;
+mod services;
 mod source;
 
 use std::io::Write as _;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Exit status for bad usage (sysexits.h).
 pub const USAGE: u8 = 64;
@@ -32,6 +37,9 @@ enum Command {
     /// Answer DNS
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<crate::config::ServeArgs>),
+    /// List Services, what they are called and their ports
+    #[command(after_help = services::EXAMPLES)]
+    Services(Box<services::ServicesArgs>),
     /// Say how a name resolves, or why it does not
     #[command(after_help = explain::EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
@@ -41,6 +49,50 @@ enum Command {
     /// Say what an app's Service is called
     #[command(after_help = name::EXAMPLES)]
     Name(Box<name::AppArgs>),
+    /// Write the variables that link a Service to others
+    #[command(after_help = env::EXAMPLES)]
+    Env(Box<env::EnvArgs>),
+    /// Find what is wrong with the names of a cluster
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(Box<doctor::DoctorArgs>),
+    /// Print a resolv.conf for a container
+    #[command(name = "resolvconf", after_help = resolvconf::EXAMPLES)]
+    ResolvConf(Box<resolvconf::ResolvConfArgs>),
+    /// Print a script that completes commands and flags
+    #[command(after_help = COMPLETION)]
+    Completion {
+        /// The shell that it is for
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page of the program, or of one of its commands
+    #[command(after_help = MAN)]
+    Man {
+        /// The command
+        command: Option<String>,
+    },
+}
+
+const COMPLETION: &str = "\
+Examples:
+  callsign completion bash > /usr/share/bash-completion/completions/callsign
+  callsign completion zsh > \"${fpath[1]}/_callsign\"
+  callsign completion fish > ~/.config/fish/completions/callsign.fish";
+
+const MAN: &str = "\
+Examples:
+  callsign man > /usr/local/share/man/man1/callsign.1
+  callsign man explain | man -l -";
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Shell {
+    /// GNU bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
 }
 
 /// What went wrong, as one line, and the exit status that says so.
@@ -73,6 +125,12 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// As JSON, for programs.
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    Ok(text.map_err(|why| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}")))? + "\n")
+}
+
 impl From<crate::app::StartError> for Failure {
     fn from(why: crate::app::StartError) -> Failure {
         Failure::new(why.exit_status(), why)
@@ -94,8 +152,74 @@ impl Cli {
             Command::Explain(args) => explain::run(&args),
             Command::Dns(args) => dns::run(&args),
             Command::Name(args) => name::run(&args),
+            Command::Services(args) => services::run(&args),
+            Command::Env(args) => env::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::ResolvConf(args) => resolvconf::run(&args),
+            Command::Completion { shell } => completion(shell),
+            Command::Man { command } => man(command.as_deref()),
         }
     }
+}
+
+fn completion(shell: Shell) -> Result<(), Failure> {
+    use clap_complete::{Shell as For, generate};
+    let mut script = Vec::new();
+    let shell = match shell {
+        Shell::Bash => For::Bash,
+        Shell::Zsh => For::Zsh,
+        Shell::Fish => For::Fish,
+    };
+    generate(shell, &mut Cli::command(), "callsign", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+fn man(command: Option<&str>) -> Result<(), Failure> {
+    let mut all = Cli::command();
+    all.build();
+    let page = match command {
+        None => all,
+        Some(name) => {
+            let found = all.find_subcommand(name).cloned();
+            let page = found.ok_or_else(|| Failure::new(USAGE, format!("there is no command '{name}'")))?;
+            // The page of a command is called as `git help` calls its own.
+            page.name(format!("callsign-{name}"))
+        }
+    };
+    let mut roff = Vec::new();
+    let made = clap_mangen::Man::new(page).render(&mut roff);
+    made.map_err(|why| Failure::new(UNAVAILABLE, format!("the page cannot be made: {why}")))?;
+    print(&String::from_utf8_lossy(&roff))
+}
+
+/// Rows in columns two spaces apart, the last not padded.
+fn table(rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut columns = tabwriter::TabWriter::new(Vec::new()).minwidth(0).padding(2);
+    for row in rows {
+        // Writing to memory does not fail.
+        let _ = writeln!(columns, "{}", row.join("\t"));
+    }
+    String::from_utf8_lossy(&columns.into_inner().unwrap_or_default()).into_owned()
+}
+
+/// Called as `kubectl callsign`, the cluster is kubectl's: that of KUBECONFIG or `~/.kube/config`.
+fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
+    let program = arguments.first().map(std::path::Path::new).and_then(|path| path.file_name());
+    let is_plugin = program.is_some_and(|name| name == "kubectl-callsign" || name == "kubectl_callsign");
+    let given = |flag: &str| {
+        arguments.iter().any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")))
+    };
+    let asks = ["services", "dns", "explain", "env", "name", "doctor"];
+    let asks = arguments.get(1).is_some_and(|command| asks.contains(&command.as_str()));
+    if !is_plugin || !asks || given("--kubeconfig") || given("--manifests") || given("--help") || given("-h") {
+        return arguments;
+    }
+    let home = || Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".kube/config"));
+    let told = std::env::var_os("KUBECONFIG").filter(|told| !told.is_empty()).map(std::path::PathBuf::from);
+    if let Some(path) = told.or_else(|| home().filter(|path| path.exists())) {
+        arguments.insert(2, format!("--kubeconfig={}", path.display()));
+    }
+    arguments
 }
 
 /// The arguments of the process, with those of `--config FILE` where the command line and the environment are silent.
@@ -103,6 +227,7 @@ impl Cli {
 /// # Errors
 /// Bad usage: what clap says, and its first line.
 pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
+    let arguments = as_plugin(arguments);
     let file = arguments.iter().enumerate().find_map(|(at, argument)| match argument.as_str() {
         "--config" => arguments.get(at + 1).cloned(),
         other => other.strip_prefix("--config=").map(str::to_owned),

@@ -50,7 +50,7 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
     if matches!(args.source.source(), Source::Nowhere) {
         return print(&full(first));
     }
-    let zone = source::read(&args.source, &args.names)?.zone;
+    let zone = source::read(&args.source, &args.names)?.catalog.zone;
     let exists = |service: &&String| match (label_of(service), label_of(&namespace)) {
         (Ok(service), Ok(namespace)) => zone.service(zone.label(&service), zone.label(&namespace)).is_some(),
         _ => false,

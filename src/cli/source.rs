@@ -1,32 +1,36 @@
 //! A cluster read once, for commands that answer and end.
 
 use std::collections::HashSet;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{CONFIG, Failure, UNAVAILABLE};
 use crate::app;
 use crate::cluster::kubernetes::{self, Pods};
 use crate::cluster::manifests::{Manifests, Options};
 use crate::cluster::object::Reading;
-use crate::cluster::{Event, publish};
+use crate::cluster::publish::{Publisher, Status};
+use crate::cluster::{Event, Events, Part, publish};
 use crate::config::{NameArgs, Source, SourceArgs};
 use crate::zone::facts::{Change, PodId};
-use crate::zone::{Builder, Zone};
+use crate::report::Catalog;
+use crate::zone::{Builder, Report, Zone};
 
 /// How long an API may take to tell everything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a source said.
 pub(super) struct Cluster {
-    /// The table.
-    pub(super) zone: Arc<Zone>,
-    /// What was said of it.
-    pub(super) builder: Builder,
+    /// The table, and the facts that it is made of.
+    pub(super) catalog: Catalog,
+    /// What was noticed while it was made.
+    pub(super) reports: Vec<Report>,
     /// Pods that manifests hold.
     pods: HashSet<PodId>,
     api: Option<(Runtime, kube::Client)>,
@@ -34,7 +38,9 @@ pub(super) struct Cluster {
 
 /// Reads everything once. Complaints about single objects go to stderr.
 pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
-    let settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    // As servers do by default: it decides what a namespace called `com` may answer.
+    settings.forwarding = true;
     let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
     let builder = Builder::new(Arc::new(settings));
@@ -59,7 +65,7 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
         _ => None,
     });
     let pods = pods.collect();
-    let (zone, builder, others) = publish::build(builder, events);
+    let (zone, mut builder, others) = publish::build(builder, events);
     for event in others {
         match event {
             Event::Rejected(rejected) => tracing::warn!(object = %rejected, "left out"),
@@ -67,7 +73,126 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
             _ => {}
         }
     }
-    Ok(Cluster { zone, builder, pods, api })
+    let reports = builder.take_reports();
+    Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), reports, pods, api })
+}
+
+/// A source that goes on telling.
+pub(super) struct Live {
+    runtime: Runtime,
+    table: Arc<ArcSwap<Zone>>,
+    events: Events,
+    client: Option<kube::Client>,
+}
+
+/// Follows a source, as the server does.
+pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failure> {
+    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    settings.forwarding = true;
+    let settings = Arc::new(settings);
+    let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
+    let source = args.source();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {why}")))?;
+    let table = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
+    let status = Status::default();
+    let (events, incoming) = mpsc::channel(4096);
+    let (parts, first, client) = match &source {
+        Source::Nowhere => return Err(app::StartError::NoSource.into()),
+        Source::Manifests(path) => {
+            let options = Options { path: path.clone(), reading, service_cidrs: args.service_cidrs.clone() };
+            let _guard = runtime.enter();
+            let (manifests, mut first) =
+                Manifests::open(options).map_err(|why| Failure::from(app::StartError::from(why)))?;
+            first.push(Event::Synced(Part::Manifests));
+            runtime.spawn(manifests.follow(events.clone()));
+            (vec![Part::Manifests], first, None)
+        }
+        Source::Kubeconfig(..) | Source::InCluster => {
+            let client = app::client(&runtime, &source).map_err(Failure::from)?;
+            let _guard = runtime.enter();
+            (kubernetes::follow(&client, reading, &Pods::Off, Duration::ZERO, &events), Vec::new(), Some(client))
+        }
+    };
+    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
+    for event in first {
+        publisher.take(event);
+    }
+    publisher.publish();
+    runtime.spawn(publisher.run(incoming));
+    let live = Live { runtime, table, events, client };
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !live.table.load().synced {
+        let condition = status.condition();
+        let trouble = condition.trouble.iter().map(|(part, reason)| format!("{}: {reason}", part.as_str())).next();
+        if std::time::Instant::now() > deadline || trouble.as_deref().is_some_and(is_final) {
+            return Err(unavailable(trouble));
+        }
+        live.wait(Duration::from_millis(20));
+    }
+    Ok(live)
+}
+
+impl Live {
+    /// The namespace that a command is about.
+    pub(super) fn namespace(&self, names: &NameArgs) -> String {
+        namespace_of(names, self.client.as_ref())
+    }
+
+    /// What is known now.
+    pub(super) fn catalog(&self) -> Result<Catalog, Failure> {
+        let (wanted, facts) = oneshot::channel();
+        let facts = self.runtime.block_on(async {
+            self.events.send(Event::Facts(wanted)).await.ok()?;
+            facts.await.ok()
+        });
+        let facts = facts.ok_or_else(|| Failure::new(UNAVAILABLE, "the source has ended"))?;
+        Ok(Catalog::new(self.table.load_full(), facts))
+    }
+
+    /// Lets time pass.
+    pub(super) fn wait(&self, time: Duration) {
+        self.runtime.block_on(tokio::time::sleep(time));
+    }
+}
+
+/// A line on a terminal while a large cluster is listed; it is gone before anything else is printed.
+struct Progress {
+    next: Option<std::time::Instant>,
+    shown: bool,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        let after = Duration::from_millis(300);
+        let next = std::io::stderr().is_terminal().then(|| std::time::Instant::now() + after);
+        Progress { next, shown: false }
+    }
+
+    fn show(&mut self, objects: usize) {
+        let now = std::time::Instant::now();
+        if self.next.is_some_and(|next| next <= now) {
+            self.next = Some(now + Duration::from_millis(100));
+            self.shown = true;
+            let _ = write!(std::io::stderr(), "\r{objects} objects of the cluster read …");
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Whether what an API says is its last word: a command is not patient where a server is.
+fn is_final(reason: &str) -> bool {
+    ["answers 401", "answers 403", "cannot reach"].iter().any(|word| reason.contains(word))
+}
+
+fn unavailable(trouble: Option<String>) -> Failure {
+    let why = trouble.unwrap_or_else(|| format!("the API did not tell everything within {} s", PATIENCE.as_secs()));
+    Failure::new(UNAVAILABLE, format!("{why}; check --kubeconfig, --context and that you may list it"))
 }
 
 async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, Failure> {
@@ -77,14 +202,15 @@ async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, F
     let mut told = Vec::new();
     let mut trouble = None;
     let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut progress = Progress::new();
     while !pending.is_empty() {
+        progress.show(told.len());
         match tokio::time::timeout_at(deadline, incoming.recv()).await {
             Ok(Some(Event::Synced(part))) => pending.retain(|waiting| *waiting != part),
-            // A command is not patient where a server is: what the API refuses now is the answer.
             Ok(Some(Event::Trouble(part, Some(reason)))) => {
-                let refused = ["401", "403"].iter().any(|code| reason.contains(&format!("answers {code}")));
+                let last = is_final(&reason);
                 trouble = Some(format!("{}: {reason}", part.as_str()));
-                if refused || reason.starts_with("cannot reach") {
+                if last {
                     break;
                 }
             }
@@ -92,18 +218,29 @@ async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, F
             Ok(None) | Err(_) => break,
         }
     }
+    progress.clear();
     if pending.is_empty() {
         return Ok(told);
     }
-    let why = trouble.unwrap_or_else(|| format!("the API did not tell everything within {} s", PATIENCE.as_secs()));
-    Err(Failure::new(UNAVAILABLE, format!("{why}; check --kubeconfig, --context and that you may list it")))
+    Err(unavailable(trouble))
+}
+
+/// The namespace that a command is about: `-n`, else that of the kubeconfig's context, else `default`.
+fn namespace_of(names: &NameArgs, client: Option<&kube::Client>) -> String {
+    let told = names.namespace.as_deref().filter(|text| !text.is_empty());
+    told.or(client.map(kube::Client::default_namespace)).unwrap_or("default").to_owned()
 }
 
 impl Cluster {
+    /// The namespace that a command is about.
+    pub(super) fn namespace(&self, names: &NameArgs) -> String {
+        namespace_of(names, self.api.as_ref().map(|(_, client)| client))
+    }
+
     /// The namespace of a pod, by its name or (where an API can be asked) its address.
     pub(super) fn pod_namespace(&self, pod: &str) -> Option<String> {
         let (namespace, name) = pod.split_once('/').map_or((None, pod), |(namespace, name)| (Some(namespace), name));
-        let mut places = self.zone.namespaces().map(|place| place.name.text());
+        let mut places = self.catalog.namespaces().map(str::to_owned);
         let held = |place: &String| {
             namespace.is_none_or(|namespace| namespace == place) && self.pods.contains(&PodId::of(place, name))
         };

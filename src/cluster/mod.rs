@@ -6,6 +6,7 @@ pub mod object;
 pub mod publish;
 pub mod saved;
 
+use crate::zone::Facts;
 use crate::zone::facts::Change;
 
 /// What a source says.
@@ -32,6 +33,8 @@ pub enum Event {
     Trouble(Part, Option<String>),
     /// What is held was compared with what the server has: so many objects differed, some of them by name.
     Compared(Part, usize, Vec<String>),
+    /// Somebody wants to know all facts of one moment.
+    Facts(tokio::sync::oneshot::Sender<Facts>),
 }
 
 /// An error with its causes, which is where connection errors say what happened, as one line.

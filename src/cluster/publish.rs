@@ -292,6 +292,10 @@ impl Publisher {
                     self.waiting.push((received, triggered));
                 }
             }
+            Event::Facts(wanted) => {
+                // Who asked may have gone.
+                let _ = wanted.send(self.builder.facts());
+            }
             Event::Compared(part, differing, examples) => {
                 let mut condition = self.status.lock();
                 condition.compared.0 += 1;

@@ -91,6 +91,7 @@ pub enum Report {
 }
 
 /// Facts of one moment.
+#[derive(Clone, Debug)]
 pub struct Facts {
     /// Services.
     pub services: Vec<(Key, Arc<ServiceFact>)>,

@@ -1,0 +1,40 @@
+//! `callsign resolvconf`: a resolv.conf for a container.
+
+use std::net::IpAddr;
+
+use clap::Args;
+
+use super::{CONFIG, Failure, USAGE, print};
+use crate::config::NameArgs;
+use crate::wire::label_of;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  callsign resolvconf --server 10.96.0.53
+  callsign resolvconf --server 10.96.0.53 --search -n web";
+
+/// Flags of `callsign resolvconf`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ResolvConfArgs {
+    /// Address that Callsign answers on (repeatable)
+    #[arg(long = "server", value_name = "IP", required = true)]
+    servers: Vec<IpAddr>,
+    /// With the search list that the kubelet writes for pods of -n, for clients that expect one
+    #[arg(long)]
+    search: bool,
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+/// Prints it.
+pub(super) fn run(args: &ResolvConfArgs) -> Result<(), Failure> {
+    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let mut text: String = args.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+    if args.search {
+        let namespace = args.names.namespace.as_deref().unwrap_or("default");
+        label_of(namespace).map_err(|why| Failure::new(USAGE, format!("-n '{namespace}': {why}")))?;
+        let domain = settings.first_domain();
+        text += &format!("search {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n");
+    }
+    print(&text)
+}

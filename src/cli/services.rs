@@ -1,0 +1,216 @@
+//! `callsign services`: what each Service is called, and on which ports.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Failure, NO, UNAVAILABLE, json, paint, print, source, table};
+use crate::config::{NameArgs, SourceArgs};
+use crate::report::Catalog;
+use crate::report::services::{self, Line};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  callsign services -n web --manifests deploy/demo
+  callsign services -A -o wide --kubeconfig ~/.kube/config
+  callsign services -A -o json --manifests deploy/demo | jq -r '.[].domain'
+  callsign services -A --watch --kubeconfig ~/.kube/config";
+
+/// `-o` of services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Name, full name, ports
+    #[default]
+    Table,
+    /// Also what it may be called for short, its type, ready endpoints, aliases
+    Wide,
+    /// Everything, for programs
+    Json,
+    /// The same in YAML
+    Yaml,
+    /// The same as wide, for spreadsheets
+    Csv,
+}
+
+/// Flags of `callsign services`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct ServicesArgs {
+    /// Only these Services
+    #[arg(value_name = "NAME")]
+    services: Vec<String>,
+    /// Of all namespaces, not only that of -n
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
+    /// Form of the output
+    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
+    output: Output,
+    /// Go on and show what changes
+    #[arg(long, short = 'w')]
+    watch: bool,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    names: NameArgs,
+}
+
+/// How often a watched cluster is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Lists Services, once or for ever.
+pub(super) fn run(args: &ServicesArgs) -> Result<(), Failure> {
+    if args.watch {
+        return watch(args);
+    }
+    let cluster = source::read(&args.source, &args.names)?;
+    let namespace = cluster.namespace(&args.names);
+    let (lines, unknown) = chosen(args, &cluster.catalog, &namespace)?;
+    print(&rendered(args, &lines, paint::is_wanted())?)?;
+    match unknown.as_slice() {
+        [] => Ok(()),
+        _ => Err(Failure::new(NO, format!("no Service is called {}; -A looks in all namespaces", unknown.join(", ")))),
+    }
+}
+
+/// The Services that are asked for, and names that none has.
+fn chosen(
+    args: &ServicesArgs,
+    catalog: &Catalog,
+    namespace: &str,
+) -> Result<(Vec<Line>, Vec<String>), Failure> {
+    let mut lines = services::list(catalog, Some(namespace).filter(|_| !args.all_namespaces));
+    if lines.is_empty() && !args.all_namespaces {
+        let others: Vec<&str> = catalog.namespaces().take(8).collect();
+        let what = if catalog.has_namespace(namespace) { "there are no Services in" } else { "there is no" };
+        return Err(Failure::new(
+            NO,
+            format!("{what} namespace {namespace}; -n names another ({}), -A lists all", others.join(", ")),
+        ));
+    }
+    let known: BTreeSet<&str> = lines.iter().map(|line| line.service.as_str()).collect();
+    let unknown = args.services.iter().filter(|name| !known.contains(name.as_str())).cloned().collect();
+    if !args.services.is_empty() {
+        lines.retain(|line| args.services.contains(&line.service));
+    }
+    Ok((lines, unknown))
+}
+
+fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}"));
+    match args.output {
+        Output::Json => json(&lines),
+        Output::Yaml => serde_saphyr::to_string(&lines).map_err(|why| failed(&why)),
+        Output::Table | Output::Wide => {
+            let rows = std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line)));
+            Ok(paint::heading(&table(rows), colours))
+        }
+        Output::Csv => {
+            let mut out = csv::Writer::from_writer(Vec::new());
+            for row in std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))) {
+                let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
+                out.write_record(plain).map_err(|why| failed(&why))?;
+            }
+            let octets = out.into_inner().map_err(|why| failed(&why))?;
+            String::from_utf8(octets).map_err(|why| failed(&why))
+        }
+    }
+}
+
+/// What stands in a table where there is nothing.
+const NONE: &str = "-";
+
+fn heading(args: &ServicesArgs) -> Vec<String> {
+    let namespace = args.all_namespaces.then_some("NAMESPACE");
+    let wide: &[&str] = match args.output {
+        Output::Wide | Output::Csv => &["SHORT", "TYPE", "READY", "ALIASES"],
+        _ => &[],
+    };
+    let all = namespace.iter().chain(&["SERVICE", "DOMAIN", "PORTS"]).chain(wide);
+    all.map(|cell| (*cell).to_owned()).collect()
+}
+
+fn cells(args: &ServicesArgs, line: &Line) -> Vec<String> {
+    let mut cells = Vec::new();
+    if args.all_namespaces {
+        cells.push(line.namespace.clone());
+    }
+    cells.extend([line.service.clone(), line.domain.clone(), line.ports_text()]);
+    if matches!(args.output, Output::Wide | Output::Csv) {
+        cells.extend([line.short.clone(), line.r#type.to_owned(), line.ready_text(), line.aliases.join(",")]);
+    }
+    for cell in &mut cells {
+        if cell.is_empty() {
+            NONE.clone_into(cell);
+        }
+    }
+    cells
+}
+
+/// On a terminal the whole list, drawn anew; in a pipe the list, and then a line for each change.
+fn watch(args: &ServicesArgs) -> Result<(), Failure> {
+    let live = source::follow(&args.source, &args.names)?;
+    let namespace = live.namespace(&args.names);
+    let terminal = std::io::stdout().is_terminal();
+    let mut shown: Option<Vec<Line>> = None;
+    loop {
+        let catalog = live.catalog()?;
+        let lines = match chosen(args, &catalog, &namespace) {
+            Ok((lines, _)) => lines,
+            // What is not there yet may come.
+            Err(why) if shown.is_none() && !terminal => {
+                tracing::warn!(why = why.line, "waiting");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        };
+        if shown.as_ref() != Some(&lines) {
+            let text = match (&shown, terminal) {
+                (_, true) => screen(args, shown.as_deref().unwrap_or(&lines), &lines)?,
+                (None, false) => rendered(args, &lines, false)?,
+                (Some(before), false) => changes(args, before, &lines)?,
+            };
+            let mut out = std::io::stdout().lock();
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                Ok(()) => {}
+                Err(why) if why.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(why) => return Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {why}"))),
+            }
+            drop(out);
+            shown = Some(lines);
+        }
+        live.wait(LOOK);
+    }
+}
+
+/// What changed: new and changed lines as they are, those that are gone with a word.
+fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
+    if matches!(args.output, Output::Json | Output::Yaml) {
+        return rendered(args, now, false);
+    }
+    let same = |a: &Line, b: &Line| a.namespace == b.namespace && a.service == b.service;
+    let new = now.iter().filter(|line| !before.contains(line)).map(|line| cells(args, line));
+    let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other))).map(|line| {
+        let mut cells = cells(args, line);
+        cells.push("gone".to_owned());
+        cells
+    });
+    Ok(table(new.chain(gone)))
+}
+
+/// The whole list from the top of the terminal, with what is new or changed in colour.
+fn screen(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
+    let text = rendered(args, now, paint::is_wanted())?;
+    if !matches!(args.output, Output::Table | Output::Wide) || !paint::is_wanted() {
+        return Ok(format!("{CLEAR}{text}"));
+    }
+    let rows = text.lines().enumerate().map(|(at, row)| {
+        let changed = at.checked_sub(1).and_then(|at| now.get(at)).is_some_and(|line| !before.contains(line));
+        if changed { paint::changed(row) } else { row.to_owned() }
+    });
+    Ok(format!("{CLEAR}{}\n", rows.collect::<Vec<_>>().join("\n")))
+}
+
+/// To the top left, and nothing below (ECMA-48 sections 8.3.21 and 8.3.39).
+const CLEAR: &str = "\x1b[H\x1b[J";

@@ -1,0 +1,346 @@
+//! Environment variables that tell one Service where another is.
+
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::{Catalog, key_of};
+use crate::zone::facts::{Key, PortFact, Protocol, Reach, ServiceFact};
+
+/// How variables are called and what they hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Style {
+    /// API_URL, API_HOST, API_PORT and API_SCHEME, with full names
+    #[default]
+    Plain,
+    /// API_URL alone, as `links` of a convox.yml inject it
+    Convox,
+    /// The same as plain, with the names that an application itself would write: api, scheduler.backoffice-workers
+    Cloud66,
+    /// API_PORT=tcp://…, API_PORT_3000_TCP_ADDR and so on, as links of Docker and Compose
+    Compose,
+    /// API_SERVICE_HOST, API_SERVICE_PORT and so on, as the kubelet injects them
+    Kubernetes,
+}
+
+/// Why there are no variables.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LinkError {
+    /// The one that links.
+    #[error("there is no Service {0}; `callsign services -A` lists them all")]
+    NoService(String),
+    /// Nothing to link to.
+    #[error("{0} has no links: annotate it with callsign.dev/links, or name them with --link")]
+    NoLinks(String),
+    /// A link to what does not exist, or may not be seen.
+    #[error("{from} links to service: {to} which does not exist")]
+    Missing {
+        /// Who links.
+        from: String,
+        /// To what, as written.
+        to: String,
+    },
+    /// A link to what cannot be connected to.
+    #[error("{from} links to service: {to} which does not expose any ports")]
+    NoPorts {
+        /// Who links.
+        from: String,
+        /// To what, as written.
+        to: String,
+    },
+    /// Two links of one variable name.
+    #[error("{from} links to {first} and {second}, which would both be {variable}; link to one of them by an alias")]
+    Same {
+        /// Who links.
+        from: String,
+        /// One link.
+        first: String,
+        /// The other.
+        second: String,
+        /// What both would be called.
+        variable: String,
+    },
+}
+
+/// What the value of `callsign.dev/links` names.
+pub fn written(text: &str) -> Vec<String> {
+    let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+    parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// One link, resolved.
+struct Link<'c> {
+    variable: String,
+    host: String,
+    /// As an application of the namespace would write it.
+    short: String,
+    key: Key,
+    fact: &'c ServiceFact,
+}
+
+impl Catalog {
+    /// The Service that `[NS/]SERVICE` names: in `namespace`, else the only one of that name.
+    pub fn find(&self, text: &str, namespace: Option<&str>) -> Result<Key, LinkError> {
+        let missing = || LinkError::NoService(text.to_owned());
+        let known = |namespace: &str, name: &str| {
+            self.services.get_key_value(&Key::new(namespace, name)).map(|(key, _)| key.clone())
+        };
+        if let Some((namespace, name)) = text.split_once('/') {
+            return known(namespace, name).ok_or_else(missing);
+        }
+        if let Some(namespace) = namespace {
+            return known(namespace, text).ok_or_else(|| LinkError::NoService(format!("{namespace}/{text}")));
+        }
+        let mut named = self.services.keys().filter(|key| *key.name == *text);
+        match (named.next(), named.next()) {
+            (Some(only), None) => Ok(only.clone()),
+            (Some(first), Some(second)) => {
+                Err(LinkError::NoService(format!("{text} alone: there are {first} and {second}, say which")))
+            }
+            _ => Err(missing()),
+        }
+    }
+
+    /// The links of a Service, as written in its annotation.
+    pub fn links_of(&self, key: &Key) -> Vec<String> {
+        let links = self.services.get(key).and_then(|known| known.fact.links.as_deref());
+        links.map(written).unwrap_or_default()
+    }
+
+    /// Variables for a Service that links to these, in the order of the links; or everything that is wrong.
+    pub fn variables(&self, from: &Key, links: &[String], style: Style) -> Result<Vec<(String, String)>, Vec<LinkError>> {
+        let mut wrong = Vec::new();
+        let mut resolved: Vec<(Link<'_>, &str)> = Vec::new();
+        if links.is_empty() {
+            wrong.push(LinkError::NoLinks(from.name.to_string()));
+        }
+        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        for text in links {
+            let link = match self.link(from, text) {
+                Ok(link) => link,
+                Err(why) => {
+                    wrong.push(why);
+                    continue;
+                }
+            };
+            match seen.insert(link.variable.clone(), text) {
+                Some(first) if first == text => continue,
+                Some(first) => wrong.push(LinkError::Same {
+                    from: from.name.to_string(),
+                    first: first.to_owned(),
+                    second: text.clone(),
+                    variable: link.variable.clone(),
+                }),
+                None => {}
+            }
+            resolved.push((link, text));
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(resolved.iter().flat_map(|(link, _)| link.variables(style)).collect())
+    }
+
+    fn link(&self, from: &Key, text: &str) -> Result<Link<'_>, LinkError> {
+        let missing = || LinkError::Missing { from: from.name.to_string(), to: text.to_owned() };
+        let namespace = self.zone.settings.namespace_name(&from.namespace).map_err(|_| missing())?;
+        let service = self.resolved(text, &namespace).ok_or_else(missing)?;
+        let key = key_of(service);
+        let fact = &*self.services.get(&key).ok_or_else(missing)?.fact;
+        if fact.ports.is_empty() {
+            return Err(LinkError::NoPorts { from: from.name.to_string(), to: text.to_owned() });
+        }
+        let host = self.domain(&key);
+        // What the link is called where it is used: `scheduler.backoffice-workers` is SCHEDULER.
+        let first = text.split('.').next().unwrap_or(text);
+        let short = if key.namespace == from.namespace {
+            key.name.to_string()
+        } else {
+            format!("{}.{}", key.name, key.namespace)
+        };
+        Ok(Link { variable: variable(first), host, short, key, fact })
+    }
+}
+
+/// A name as a shell variable.
+fn variable(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// Schemes with the port that they mean, and the port names or numbers that tell them.
+const SCHEMES: &[(&str, u16)] = &[
+    ("http", 80),
+    ("https", 443),
+    ("ws", 80),
+    ("wss", 443),
+    ("mysql", 3306),
+    ("postgres", 5432),
+    ("postgresql", 5432),
+    ("redis", 6379),
+    ("mongodb", 27017),
+    ("amqp", 5672),
+    ("memcached", 11211),
+    ("ftp", 21),
+    ("ssh", 22),
+    ("smtp", 25),
+    ("ldap", 389),
+    ("ldaps", 636),
+    ("mqtt", 1883),
+    ("nats", 4222),
+];
+
+/// Schemes that are told by a port's name and have no port of their own.
+const PLAIN: &[&str] = &["grpc", "tcp", "udp", "sctp"];
+
+/// The scheme of a port: what `appProtocol` says, else what its name begins with, else what its number is known for.
+fn scheme(port: &PortFact) -> &str {
+    let known = |text: &str| {
+        let found = SCHEMES.iter().map(|(scheme, _)| *scheme).chain(PLAIN.iter().copied());
+        found.into_iter().find(|scheme| *scheme == text)
+    };
+    if let Some(protocol) = port.app_protocol.as_deref() {
+        // `kubernetes.io/h2c`, `kubernetes.io/ws` (KEP-3726) and names of the IANA registry.
+        let (domain, bare) = protocol.rsplit_once('/').unwrap_or(("", protocol));
+        match bare {
+            "h2c" => return "http",
+            _ if domain.is_empty() || known(bare).is_some() => return bare,
+            _ => {}
+        }
+    }
+    // `http-admin` and `mysql-metrics` begin with what they speak.
+    let named = port.name.split('-').next().and_then(known);
+    let of_database = |name: &str| match name {
+        "mariadb" | "percona" => Some("mysql"),
+        "mongo" => Some("mongodb"),
+        "rabbitmq" => Some("amqp"),
+        _ => None,
+    };
+    let named = named.or_else(|| of_database(port.name.split('-').next().unwrap_or("")));
+    let udp = match port.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    if let Some(named) = named.filter(|named| *named != "tcp") {
+        return named;
+    }
+    if named.is_some() || port.protocol != Protocol::Tcp {
+        return udp;
+    }
+    match port.number {
+        80 => "http",
+        443 => "https",
+        number => {
+            let database = SCHEMES.iter().skip(4).take(7).find(|(_, of)| *of == number);
+            database.map_or(udp, |(scheme, _)| scheme)
+        }
+    }
+}
+
+impl Link<'_> {
+    /// The port that clients connect to: a headless Service has no address of its own, so that clients meet the
+    /// containers' ports.
+    fn number(&self, port: &PortFact) -> u16 {
+        match (&self.fact.reach, port.target.as_deref().and_then(|target| target.parse().ok())) {
+            (Reach::Headless, Some(target)) => target,
+            _ => port.number,
+        }
+    }
+
+    fn variables(&self, style: Style) -> Vec<(String, String)> {
+        let Some(port) = self.fact.ports.first() else { return Vec::new() };
+        let (scheme, number) = (scheme(port), self.number(port));
+        let name = &self.variable;
+        let host = if style == Style::Cloud66 { &self.short } else { &self.host };
+        let default = SCHEMES.iter().any(|(known, port)| *known == scheme && *port == number);
+        let url = if default { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:{number}") };
+        let one = |suffix: &str, value: String| (format!("{name}{suffix}"), value);
+        match style {
+            Style::Convox => vec![one("_URL", url)],
+            Style::Plain | Style::Cloud66 => vec![
+                one("_URL", url),
+                one("_HOST", host.clone()),
+                one("_PORT", number.to_string()),
+                one("_SCHEME", scheme.to_owned()),
+            ],
+            Style::Compose => {
+                let mut all = vec![one("_NAME", format!("/{}/{}", self.key.namespace, self.key.name))];
+                all.extend(self.docker(host));
+                all
+            }
+            Style::Kubernetes => {
+                let address = match &self.fact.reach {
+                    Reach::Cluster(addresses) => addresses.first().map(ToString::to_string),
+                    _ => None,
+                };
+                let host = &address.unwrap_or_else(|| host.clone());
+                let mut all =
+                    vec![one("_SERVICE_HOST", host.clone()), one("_SERVICE_PORT", number.to_string())];
+                let named = self.fact.ports.iter().filter(|port| !port.name.is_empty());
+                all.extend(named.map(|port| {
+                    one(&format!("_SERVICE_PORT_{}", variable(&port.name)), self.number(port).to_string())
+                }));
+                all.extend(self.docker(host));
+                all
+            }
+        }
+    }
+
+    /// `API_PORT=tcp://host:3000` and the same for each port, in pieces.
+    fn docker(&self, host: &str) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        for (index, port) in self.fact.ports.iter().enumerate() {
+            let (number, upper) = (self.number(port), port.protocol.as_str());
+            let protocol = upper.to_ascii_lowercase();
+            let url = format!("{protocol}://{host}:{number}");
+            let name = format!("{}_PORT", self.variable);
+            if index == 0 {
+                all.push((name.clone(), url.clone()));
+            }
+            let each = format!("{name}_{number}_{upper}");
+            all.push((each.clone(), url));
+            all.push((format!("{each}_PROTO"), protocol));
+            all.push((format!("{each}_PORT"), number.to_string()));
+            all.push((format!("{each}_ADDR"), host.to_owned()));
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(name: &str, protocol: Protocol, number: u16, app_protocol: Option<&str>) -> PortFact {
+        PortFact { name: name.into(), protocol, number, target: None, app_protocol: app_protocol.map(Into::into) }
+    }
+
+    #[test]
+    fn schemes() {
+        let tcp = Protocol::Tcp;
+        for (case, port, expected) in [
+            ("appProtocol first", port("http", tcp, 80, Some("grpc")), "grpc"),
+            ("appProtocol of Kubernetes", port("", tcp, 8080, Some("kubernetes.io/h2c")), "http"),
+            ("web sockets", port("", tcp, 8080, Some("kubernetes.io/ws")), "ws"),
+            ("an appProtocol of somebody's own tells nothing", port("http", tcp, 8080, Some("example.com/x")), "http"),
+            ("the name", port("https", tcp, 8443, None), "https"),
+            ("what the name begins with", port("http-admin", tcp, 9000, None), "http"),
+            ("a database's name", port("mariadb", tcp, 3307, None), "mysql"),
+            ("80", port("", tcp, 80, None), "http"),
+            ("443", port("web", tcp, 443, None), "https"),
+            ("a database's port", port("", tcp, 5432, None), "postgres"),
+            ("a name that says TCP is believed", port("tcp", tcp, 80, None), "tcp"),
+            ("nothing known", port("main", tcp, 9000, None), "tcp"),
+            ("UDP", port("dns", Protocol::Udp, 53, None), "udp"),
+            ("port 22 is no database", port("", tcp, 22, None), "tcp"),
+        ] {
+            assert_eq!(scheme(&port), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn links_as_they_are_written() {
+        assert_eq!(written(" api, mysql.backoffice\n\tredis,"), ["api", "mysql.backoffice", "redis"]);
+        assert_eq!(variable("mysql-default"), "MYSQL_DEFAULT");
+    }
+}

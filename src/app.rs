@@ -139,7 +139,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let (events, incoming) = mpsc::channel(EVENTS);
     let (parts, first) = {
         let _guard = control.enter();
-        begin(&config, &control, events)?
+        begin(&config, &control, events.clone())?
     };
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
     if let Some(path) = config.saved.filter(|_| !matches!(config.source, Source::Manifests(_))) {
@@ -184,6 +184,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         listeners,
         tcp: Arc::downgrade(&shared),
         forwarding: kept,
+        events,
         prefix: config.metrics_prefix,
         started,
     };

@@ -20,20 +20,23 @@ use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 #[error("{0}")]
 pub struct BadConfig(pub String);
 
+const SOURCE: &str = "Where facts come from";
+const NAMES: &str = "What names mean";
+
 /// Where facts come from: the same for every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SourceArgs {
     /// Read manifests from a file, a folder (watched) or - for standard input
-    #[arg(long, value_name = "PATH", env = "CALLSIGN_MANIFESTS", conflicts_with = "kubeconfig")]
+    #[arg(long, value_name = "PATH", env = "CALLSIGN_MANIFESTS", conflicts_with = "kubeconfig", help_heading = SOURCE)]
     pub manifests: Option<PathBuf>,
     /// Follow the cluster of this kubeconfig
-    #[arg(long, value_name = "FILE", env = "CALLSIGN_KUBECONFIG")]
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_KUBECONFIG", help_heading = SOURCE)]
     pub kubeconfig: Option<PathBuf>,
     /// Use this context of the kubeconfig [default: its current one]
-    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    #[arg(long, value_name = "NAME", requires = "kubeconfig", help_heading = SOURCE)]
     pub context: Option<String>,
     /// Give Services of manifests that have no clusterIP an address of this block (repeatable, one of each family)
-    #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"])]
+    #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"], help_heading = SOURCE)]
     pub service_cidrs: Vec<Cidr>,
 }
 
@@ -46,32 +49,33 @@ pub struct NameArgs {
         value_name = "DOMAIN",
         default_value = "cluster.local",
         env = "CALLSIGN_CLUSTER_DOMAIN",
-        value_delimiter = ','
+        value_delimiter = ',', help_heading = NAMES
     )]
     pub cluster_domains: Vec<String>,
-    /// Namespace of callers that nothing else tells; a sidecar sets it from the downward API
-    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE")]
+    /// Namespace that a command is about; to a server, that of callers that nothing else tells: a sidecar sets it from the
+    /// downward API
+    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE", help_heading = NAMES)]
     pub namespace: Option<String>,
     /// Namespace of the callers in a network (repeatable; the longest prefix wins)
-    #[arg(long, value_name = "CIDR=NS", value_parser = caller_block)]
+    #[arg(long, value_name = "CIDR=NS", value_parser = caller_block, help_heading = NAMES)]
     pub callers: Vec<(Cidr, String)>,
     /// Which a-b-c-d.NAMESPACE.pod names exist: none, all, or those of live pods
-    #[arg(long, value_enum, default_value_t = PodNamesArg::Off)]
+    #[arg(long, value_enum, default_value_t = PodNamesArg::Off, help_heading = NAMES)]
     pub pod_names: PodNamesArg,
     /// Name endpoints without a hostname by their pod instead of their address
-    #[arg(long)]
+    #[arg(long, help_heading = NAMES)]
     pub endpoint_pod_names: bool,
     /// Addresses of this network that have no name do not exist (repeatable); elsewhere others are asked
-    #[arg(long = "reverse-cidr", value_name = "CIDR")]
+    #[arg(long = "reverse-cidr", value_name = "CIDR", help_heading = NAMES)]
     pub reverse_cidrs: Vec<Cidr>,
     /// Kinds of the database rule (replaces the list)
-    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = NAMES)]
     pub database_kinds: Vec<String>,
     /// Namespaces that begin with this are applications
-    #[arg(long, value_name = "PREFIX", default_value = crate::zone::APPLICATION_PREFIX)]
+    #[arg(long, value_name = "PREFIX", default_value = crate::zone::APPLICATION_PREFIX, help_heading = NAMES)]
     pub application_prefix: String,
     /// Let the namespace of this name capture names although it is a top-level domain (repeatable)
-    #[arg(long = "allow-tld-namespace", value_name = "NS")]
+    #[arg(long = "allow-tld-namespace", value_name = "NS", help_heading = NAMES)]
     pub allowed_tlds: Vec<String>,
 }
 

@@ -391,7 +391,11 @@ traefik-tcp.ix-traefik.svc.cluster.local      80/TCP,443/TCP
 
 #[test]
 fn a_full_disk_is_told_and_a_reader_that_left_is_not() {
-    let commands: [&[&str]; 3] = [
+    let commands: [&[&str]; 7] = [
+        &["services", "-A", "--manifests", "deploy/demo"],
+        &["env", "--for", "web/web", "--manifests", "deploy/demo"],
+        &["doctor", "--manifests", "deploy/demo"],
+        &["resolvconf", "--server", "10.0.0.1"],
         &["dns", "--manifests", "deploy/demo"],
         &["name", "--app", "sab", "--chart", "sabnzbd"],
         &["explain", "api", "--from", "web", "--manifests", "deploy/demo"],

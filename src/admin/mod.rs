@@ -5,7 +5,7 @@ mod metrics;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -17,11 +17,14 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::cluster::publish::Status;
+use crate::cluster::{Event, Events};
 use crate::forward::Kept;
 use crate::lifecycle::Phase;
+use crate::report::explain::Sight;
+use crate::report::{Catalog, explain, services};
 use crate::server::{Counters, Published};
 pub use metrics::Listener;
 
@@ -44,6 +47,8 @@ pub struct Admin {
     pub tcp: Weak<crate::server::tcp::Shared>,
     /// What is kept and counted of upstreams, if there are any.
     pub forwarding: Option<Arc<Kept>>,
+    /// Where the control plane can be asked for all facts.
+    pub events: Events,
     /// `--metrics-prefix`.
     pub prefix: String,
     /// When the program started.
@@ -63,8 +68,8 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match listener.accept().await {
+            Ok((stream, from)) => (stream, from.ip().to_canonical()),
             Err(_) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -73,8 +78,8 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
         let admin = admin.clone();
         tokio::spawn(async move {
             let service = service_fn(|request| {
-                let response = admin.respond(&request);
-                async move { Ok::<_, Infallible>(response) }
+                let admin = admin.clone();
+                async move { Ok::<_, Infallible>(admin.respond(&request, from).await) }
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
@@ -86,7 +91,7 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
 }
 
 impl Admin {
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: &Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
         }
@@ -97,7 +102,57 @@ impl Admin {
                 Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
                 Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n".to_owned()),
             },
-            other => plain(StatusCode::NOT_FOUND, format!("no {other}; there are /health, /ready and /metrics\n")),
+            "/api/v1/services" => self.services(request.uri().query().unwrap_or(""), from).await,
+            "/api/v1/explain" => self.explain(request.uri().query().unwrap_or(""), from),
+            other => plain(
+                StatusCode::NOT_FOUND,
+                format!("no {other}; there are /health, /ready, /metrics, /api/v1/services and /api/v1/explain\n"),
+            ),
+        }
+    }
+
+    /// What `callsign services -o json` prints; `?namespace=NS`, else all. Who is not on this host, or in this pod, is
+    /// told what it may see itself.
+    async fn services(&self, query: &str, from: IpAddr) -> Response<Full<Bytes>> {
+        let (wanted, facts) = oneshot::channel();
+        let asked = self.events.send(Event::Facts(wanted)).await;
+        let Ok(facts) = (match asked {
+            Ok(()) => facts.await.map_err(|_| ()),
+            Err(_) => Err(()),
+        }) else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "the source has ended\n".to_owned());
+        };
+        let catalog = Catalog::new(self.table.load_full(), facts);
+        let namespace = parameter(query, "namespace");
+        if let Some(namespace) = namespace.as_deref().filter(|namespace| !catalog.has_namespace(namespace)) {
+            return plain(StatusCode::NOT_FOUND, format!("there is no namespace {namespace}\n"));
+        }
+        json(&match from.is_loopback() {
+            true => services::list(&catalog, namespace.as_deref()),
+            false => services::list_for(&catalog, namespace.as_deref(), from),
+        })
+    }
+
+    /// What `callsign explain NAME -o json` prints: `?name=NAME&from=NS|IP&type=TYPE`. Who is not on this host, or in this
+    /// pod, may ask for itself only.
+    fn explain(&self, query: &str, client: IpAddr) -> Response<Full<Bytes>> {
+        let Some(name) = parameter(query, "name") else {
+            return plain(StatusCode::BAD_REQUEST, "say which name: /api/v1/explain?name=api&from=web\n".to_owned());
+        };
+        let zone = self.table.load_full();
+        let explained = || {
+            let name = explain::name_of(&name)?;
+            let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
+            let (from, sight) = match client.is_loopback() {
+                true => (parameter(query, "from"), Sight::Operator),
+                false => (Some(client.to_string()), Sight::Caller),
+            };
+            let who = explain::Who::parse(&zone, from.as_deref())?;
+            explain::explain(&zone, &who, &name, qtype, sight)
+        };
+        match explained() {
+            Ok(explanation) => json(&explanation),
+            Err(why) => plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
         }
     }
 
@@ -143,6 +198,19 @@ impl Admin {
             }
         }
         plain(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text)
+    }
+}
+
+/// A parameter of a query, decoded; `None` if it is not given, or empty.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    let mut all = form_urlencoded::parse(query.as_bytes());
+    all.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string(value) {
+        Ok(text) => typed(StatusCode::OK, "application/json", text + "\n"),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written\n".to_owned()),
     }
 }
 

@@ -59,8 +59,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<(), Failure> {
 
 /// The file's text; everything that is wrong, a line each.
 fn variables(args: &EnvArgs, catalog: &Catalog) -> Result<String, Failure> {
-    let service =
-        catalog.find(&args.service, args.names.namespace.as_deref()).map_err(|why| Failure::new(NO, why))?;
+    let service = catalog.find(&args.service, args.names.namespace.as_deref()).map_err(|why| Failure::new(NO, why))?;
     let links = if args.links.is_empty() { catalog.links_of(&service) } else { args.links.clone() };
     match catalog.variables(&service, &links, args.style) {
         Ok(variables) => Ok(variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect()),

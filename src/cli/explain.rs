@@ -10,7 +10,7 @@ use hickory_proto::rr::RecordType;
 use super::source::{self, Cluster};
 use super::{Failure, NO, UNAVAILABLE, USAGE, print};
 use crate::config::{NameArgs, SourceArgs};
-use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Who};
+use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Sight, Who};
 use crate::wire::Name;
 
 pub(super) const EXAMPLES: &str = "\
@@ -59,7 +59,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let qtype = explain::type_of(&args.qtype).map_err(usage)?;
     let cluster = source::read(&args.source, &args.names)?;
     let who = who(&cluster, args.from.as_deref())?;
-    let mut explanation = explain::explain(&cluster.catalog.zone, &who, &name, qtype).map_err(usage)?;
+    let mut explanation =
+        explain::explain(&cluster.catalog.zone, &who, &name, qtype, Sight::Operator).map_err(usage)?;
     if let Some(server) = &args.server {
         explanation.server = Some(ask(server, &name, qtype, &explanation)?);
     }
@@ -136,4 +137,3 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
     };
     Ok(FromServer { address: address.to_string(), rcode, answers, differs })
 }
-

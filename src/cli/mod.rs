@@ -146,7 +146,8 @@ impl Cli {
         if let Command::Serve(args) = &self.command {
             return serve::run(args);
         }
-        serve::log(crate::config::LogFormat::Text, "warn");
+        // Failures of the source are said by the command, in its own line.
+        serve::log(crate::config::LogFormat::Text, "warn,kube_client=off,callsign::cluster::publish=off");
         match self.command {
             Command::Serve(_) => Ok(()),
             Command::Explain(args) => explain::run(&args),
@@ -206,9 +207,8 @@ fn table(rows: impl Iterator<Item = Vec<String>>) -> String {
 fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
     let program = arguments.first().map(std::path::Path::new).and_then(|path| path.file_name());
     let is_plugin = program.is_some_and(|name| name == "kubectl-callsign" || name == "kubectl_callsign");
-    let given = |flag: &str| {
-        arguments.iter().any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")))
-    };
+    let given =
+        |flag: &str| arguments.iter().any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")));
     let asks = ["services", "dns", "explain", "env", "name", "doctor"];
     let asks = arguments.get(1).is_some_and(|command| asks.contains(&command.as_str()));
     if !is_plugin || !asks || given("--kubeconfig") || given("--manifests") || given("--help") || given("-h") {

@@ -18,7 +18,7 @@ Examples:
 
 /// Runs the server until it is told to end.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    log(args.log_format, "info,hickory_server=warn");
+    log(args.log_format, "info,kube_client=off,hickory_net=error");
     let config = args.config().map_err(|why| Failure::new(CONFIG, why))?;
     let source = match &config.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),

@@ -75,11 +75,7 @@ pub(super) fn run(args: &ServicesArgs) -> Result<(), Failure> {
 }
 
 /// The Services that are asked for, and names that none has.
-fn chosen(
-    args: &ServicesArgs,
-    catalog: &Catalog,
-    namespace: &str,
-) -> Result<(Vec<Line>, Vec<String>), Failure> {
+fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Vec<Line>, Vec<String>), Failure> {
     let mut lines = services::list(catalog, Some(namespace).filter(|_| !args.all_namespaces));
     if lines.is_empty() && !args.all_namespaces {
         let others: Vec<&str> = catalog.namespaces().take(8).collect();

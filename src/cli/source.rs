@@ -1,5 +1,6 @@
 //! A cluster read once, for commands that answer and end.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use crate::cluster::object::Reading;
 use crate::cluster::publish::{Publisher, Status};
 use crate::cluster::{Event, Events, Part, publish};
 use crate::config::{NameArgs, Source, SourceArgs};
-use crate::zone::facts::{Change, PodId};
 use crate::report::Catalog;
+use crate::zone::facts::{Change, PodId};
 use crate::zone::{Builder, Report, Zone};
 
 /// How long an API may take to tell everything.
@@ -82,6 +83,9 @@ pub(super) struct Live {
     runtime: Runtime,
     table: Arc<ArcSwap<Zone>>,
     events: Events,
+    status: Status,
+    /// What was wrong when it was looked at last.
+    trouble: RefCell<Option<String>>,
     client: Option<kube::Client>,
 }
 
@@ -120,15 +124,14 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
     }
     publisher.publish();
     runtime.spawn(publisher.run(incoming));
-    let live = Live { runtime, table, events, client };
+    let live = Live { runtime, table, events, status, trouble: RefCell::default(), client };
     let deadline = std::time::Instant::now() + PATIENCE;
     while !live.table.load().synced {
-        let condition = status.condition();
-        let trouble = condition.trouble.iter().map(|(part, reason)| format!("{}: {reason}", part.as_str())).next();
+        let trouble = live.trouble();
         if std::time::Instant::now() > deadline || trouble.as_deref().is_some_and(is_final) {
             return Err(unavailable(trouble));
         }
-        live.wait(Duration::from_millis(20));
+        live.sleep(Duration::from_millis(20));
     }
     Ok(live)
 }
@@ -150,9 +153,26 @@ impl Live {
         Ok(Catalog::new(self.table.load_full(), facts))
     }
 
-    /// Lets time pass.
+    /// What is wrong with the source.
+    fn trouble(&self) -> Option<String> {
+        let condition = self.status.condition();
+        condition.trouble.iter().map(|(part, reason)| format!("{}: {reason}", part.as_str())).next()
+    }
+
+    /// Lets time pass. When the source fails, or works again, that is told.
     pub(super) fn wait(&self, time: Duration) {
-        self.runtime.block_on(tokio::time::sleep(time));
+        self.sleep(time);
+        let now = self.trouble();
+        let before = self.trouble.replace(now.clone());
+        match (before, now) {
+            (None, Some(why)) => tracing::warn!(why, "the cluster cannot be followed: what is shown may be old"),
+            (Some(_), None) => tracing::warn!("the cluster is followed again"),
+            _ => {}
+        }
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 }
 

@@ -59,23 +59,28 @@ fn finding(
     Finding { severity, code, object: object.to_string(), what, why, fix }
 }
 
+/// `NAMESPACE/SERVICE`, of a Service that the table calls `SERVICE.NAMESPACE`.
+fn slashed(name: &str) -> String {
+    name.split_once('.').map_or_else(|| name.to_owned(), |(service, namespace)| format!("{namespace}/{service}"))
+}
+
 /// What the builder of the table has met.
 fn of_report(report: &Report) -> Finding {
     match report {
         Report::AliasClaimed { alias, kept_by, refused } => finding(
             Severity::Error,
             "alias-claimed-twice",
-            refused,
+            &slashed(refused),
             [
-                format!("its alias {alias} belongs to {kept_by}"),
-                format!("{alias} leads to {kept_by}, which is older, and never to {refused}"),
+                format!("its alias {alias} belongs to {}", slashed(kept_by)),
+                format!("{alias} leads to {}, which has it by age or name", slashed(kept_by)),
                 "take the alias from one of them (callsign.dev/alias)".into(),
             ],
         ),
         Report::TwoDefaults { kind, services } => finding(
             Severity::Error,
             "two-defaults",
-            &services.join(", "),
+            &services.iter().map(|service| slashed(service)).collect::<Vec<_>>().join(", "),
             [
                 format!("all of them are the default of {kind}"),
                 "the name of the kind has no answer: none is better than the wrong database".into(),
@@ -85,7 +90,7 @@ fn of_report(report: &Report) -> Finding {
         Report::AliasShadowed { alias, claimed_by } => finding(
             Severity::Warning,
             "alias-shadowed",
-            claimed_by,
+            &slashed(claimed_by),
             [
                 format!("its alias {alias} is also the name of a Service there"),
                 format!("{alias} leads to the Service of that name"),
@@ -98,14 +103,16 @@ fn of_report(report: &Report) -> Finding {
             namespace,
             [
                 format!(".{namespace} is a public top-level domain"),
-                format!("NAME.{namespace} could be a Service or a site of the Internet: aliases, databases and apps of that namespace are not found by it, nor are typing errors in it answered here"),
+                format!(
+                    "NAME.{namespace} could be a Service or a site of the Internet: aliases, databases and apps of that namespace are not found by it, nor are typing errors in it answered here"
+                ),
                 "rename the namespace, use full names, or allow it with --allow-tld-namespace".into(),
             ],
         ),
         Report::FqdnSkipped { service } => finding(
             Severity::Warning,
             "fqdn-endpoints",
-            service,
+            &slashed(service),
             [
                 "it has several endpoints that are names, or names beside addresses".into(),
                 "a name can be an alias of one other name only: these endpoints have no records".into(),
@@ -168,7 +175,8 @@ fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeS
             Err(_) => ["link-to-nothing", "the name that it would be told does not resolve for it"],
             Ok(_) => continue,
         };
-        let without = if code == "link-to-nothing" { "does not exist, or is not visible to it" } else { "has no ports" };
+        let without =
+            if code == "link-to-nothing" { "does not exist, or is not visible to it" } else { "has no ports" };
         all.insert(finding(
             Severity::Error,
             code,
@@ -176,7 +184,10 @@ fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeS
             [
                 format!("it links to {text}, which {without}"),
                 why.into(),
-                format!("correct callsign.dev/links; `callsign explain {text} --from {}` says what is near", key.namespace),
+                format!(
+                    "correct callsign.dev/links; `callsign explain {text} --from {}` says what is near",
+                    key.namespace
+                ),
             ],
         ));
     }
@@ -259,7 +270,8 @@ fn namespaces(catalog: &Catalog, namespace: &str, all: &mut BTreeSet<Finding>) {
             [
                 format!("none of its {} Services is the main one", place.application.len()),
                 format!("the name {app} has no answer"),
-                "label the main one service.name: main, or set app.kubernetes.io/instance and /name as charts do".into(),
+                "label the main one service.name: main, or set app.kubernetes.io/instance and /name as charts do"
+                    .into(),
             ],
         ));
     }

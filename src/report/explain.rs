@@ -73,8 +73,7 @@ impl Who {
         let settings = &zone.settings;
         let Some(text) = from else {
             let namespace = settings.namespace.clone();
-            let because =
-                if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
+            let because = if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
             return Ok(Who::new(namespace, because.to_owned()));
         };
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -153,11 +152,26 @@ pub struct FromServer {
     pub differs: bool,
 }
 
+/// What the reader of an explanation may learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Everything: also what is hidden from the caller.
+    Operator,
+    /// What the caller itself may see: what is hidden does not exist.
+    Caller,
+}
+
 /// Resolves a name, told, and answers it, as the server would.
 ///
 /// # Errors
 /// When a message cannot be made or read.
-pub fn explain(zone: &Zone, who: &Who, name: &Name, qtype: RecordType) -> Result<Explanation, ExplainError> {
+pub fn explain(
+    zone: &Zone,
+    who: &Who,
+    name: &Name,
+    qtype: RecordType,
+    sight: Sight,
+) -> Result<Explanation, ExplainError> {
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
     let mut told = Told::default();
     let asker = Asker::new(zone, caller);
@@ -181,12 +195,12 @@ pub fn explain(zone: &Zone, who: &Who, name: &Name, qtype: RecordType) -> Result
         name: text_of(name.wire()),
         r#type: qtype.to_string(),
         from: From { namespace: who.namespace.as_ref().map(NamespaceName::text), because: who.because.clone() },
-        steps: told.0.into_iter().map(told1).collect(),
+        steps: told.0.into_iter().map(|step| told1(step, sight)).collect(),
         outcome,
         rcode,
         answers,
         leads_out: why == Some(Why::LeadsOut),
-        near: if nothing { near(zone, who.namespace.as_ref(), name) } else { Vec::new() },
+        near: if nothing { near(zone, who.namespace.as_ref(), name, sight) } else { Vec::new() },
         server: None,
     })
 }
@@ -194,9 +208,10 @@ pub fn explain(zone: &Zone, who: &Who, name: &Name, qtype: RecordType) -> Result
 /// In place of an rcode: upstreams decide.
 pub const FORWARDED: &str = "FORWARDED";
 
-fn told1(step: Step) -> Told1 {
+fn told1(step: Step, sight: Sight) -> Told1 {
     let (found, detail) = match step.finding {
         Finding::Nothing => ("nothing", String::new()),
+        Finding::Hidden(_) if sight == Sight::Caller => ("nothing", String::new()),
         Finding::Found(what) => ("found", what),
         Finding::Hidden(what) => ("hidden", what),
         Finding::Skipped(why) => ("skipped", why),
@@ -267,7 +282,7 @@ fn because(address: IpAddr, origin: &Origin) -> String {
 }
 
 /// Names that may have been meant, each with how to write it.
-fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name) -> Vec<String> {
+fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, sight: Sight) -> Vec<String> {
     let first = text_of(name.label(0));
     let second = (name.labels() > 1).then(|| text_of(name.label(1)));
     let mut near: Vec<(usize, String)> = Vec::new();
@@ -283,6 +298,9 @@ fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name) -> Vec<String> {
         }
         let write = if here && second.is_none() { label.clone() } else { format!("{label}.{place}") };
         let hidden = service.visibility.as_ref().is_some_and(|visibility| !visibility.admits(own));
+        if hidden && sight == Sight::Caller {
+            continue;
+        }
         let note = match (hidden, service.answers()) {
             (true, _) => "; it exists, but is not visible to this caller",
             (_, false) => "; it exists, but has no ready endpoint",

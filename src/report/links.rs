@@ -108,7 +108,12 @@ impl Catalog {
     }
 
     /// Variables for a Service that links to these, in the order of the links; or everything that is wrong.
-    pub fn variables(&self, from: &Key, links: &[String], style: Style) -> Result<Vec<(String, String)>, Vec<LinkError>> {
+    pub fn variables(
+        &self,
+        from: &Key,
+        links: &[String],
+        style: Style,
+    ) -> Result<Vec<(String, String)>, Vec<LinkError>> {
         let mut wrong = Vec::new();
         let mut resolved: Vec<(Link<'_>, &str)> = Vec::new();
         if links.is_empty() {
@@ -274,8 +279,7 @@ impl Link<'_> {
                     _ => None,
                 };
                 let host = &address.unwrap_or_else(|| host.clone());
-                let mut all =
-                    vec![one("_SERVICE_HOST", host.clone()), one("_SERVICE_PORT", number.to_string())];
+                let mut all = vec![one("_SERVICE_HOST", host.clone()), one("_SERVICE_PORT", number.to_string())];
                 let named = self.fact.ports.iter().filter(|port| !port.name.is_empty());
                 all.extend(named.map(|port| {
                     one(&format!("_SERVICE_PORT_{}", variable(&port.name)), self.number(port).to_string())

@@ -75,15 +75,46 @@ impl Catalog {
         self.services.is_empty()
     }
 
-    /// The Service that a name means to somebody in a namespace, by the rules that the server has.
-    fn resolved(&self, name: &str, namespace: &NamespaceName) -> Option<&Arc<Service>> {
-        let wire = name_from_text(name).ok()?;
+    /// The Service that a name means to somebody in a namespace, by the rules that the server has. One that is not ready
+    /// ends the search as well, and is meant although it has no answer now.
+    fn resolved(&self, text: &str, namespace: &NamespaceName) -> Option<&Arc<Service>> {
+        let wire = name_from_text(text).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
         let asker = Asker::new(&self.zone, Caller::Namespace(namespace));
+        if let Outcome::Found(Node::Service(service), _) = resolve(&self.zone, &asker, &name, &mut Silent) {
+            return self.zone.service_named(&service.name);
+        }
+        let place = if name.labels() == 1 { namespace.as_label() } else { self.zone.label_of(&name, 1) };
+        let plain = match name.labels() {
+            1 | 2 => true,
+            3 => name.label(2) == b"\x03svc",
+            _ => self.zone.settings.is_under_domain(&name) && name.label(2) == b"\x03svc",
+        };
+        let found = self.zone.service(self.zone.label_of(&name, 0), place).filter(|_| plain)?;
+        (!found.answers() && asker.sees(&found.visibility)).then_some(found)
+    }
+
+    /// The Service that a name means to whoever asks from no namespace in particular.
+    fn means(&self, name: &str) -> Option<Key> {
+        let wire = name_from_text(name).ok()?;
+        let name = Name::parse(&wire, 0).ok()?;
+        let asker = Asker::new(&self.zone, Caller::Unknown);
         match resolve(&self.zone, &asker, &name, &mut Silent) {
-            Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
+            Outcome::Found(Node::Service(service), _) => Some(key_of(service)),
             _ => None,
         }
+    }
+
+    /// The shortest name that all namespaces may use: an app's, or a part's of an app, else name and namespace.
+    fn short(&self, key: &Key) -> String {
+        let prefix = &*self.zone.settings.application_prefix;
+        let app = key.namespace.as_bytes().strip_prefix(prefix).filter(|app| !app.is_empty());
+        let app = app.and_then(|app| std::str::from_utf8(app).ok());
+        let main = app.and_then(|app| self.means(app));
+        let part = main.as_ref().and_then(|main| key.name.strip_prefix(&*main.name)?.strip_prefix('-'));
+        let candidates = [app.map(str::to_owned), app.zip(part).map(|(app, part)| format!("{part}.{app}"))];
+        let found = candidates.into_iter().flatten().find(|name| self.means(name).as_ref() == Some(key));
+        found.unwrap_or_else(|| format!("{}.{}", key.name, key.namespace))
     }
 
     /// The Service of the table that a key names.

@@ -1,10 +1,13 @@
 //! Which Services there are, what they are called, and on which ports.
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
 use super::{Catalog, Known};
 use crate::wire::text_of;
 use crate::zone::facts::{Key, PortFact, Reach};
+use crate::zone::{Asker, Caller};
 
 /// A Service as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,7 +58,11 @@ impl Port {
 
     /// `80:3000`, or a bare number where both are equal.
     pub fn text(&self) -> String {
-        if self.target == self.port.to_string() { self.target.clone() } else { format!("{}:{}", self.port, self.target) }
+        if self.target == self.port.to_string() {
+            self.target.clone()
+        } else {
+            format!("{}:{}", self.port, self.target)
+        }
     }
 }
 
@@ -71,7 +78,7 @@ impl Line {
             namespace: key.namespace.to_string(),
             service: key.name.to_string(),
             domain: catalog.domain(key),
-            short: format!("{}.{}", key.name, key.namespace),
+            short: catalog.short(key),
             r#type: kind,
             addresses,
             ports: fact.ports.iter().map(Port::new).collect(),
@@ -99,4 +106,14 @@ impl Line {
 pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<Line> {
     let wanted = catalog.services.iter().filter(|(key, _)| namespace.is_none_or(|wanted| *key.namespace == *wanted));
     wanted.map(|(key, known)| Line::new(catalog, key, known)).collect()
+}
+
+/// The same, of those that a client of this address may see: for the client the others do not exist.
+pub fn list_for(catalog: &Catalog, namespace: Option<&str>, client: IpAddr) -> Vec<Line> {
+    let asker = Asker::new(&catalog.zone, Caller::Address(client));
+    let mut lines = list(catalog, namespace);
+    lines.retain(|line| {
+        catalog.entry(&Key::new(&line.namespace, &line.service)).is_some_and(|service| asker.sees(&service.visibility))
+    });
+    lines
 }

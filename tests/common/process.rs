@@ -9,8 +9,20 @@ use std::time::{Duration, Instant};
 use super::common;
 
 pub fn callsign() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_callsign"));
-    command.env_remove("KUBERNETES_SERVICE_HOST").env_remove("POD_NAMESPACE").stdin(Stdio::null());
+    with(std::path::Path::new(env!("CARGO_BIN_EXE_callsign")))
+}
+
+/// The program by this path.
+pub fn with(program: &std::path::Path) -> Command {
+    let mut command = Command::new(program);
+    for told in ["KUBERNETES_SERVICE_HOST", "POD_NAMESPACE", "KUBECONFIG"] {
+        command.env_remove(told);
+    }
+    let told = std::env::vars_os().map(|(name, _)| name);
+    for name in told.filter(|name| name.to_string_lossy().starts_with("CALLSIGN_")) {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
     command
 }
 

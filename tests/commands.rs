@@ -1,0 +1,592 @@
+//! The commands as users run them. docs/commands.md is made of the program's own help and of what the commands print on the
+//! demo: what does not match is written anew with CALLSIGN_WRITE_DOCS=1.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
+
+mod common;
+#[path = "common/process.rs"]
+mod process;
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::Scratch;
+use hickory_proto::op::Message;
+use process::{Server, run};
+use serde_json::Value;
+
+const DEMO: &str = "--manifests deploy/demo";
+
+/// Each command with what is shown of it: a sentence, then lines as they are typed.
+const SHOWN: &[(&str, &str, &[&str])] = &[
+    (
+        "services",
+        "What each Service is called, for who links to it. Ports are `service:target`, or one number where both are equal.",
+        &[
+            "callsign services -n web --manifests deploy/demo",
+            "callsign services -A -o wide --manifests deploy/demo",
+            "callsign services sonarr -A -o yaml --manifests deploy/demo",
+        ],
+    ),
+    (
+        "dns",
+        "The names of installed apps, as app catalogues and their users know them.",
+        &["callsign dns traefik sab --manifests deploy/demo"],
+    ),
+    (
+        "name",
+        "What an app's Service is called, before it is installed or after.",
+        &["callsign name --app sab --chart sabnzbd", "callsign name --app traefik --chart traefik --service tcp"],
+    ),
+    (
+        "explain",
+        "Each rule in order, with what it looked for and found. A name without an answer gets names that may have been meant.",
+        &[
+            "callsign explain api --from web --manifests deploy/demo",
+            "callsign explain mysql --from web --manifests deploy/demo",
+            "callsign explain apo --from web --manifests deploy/demo",
+            "callsign explain ledger.backoffice-workers --from web --manifests deploy/demo",
+        ],
+    ),
+    (
+        "env",
+        "The variables that a Service needs to reach those that it links to: its annotation `callsign.dev/links`, or `--link`.",
+        &[
+            "callsign env --for web/web --manifests deploy/demo",
+            "callsign env --for web/web --link api --style cloud66 --manifests deploy/demo",
+            "callsign env --for web/web --link api --style kubernetes --manifests deploy/demo",
+            "callsign env --for web/web --link database2 --manifests deploy/demo",
+        ],
+    ),
+    (
+        "doctor",
+        "What is wrong with the names of a cluster, why it matters and what to do. The status is 1 if something is an error.",
+        &["callsign doctor --manifests deploy/demo"],
+    ),
+    (
+        "resolvconf",
+        "A resolv.conf for a container. Callsign needs no search list; clients that expect one get it.",
+        &["callsign resolvconf --server 10.96.0.53", "callsign resolvconf --server 10.96.0.53 --search -n web"],
+    ),
+    (
+        "serve",
+        "The server. Flags can come from a file (`--config`), and from the environment where their help says so.",
+        &[],
+    ),
+    ("completion", "A script for the shell.", &[]),
+    ("man", "Manual pages, of the same source as the help.", &[]),
+];
+
+fn output(line: &str) -> (i32, String, String) {
+    let words: Vec<&str> = line.split(' ').skip(1).collect();
+    let output = run(&words);
+    let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_document_of_commands_is_what_they_say() {
+    let mut text = "# Commands\n\nOne program, `callsign`. Every command reads a cluster from `--manifests PATH` (a file, a folder, or `-`), from\n\
+                    `--kubeconfig FILE`, or, in a pod, by its service account; installed as `kubectl-callsign` it is a plugin of kubectl and takes\n\
+                    the cluster of `KUBECONFIG` or `~/.kube/config`. Exit status: 0 fine, 1 the answer is \"no\", 64 bad usage, 69 the source cannot\n\
+                    be reached, 78 bad configuration. What goes wrong is one line on standard error.\n\nThe admin address of a server serves the same \
+                    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. From another host they tell what the\n\
+                    asking address may see itself.\n\n\
+                    This document is made from the program's own help and output; a test compares.\n"
+        .to_owned();
+    for (command, about, lines) in SHOWN {
+        let _ = write!(text, "\n## callsign {command}\n\n{about}\n\n");
+        if !lines.is_empty() {
+            text += "```console\n";
+            for (index, line) in lines.iter().enumerate() {
+                let (_, out, error) = output(line);
+                let _ = write!(text, "{}$ {line}\n{out}{error}", if index > 0 { "\n" } else { "" });
+            }
+            text += "```\n\n";
+        }
+        let (status, help, _) = output(&format!("callsign {command} --help"));
+        assert_eq!(status, 0);
+        let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+        let _ = writeln!(text, "```text\n{}\n```", help.join("\n").trim_end());
+    }
+    // A default that depends on the machine is none of the document's.
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
+    if std::env::var_os("CALLSIGN_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    for (index, (written, said)) in written.lines().zip(text.lines()).enumerate() {
+        assert_eq!(written, said, "docs/commands.md:{}: run the test with CALLSIGN_WRITE_DOCS=1", index + 1);
+    }
+    assert_eq!(written.len(), text.len(), "docs/commands.md: run the test with CALLSIGN_WRITE_DOCS=1");
+}
+
+/// A client of an address of its own.
+fn ask_from(server: &Server, client: Ipv4Addr, question: &str) -> (String, Vec<String>) {
+    let socket = UdpSocket::bind((client, 0)).unwrap();
+    socket.connect(server.dns).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.send(&common::query(question, Some(1232))).unwrap();
+    let mut reply = [0; 4096];
+    let length = socket.recv(&mut reply).unwrap();
+    let message = Message::from_vec(&reply[..length]).unwrap();
+    let mut answers: Vec<String> = message
+        .answers
+        .iter()
+        .map(|record| format!("{} {} {} {}", record.name, record.ttl, record.record_type(), record.data))
+        .collect();
+    answers.sort();
+    (format!("{:?}", message.metadata.response_code).to_uppercase(), answers)
+}
+
+#[test]
+fn explain_agrees_with_the_server_for_every_name_asked_by_every_namespace() {
+    let services: Vec<Value> =
+        serde_json::from_str(&output(&format!("callsign services -A -o json {DEMO}")).1).unwrap();
+    let field = |service: &Value, name: &str| service[name].as_str().unwrap().to_owned();
+    let mut namespaces: Vec<String> = services.iter().map(|service| field(service, "namespace")).collect();
+    namespaces.sort();
+    namespaces.dedup();
+    let callers: Vec<(Ipv4Addr, String)> = namespaces
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (Ipv4Addr::new(127, 0, 1, 1 + index as u8), name.clone()))
+        .collect();
+    let flags: Vec<String> = callers.iter().map(|(address, name)| format!("--callers={address}/32={name}")).collect();
+    let all: Vec<&str> = ["--manifests", "deploy/demo"].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    let server = Server::start(&all, None);
+    let mut names: Vec<String> = ["nothing", "mysql", "backend", "cache-0.cache.web.svc.cluster.local", "10.96.10.20"]
+        .map(str::to_owned)
+        .to_vec();
+    names[4] = "20.10.96.10.in-addr.arpa".to_owned();
+    for service in &services {
+        names.extend([field(service, "service"), field(service, "short"), field(service, "domain")]);
+        names.push(format!("{}.{}", field(service, "service"), field(service, "namespace")));
+    }
+    names.sort();
+    names.dedup();
+    let mut found = 0;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = callers
+            .iter()
+            .map(|(address, namespace)| {
+                let (server, names) = (&server, &names);
+                scope.spawn(move || {
+                    let mut found = 0;
+                    for name in names {
+                        let qtype = if name.ends_with("arpa") { "PTR" } else { "A" };
+                        let (_, told, _) = output(&format!(
+                            "callsign explain {name} --from {namespace} --type {qtype} -o json {DEMO}"
+                        ));
+                        let told: Value = serde_json::from_str(&told).unwrap();
+                        let mut answers: Vec<String> = told["answers"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .map(|answer| answer.as_str().unwrap().to_owned())
+                            .collect();
+                        answers.sort();
+                        let answered = ask_from(server, *address, &format!("{name}. {qtype}"));
+                        assert_eq!(
+                            (told["rcode"].as_str().unwrap().to_owned(), answers),
+                            answered,
+                            "{name} from {namespace}"
+                        );
+                        found += usize::from(!answered.1.is_empty());
+                    }
+                    found
+                })
+            })
+            .collect();
+        found = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
+    });
+    assert!(found > 150, "{found} answers");
+}
+
+#[test]
+fn links() {
+    let scratch = Scratch::folder("links");
+    let cluster = "kind: Service\nmetadata: {name: web, namespace: web, annotations: {callsign.dev/links: 'api, db.other'}}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n---\n\
+                   kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.2, ports: [{name: https, port: 8443}]}\n---\n\
+                   kind: Service\nmetadata: {name: db, namespace: other}\nspec: {clusterIP: None, ports: [{name: postgres, port: 5432, targetPort: 6432}]}\n---\n\
+                   kind: Service\nmetadata: {name: secret, namespace: other, annotations: {callsign.dev/visible-to: namespace}}\nspec: {clusterIP: 10.96.0.4, ports: [{port: 1}]}\n---\n\
+                   kind: Service\nmetadata: {name: mute, namespace: web}\nspec: {clusterIP: 10.96.0.5}\n---\n\
+                   kind: Service\nmetadata: {name: web, namespace: other}\nspec: {clusterIP: 10.96.0.6, ports: [{port: 443}]}\n";
+    let cluster = scratch.file("cluster.yaml", cluster);
+    let cases: &[(&str, &str, i32, &str, &str)] = &[
+        (
+            "by the annotation",
+            "--for web/web --style convox",
+            0,
+            "API_URL=https://api.web.svc.cluster.local:8443\nDB_URL=postgres://db.other.svc.cluster.local:6432\n",
+            "",
+        ),
+        (
+            "the port of a scheme is left out",
+            "--for web/api --link web --style convox",
+            0,
+            "WEB_URL=http://web.web.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "a link that is named twice is one",
+            "--for web/api --link web --link web --style convox",
+            0,
+            "WEB_URL=http://web.web.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "a link to nothing",
+            "--for web/web --link database2",
+            1,
+            "",
+            "web links to service: database2 which does not exist\n",
+        ),
+        (
+            "a link to what is hidden",
+            "--for web/web --link secret.other",
+            1,
+            "",
+            "web links to service: secret.other which does not exist\n",
+        ),
+        (
+            "a link to no port",
+            "--for web/web --link mute",
+            1,
+            "",
+            "web links to service: mute which does not expose any ports\n",
+        ),
+        ("no links", "--for web/api", 1, "", "api has no links"),
+        ("two of one name", "--for web/api --link web --link web.other", 1, "", "would both be WEB"),
+        ("no such Service", "--for web/nope", 1, "", "there is no Service web/nope"),
+        ("which of them?", "--for web", 1, "", "there are other/web and web/web"),
+        (
+            "this one",
+            "--for web -n web --style convox --link api",
+            0,
+            "API_URL=https://api.web.svc.cluster.local:8443\n",
+            "",
+        ),
+        ("no such style", "--for web/web --style heroku", 64, "", "heroku"),
+    ];
+    for (case, flags, status, stdout, stderr) in cases {
+        let found = output(&format!("callsign env {flags} --manifests {}", cluster.display()));
+        assert_eq!((found.0, found.1.as_str()), (*status, *stdout), "{case}: {}", found.2);
+        assert!(found.2.contains(stderr), "{case}: {}", found.2);
+        assert!(found.2.lines().count() <= 1, "{case}: {}", found.2);
+    }
+}
+
+#[test]
+fn a_file_of_variables_is_whole_or_not_there() {
+    let scratch = Scratch::folder("env");
+    let api = |port: u16| {
+        format!(
+            "kind: Service\nmetadata: {{name: api, namespace: web}}\nspec: {{clusterIP: 10.96.0.2, ports: [{{name: http, port: {port}}}]}}\n"
+        )
+    };
+    let folder = Scratch::folder("env-cluster");
+    folder.file("web.yaml", "kind: Service\nmetadata: {name: web, namespace: web, annotations: {callsign.dev/links: api}}\nspec: {clusterIP: 10.96.0.1}\n");
+    folder.file("api.yaml", &api(3000));
+    let out = scratch.0.join("links.env");
+    let line = |more: &str| {
+        format!("callsign env --for web/web --out {} --manifests {}{more}", out.display(), folder.0.display())
+    };
+    let read = || std::fs::read_to_string(&out).unwrap_or_default();
+    assert_eq!(output(&line("")), (0, String::new(), String::new()));
+    let first = read();
+    assert!(first.starts_with("API_URL=http://api.web.svc.cluster.local:3000\n"));
+    assert_eq!(output(&line(" --link nothing")).0, 1);
+    assert_eq!(read(), first, "what is wrong changes nothing");
+    let (status, _, error) =
+        output(&format!("callsign env --for web/web --out /nowhere/links.env --manifests {}", folder.0.display()));
+    assert_eq!(status, 69);
+    assert!(error.contains("/nowhere/links.env") && error.lines().count() == 1, "{error}");
+    // Full disks have no place for half a file.
+    let (status, _, _) =
+        output(&format!("callsign env --for web/web --out /dev/full/x --manifests {}", folder.0.display()));
+    assert_eq!(status, 69);
+
+    let words = line(" --watch");
+    let words: Vec<&str> = words.split(' ').skip(1).collect();
+    let mut child = process::callsign().args(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let until = |holds: &dyn Fn(&str) -> bool| {
+        for _ in 0..250 {
+            if holds(&read()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{}", read());
+    };
+    std::fs::remove_file(&out).unwrap();
+    until(&|text| text == first);
+    folder.file("api.yaml", &api(4000));
+    until(&|text| text.starts_with("API_URL=http://api.web.svc.cluster.local:4000\n"));
+    let second = read();
+    std::fs::remove_file(folder.0.join("api.yaml")).unwrap();
+    std::thread::sleep(Duration::from_millis(800));
+    assert_eq!(read(), second, "a link that breaks leaves the last good file");
+    folder.file("api.yaml", &api(5000));
+    until(&|text| text.contains(":5000\n"));
+    let left: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["links.env"], "nothing else is left beside it");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Severity, code, and what the object's name contains.
+type Expected = (&'static str, &'static str, &'static str);
+
+#[test]
+fn every_finding_of_doctor() {
+    let service = |namespace: &str, name: &str, annotations: &str, spec: &str| {
+        format!(
+            "kind: Service\nmetadata: {{name: {name}, namespace: {namespace}, annotations: {{{annotations}}}}}\nspec: {{{spec}}}\n"
+        )
+    };
+    let ip = |last: u8| format!("clusterIP: 10.96.1.{last}, ports: [{{port: 80}}]");
+    let slice = |namespace: &str, service: &str, endpoints: &str| {
+        format!(
+            "kind: EndpointSlice\nmetadata: {{name: {service}-1, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}}}\naddressType: IPv4\nendpoints: [{endpoints}]\n"
+        )
+    };
+    let app = |name: &str, last: u8| {
+        format!("kind: Service\nmetadata: {{name: {name}, namespace: ix-plex}}\nspec: {{{}}}\n", ip(last))
+    };
+    let cases: Vec<(&str, Vec<String>, Option<Expected>)> = vec![
+        ("nothing is wrong", vec![service("web", "api", "", &ip(1))], None),
+        (
+            "an alias claimed twice",
+            vec![
+                service("web", "a", "callsign.dev/alias: db", &ip(1)),
+                service("web", "b", "callsign.dev/alias: db", &ip(2)),
+            ],
+            Some(("error", "alias-claimed-twice", "web/b")),
+        ),
+        (
+            "an alias that is a Service's name",
+            vec![service("web", "a", "callsign.dev/alias: b", &ip(1)), service("web", "b", "", &ip(2))],
+            Some(("warning", "alias-shadowed", "web/a")),
+        ),
+        (
+            "two defaults of a kind",
+            vec![
+                service("web", "mysql-a", "callsign.dev/default: 'true'", &ip(1)),
+                service("web", "mysql-b", "callsign.dev/default: 'true'", &ip(2)),
+            ],
+            Some(("error", "two-defaults", "web/mysql-a")),
+        ),
+        (
+            "a namespace that is a top-level domain",
+            vec!["kind: Namespace\nmetadata: {name: dev}\n".into()],
+            Some(("warning", "top-level-domain", "dev")),
+        ),
+        (
+            "a namespace called svc",
+            vec!["kind: Namespace\nmetadata: {name: svc}\n".into()],
+            Some(("warning", "reserved-namespace", "svc")),
+        ),
+        (
+            "a link to nothing",
+            vec![service("web", "a", "callsign.dev/links: nope", &ip(1))],
+            Some(("error", "link-to-nothing", "web/a")),
+        ),
+        (
+            "a link to no port",
+            vec![service("web", "a", "callsign.dev/links: b", &ip(1)), service("web", "b", "", "clusterIP: 10.96.1.2")],
+            Some(("error", "link-without-ports", "web/a")),
+        ),
+        (
+            "headless, and no endpoint is ready",
+            vec![
+                service("web", "db", "", "clusterIP: None"),
+                slice("web", "db", "{addresses: [10.1.0.1], conditions: {ready: false}}"),
+            ],
+            Some(("warning", "headless-without-endpoints", "web/db")),
+        ),
+        (
+            "an address, and no endpoint is ready",
+            vec![
+                service("web", "api", "", &ip(1)),
+                slice("web", "api", "{addresses: [10.1.0.1], conditions: {ready: false}}"),
+            ],
+            Some(("warning", "no-ready-endpoint", "web/api")),
+        ),
+        (
+            "an ExternalName that is an address",
+            vec![service("web", "out", "", "type: ExternalName, externalName: 192.0.2.1")],
+            Some(("error", "external-name-is-no-name", "web/out")),
+        ),
+        (
+            "an endpoint that hides a Service",
+            vec![
+                service("web", "cache", "", "clusterIP: None"),
+                slice("web", "cache", "{addresses: [10.1.0.1], hostname: api}"),
+                service("cache", "api", "", &ip(1)),
+            ],
+            Some(("warning", "shadowed-by-endpoint", "cache/api")),
+        ),
+        (
+            "an app that a Service hides",
+            vec![app("plex", 1), service("web", "plex", "", &ip(2))],
+            Some(("warning", "app-shadowed", "ix-plex")),
+        ),
+        (
+            "an app without a main Service",
+            vec![app("one", 1), app("two", 2)],
+            Some(("warning", "app-without-main", "ix-plex")),
+        ),
+    ];
+    for (case, objects, expected) in cases {
+        let scratch = Scratch::folder("doctor");
+        let path = scratch.file("cluster.yaml", &objects.join("---\n"));
+        let (status, out, error) = output(&format!("callsign doctor -o json --manifests {}", path.display()));
+        let findings: Vec<Value> =
+            serde_json::from_str(&out).unwrap_or_else(|why| panic!("{case}: {why}: {out}{error}"));
+        let found = findings.iter().map(|finding| {
+            (
+                finding["severity"].as_str().unwrap(),
+                finding["code"].as_str().unwrap(),
+                finding["object"].as_str().unwrap(),
+            )
+        });
+        let found: Vec<_> = found.collect();
+        match expected {
+            None => assert_eq!(found, [], "{case}"),
+            Some((severity, code, object)) => {
+                assert!(
+                    found.len() == 1 && found[0].0 == severity && found[0].1 == code && found[0].2.contains(object),
+                    "{case}: {found:?}"
+                );
+            }
+        }
+        assert_eq!(status, i32::from(found.iter().any(|(severity, _, _)| *severity == "error")), "{case}");
+        let (_, text, _) = output(&format!("callsign doctor --manifests {}", path.display()));
+        assert_eq!(text.matches("  why: ").count(), found.len(), "{case}: {text}");
+        assert_eq!(text.matches("  fix: ").count(), found.len(), "{case}: {text}");
+    }
+}
+
+#[test]
+fn services_that_change_are_followed() {
+    use std::io::{BufRead as _, BufReader};
+    let folder = Scratch::folder("watch");
+    folder.file(
+        "api.yaml",
+        "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n",
+    );
+    let mut child = process::callsign()
+        .args(["services", "-A", "--watch", "--manifests", folder.0.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = || lines.next().unwrap();
+    assert_eq!(next(), "NAMESPACE  SERVICE  DOMAIN                     PORTS");
+    assert_eq!(next(), "web        api      api.web.svc.cluster.local  80");
+    folder.file(
+        "db.yaml",
+        "kind: Service\nmetadata: {name: db, namespace: web}\nspec: {clusterIP: 10.96.0.2, ports: [{port: 5432}]}\n",
+    );
+    assert_eq!(next(), "web  db  db.web.svc.cluster.local  5432");
+    folder.file("db.yaml", "kind: Service\nmetadata: {name: db, namespace: web}\nspec: {clusterIP: 10.96.0.2, ports: [{port: 5432, targetPort: 1}]}\n");
+    assert_eq!(next(), "web  db  db.web.svc.cluster.local  5432:1");
+    std::fs::remove_file(folder.0.join("db.yaml")).unwrap();
+    assert_eq!(next(), "web  db  db.web.svc.cluster.local  5432:1  gone");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn bad_input_is_one_line_and_a_status() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let scratch = Scratch::folder("bad");
+    let kubeconfig = scratch.file(
+        "kubeconfig",
+        &format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{{name: a, cluster: {{server: 'http://{nobody}'}}}}]\n\
+             users: [{{name: a, user: {{}}}}]\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n"
+        ),
+    );
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    for (line, status, word) in [
+        ("services -A".to_owned(), 69, "--manifests"),
+        (format!("services -A --kubeconfig {kubeconfig}"), 69, "cannot reach"),
+        (format!("services -A --watch --kubeconfig {kubeconfig}"), 69, "cannot reach"),
+        (format!("doctor --kubeconfig {kubeconfig}"), 69, "cannot reach"),
+        (format!("services --kubeconfig {kubeconfig} --context nope"), 78, "nope"),
+        (format!("services -n nope {DEMO}"), 1, "-A lists all"),
+        (format!("services -o xml {DEMO}"), 64, "xml"),
+        (format!("explain a..b {DEMO}"), 64, "'a..b' is no name"),
+        (format!("explain api --type XYZ {DEMO}"), 64, "XYZ"),
+        (format!("explain api --from nope {DEMO}"), 1, "nope"),
+        ("resolvconf --server here".to_owned(), 64, "here"),
+        ("resolvconf".to_owned(), 64, "--server"),
+        ("completion tcsh".to_owned(), 64, "tcsh"),
+        ("man nothing".to_owned(), 64, "'nothing'"),
+    ] {
+        let found = output(&format!("callsign {line}"));
+        assert_eq!(found.0, status, "{line}: {}", found.2);
+        assert!(found.1.is_empty() && found.2.contains(word) && found.2.lines().count() == 1, "{line}: {}", found.2);
+    }
+}
+
+#[test]
+fn a_plugin_of_kubectl() {
+    let folder = Scratch::folder("plugin");
+    let plugin = folder.0.join("kubectl-callsign");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_callsign"), &plugin).unwrap();
+    let kubeconfig = folder.file("config", "clusters: 7\n");
+    // That it is read is enough to see: nothing says --kubeconfig.
+    let output = process::with(&plugin).args(["services", "-A"]).env("KUBECONFIG", &kubeconfig).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(kubeconfig.to_str().unwrap()));
+    let output = process::with(&plugin)
+        .args(["explain", "api", "--from", "web", "--manifests", "deploy/demo"])
+        .env("KUBECONFIG", &kubeconfig)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn completion_and_manual_pages_are_made_of_the_same_source() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, script, _) = output(&format!("callsign completion {shell}"));
+        assert_eq!(status, 0);
+        assert!(script.contains("explain") && script.contains("manifests"), "{shell}");
+    }
+    let (_, page, _) = output("callsign man");
+    assert!(page.contains(".TH callsign 1") && page.contains("explain"));
+    let (_, page, _) = output("callsign man explain");
+    assert!(page.contains(".TH callsign-explain 1") && page.contains("server"));
+}
+
+#[test]
+fn the_admin_address_serves_the_same_and_no_more_than_who_asks_may_see() {
+    let server = Server::start(&["--manifests", "deploy/demo", "--callers", "127.0.0.0/8=web"], None);
+    let body = |path: &str| server.get(path).split("\r\n\r\n").nth(1).unwrap().to_owned();
+    let listed: Vec<Value> = serde_json::from_str(&body("/api/v1/services")).unwrap();
+    let printed: Vec<Value> = serde_json::from_str(&output(&format!("callsign services -A -o json {DEMO}")).1).unwrap();
+    assert_eq!(listed, printed);
+    let explained: Value = serde_json::from_str(&body("/api/v1/explain?name=mysql&from=web")).unwrap();
+    let printed: Value =
+        serde_json::from_str(&output(&format!("callsign explain mysql --from web -o json {DEMO}")).1).unwrap();
+    assert_eq!(explained, printed);
+    assert!(server.get("/api/v1/services?namespace=nope").starts_with("HTTP/1.1 404"));
+    assert!(server.get("/api/v1/explain?name=a..b").starts_with("HTTP/1.1 400"));
+    assert!(body("/api/v1/explain?name=ledger.backoffice-workers&from=web").contains("hidden"));
+    // What another host would be told.
+    let zone = common::zone(&std::fs::read_to_string("deploy/demo/backoffice-workers.yaml").unwrap(), &[]);
+    let who = callsign::report::explain::Who::parse(&zone, Some("192.0.2.1")).unwrap();
+    let name = callsign::report::explain::name_of("ledger.backoffice-workers").unwrap();
+    let qtype = callsign::report::explain::type_of("A").unwrap();
+    let sight = callsign::report::explain::Sight::Caller;
+    let told = callsign::report::explain::explain(&zone, &who, &name, qtype, sight).unwrap();
+    let text = told.text();
+    assert!(!text.contains("hidden") && !text.contains("visible") && !text.contains("ClusterIP"), "{text}");
+    let _: IpAddr = server.dns.ip();
+}

@@ -260,9 +260,11 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
-    // KUBECONFIG may name several files, of which the first that says something counts.
+    // KUBECONFIG may name several files, of which the first that says something counts. Of several, some may be missing.
+    let parts: Vec<_> = std::env::split_paths(path).filter(|part| !part.as_os_str().is_empty()).collect();
+    let there: Vec<_> = parts.iter().filter(|part| part.exists()).collect();
     let mut file = kube::config::Kubeconfig::default();
-    for part in std::env::split_paths(path) {
+    for part in if there.is_empty() { parts.iter().collect() } else { there } {
         let next = kube::config::Kubeconfig::read_from(part).map_err(|why| causes(&why))?;
         file = file.merge(next).map_err(|why| causes(&why))?;
     }

@@ -275,6 +275,11 @@ impl SourceArgs {
 }
 
 impl NameArgs {
+    /// `--namespace`, unless it is empty: an environment variable that is set to nothing says nothing.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref().filter(|text| !text.is_empty())
+    }
+
     /// Settings with these names, everything else at its default.
     ///
     /// # Errors
@@ -297,7 +302,7 @@ impl NameArgs {
                 Err(why) => Err(bad(flag, text, &why)),
             }
         };
-        if let Some(text) = self.namespace.as_deref().filter(|text| !text.is_empty()) {
+        if let Some(text) = self.namespace() {
             label("--namespace", text)?;
             settings.namespace = settings.namespace_name(text).ok();
         }
@@ -343,7 +348,7 @@ impl ServeArgs {
         if forwarding.upstreams.is_empty() && forwarding.file.is_none() {
             settings.forwarded_only = settings.stubs.clone();
         }
-        settings.complete_search = self.complete_search;
+        settings.complete_search = self.complete_search && forwarding.is_on();
         settings.ttl = self.ttl;
         settings.udp_payload = self.udp_payload;
         settings.allow_from = self.allow_from.clone();

@@ -5,11 +5,23 @@ use std::process::ExitCode;
 use callsign::cli;
 
 fn main() -> ExitCode {
-    let cli = match cli::parse(std::env::args().collect()) {
+    let arguments = std::env::args_os().map(std::ffi::OsString::into_string).collect::<Result<Vec<_>, _>>();
+    let arguments = match arguments {
+        Ok(arguments) => arguments,
+        Err(argument) => {
+            eprintln!("callsign: {} is no text; arguments are UTF-8", argument.display());
+            return ExitCode::from(cli::USAGE);
+        }
+    };
+    let cli = match cli::parse(arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // One line: what was wrong. The usage is a --help away.
             let text = error.to_string();
+            if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+                eprintln!("callsign: say what to do: `callsign --help` lists the commands");
+                return ExitCode::from(cli::USAGE);
+            }
             let line = text
                 .lines()
                 .map(str::trim)

@@ -23,8 +23,7 @@ use crate::cluster::publish::Status;
 use crate::cluster::{Event, Events};
 use crate::forward::Kept;
 use crate::lifecycle::Phase;
-use crate::report::explain::Sight;
-use crate::report::{Catalog, explain, services};
+use crate::report::{Catalog, Viewer, explain, services};
 use crate::server::{Counters, Published};
 pub use metrics::Listener;
 
@@ -111,8 +110,8 @@ impl Admin {
         }
     }
 
-    /// What `callsign services -o json` prints; `?namespace=NS`, else all. Who is not on this host, or in this pod, is
-    /// told what it may see itself.
+    /// What `callsign services -o json` prints; `?namespace=NS`, else all. Who is no operator is
+    /// told what it may see itself: see [`Viewer`].
     async fn services(&self, query: &str, from: IpAddr) -> Response<Full<Bytes>> {
         let (wanted, facts) = oneshot::channel();
         let asked = self.events.send(Event::Facts(wanted)).await;
@@ -124,17 +123,15 @@ impl Admin {
         };
         let catalog = Catalog::new(self.table.load_full(), facts);
         let namespace = parameter(query, "namespace");
-        if let Some(namespace) = namespace.as_deref().filter(|namespace| !catalog.has_namespace(namespace)) {
+        let viewer = Viewer::of(&catalog.zone, from);
+        if let Some(namespace) = namespace.as_deref().filter(|namespace| !catalog.shows_namespace(namespace, &viewer)) {
             return plain(StatusCode::NOT_FOUND, format!("there is no namespace {namespace}\n"));
         }
-        json(&match from.is_loopback() {
-            true => services::list(&catalog, namespace.as_deref()),
-            false => services::list_for(&catalog, namespace.as_deref(), from),
-        })
+        json(&services::list_for(&catalog, namespace.as_deref(), &viewer))
     }
 
-    /// What `callsign explain NAME -o json` prints: `?name=NAME&from=NS|IP&type=TYPE`. Who is not on this host, or in this
-    /// pod, may ask for itself only.
+    /// What `callsign explain NAME -o json` prints: `?name=NAME&from=NS|IP&type=TYPE`. Who is no operator may
+    /// ask for itself only: see [`Viewer`].
     fn explain(&self, query: &str, client: IpAddr) -> Response<Full<Bytes>> {
         let Some(name) = parameter(query, "name") else {
             return plain(StatusCode::BAD_REQUEST, "say which name: /api/v1/explain?name=api&from=web\n".to_owned());
@@ -143,12 +140,11 @@ impl Admin {
         let explained = || {
             let name = explain::name_of(&name)?;
             let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
-            let (from, sight) = match client.is_loopback() {
-                true => (parameter(query, "from"), Sight::Operator),
-                false => (Some(client.to_string()), Sight::Caller),
+            let who = match Viewer::of(&zone, client) {
+                Viewer::Operator => explain::Who::parse(&zone, parameter(query, "from").as_deref())?,
+                Viewer::Caller(namespace) => explain::Who::new(namespace, format!("{client} asks for itself")),
             };
-            let who = explain::Who::parse(&zone, from.as_deref())?;
-            explain::explain(&zone, &who, &name, qtype, sight)
+            explain::explain(&zone, &who, &name, qtype, Viewer::of(&zone, client).sight())
         };
         match explained() {
             Ok(explanation) => json(&explanation),

@@ -37,7 +37,8 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
         let ports: Vec<String> = line.ports.iter().map(|port| format!("{}/{}", port.port, port.protocol)).collect();
         apps.entry(app).or_default().insert(&line.service, (&line.domain, ports.join(",")));
     }
-    let wanted: Vec<&str> = args.apps.iter().map(|app| app.strip_prefix(prefix).unwrap_or(app)).collect();
+    let wanted: Vec<&str> =
+        args.apps.iter().map(|app| app.strip_prefix(prefix).filter(|app| !app.is_empty()).unwrap_or(app)).collect();
     let unknown: Vec<&str> = wanted.iter().filter(|app| !apps.contains_key(**app)).copied().collect();
     apps.retain(|app, _| wanted.is_empty() || wanted.contains(app));
     let width = apps.values().flat_map(BTreeMap::values).map(|(name, _)| name.len()).max().unwrap_or_default();
@@ -52,7 +53,9 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
     print(&groups.join("\n"))?;
     match unknown.as_slice() {
         [] if groups.is_empty() => {
-            Err(Failure::new(NO, format!("no namespace begins with '{prefix}'; --application-prefix changes that")))
+            let why =
+                format!("no namespace that begins with '{prefix}' has Services; --application-prefix changes that");
+            Err(Failure::new(NO, why))
         }
         [] => Ok(()),
         _ => Err(Failure::new(NO, format!("no app is called {}; `callsign dns` lists them all", unknown.join(", ")))),

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use clap::{Args, ValueEnum};
 
 use super::{Failure, NO, json, paint, print, source};
+use crate::cluster::object::Rejected;
 use crate::config::{NameArgs, SourceArgs};
-use crate::report::doctor::{self, Severity};
+use crate::report::doctor::{self, Finding, Severity};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +27,9 @@ pub(super) enum Output {
 /// Flags of `callsign doctor`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DoctorArgs {
+    /// Look at all namespaces, whatever -n says; without -n that is what happens
+    #[arg(long, short = 'A')]
+    all_namespaces: bool,
     /// Form of the output
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -35,10 +39,37 @@ pub(super) struct DoctorArgs {
     names: NameArgs,
 }
 
+/// An object, or an annotation, that could not be used.
+fn rejected(rejected: &Rejected) -> Finding {
+    // Of an annotation that cannot be read the Service stays.
+    let annotation = rejected.reason.contains("callsign.dev/");
+    Finding {
+        severity: if annotation { Severity::Warning } else { Severity::Error },
+        code: if annotation { "annotation-unread" } else { "object-unread" },
+        object: rejected.name.clone(),
+        what: format!("this {} cannot be read whole: {}", rejected.kind, rejected.reason),
+        why: match annotation {
+            true => "the annotation is ignored; the object stays".to_owned(),
+            false => "the server leaves it out, and answers as if it were not there".to_owned(),
+        },
+        fix: "correct it".to_owned(),
+    }
+}
+
 /// Says what is wrong; the status is that of the worst finding.
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let cluster = source::read(&args.source, &args.names)?;
-    let findings = doctor::examine(&cluster.catalog, &cluster.reports);
+    let cluster = source::read_silently(&args.source, &args.names)?;
+    let mut findings = doctor::examine(&cluster.catalog, &cluster.reports);
+    // An ExternalName that is no name is a finding of its own.
+    let others = cluster.rejected.iter().filter(|rejected| !rejected.reason.starts_with("externalName"));
+    findings.extend(others.map(rejected));
+    if let Some(namespace) = args.names.namespace().filter(|_| !args.all_namespaces) {
+        let of = |object: &str| {
+            object == namespace || object.strip_prefix(namespace).is_some_and(|rest| rest.starts_with('/'))
+        };
+        findings.retain(|finding| finding.object.split(", ").any(of));
+    }
+    findings.sort();
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     let text = match args.output {
         Output::Json => json(&findings)?,

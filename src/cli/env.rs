@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Failure, NO, UNAVAILABLE, print, source};
+use super::{Failure, NO, UNAVAILABLE, USAGE, print, source};
 use crate::config::{NameArgs, SourceArgs};
 use crate::report::Catalog;
-use crate::report::links::Style;
+use crate::report::links::{Style, written};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -50,7 +50,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<(), Failure> {
         return watch(args);
     }
     let cluster = source::read(&args.source, &args.names)?;
-    let text = variables(args, &cluster.catalog)?;
+    let text = variables(args, &cluster.catalog, cluster.told_namespace(&args.names).as_deref())?;
     match &args.out {
         None => print(&text),
         Some(path) => write(path, &text),
@@ -58,9 +58,10 @@ pub(super) fn run(args: &EnvArgs) -> Result<(), Failure> {
 }
 
 /// The file's text; everything that is wrong, a line each.
-fn variables(args: &EnvArgs, catalog: &Catalog) -> Result<String, Failure> {
-    let service = catalog.find(&args.service, args.names.namespace.as_deref()).map_err(|why| Failure::new(NO, why))?;
-    let links = if args.links.is_empty() { catalog.links_of(&service) } else { args.links.clone() };
+fn variables(args: &EnvArgs, catalog: &Catalog, namespace: Option<&str>) -> Result<String, Failure> {
+    let service = catalog.find(&args.service, namespace).map_err(|why| Failure::new(NO, why))?;
+    let told: Vec<String> = args.links.iter().flat_map(|text| written(text)).collect();
+    let links = if told.is_empty() { catalog.links_of(&service) } else { told };
     match catalog.variables(&service, &links, args.style) {
         Ok(variables) => Ok(variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect()),
         Err(wrong) => {
@@ -70,9 +71,22 @@ fn variables(args: &EnvArgs, catalog: &Catalog) -> Result<String, Failure> {
     }
 }
 
-/// Writes a file by the way of another, so that readers find the old one or the new one.
+/// Writes a file by the way of another, so that readers find the old one or the new one. What a link leads to is written,
+/// not the link; what is no file (a pipe, a device) takes the text as it comes; `-` is standard output.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    if path.as_os_str() == "-" {
+        return print(text);
+    }
     let failed = |why: std::io::Error| Failure::new(UNAVAILABLE, format!("--out {}: {why}", path.display()));
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let there = std::fs::metadata(&path).ok();
+    if there.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+        return Err(Failure::new(USAGE, format!("--out {} is a folder; name a file in it", path.display())));
+    }
+    if there.as_ref().is_some_and(|there| !there.is_file()) {
+        let mut open = std::fs::File::options().write(true).open(&path).map_err(failed)?;
+        return open.write_all(text.as_bytes()).map_err(failed);
+    }
     let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
@@ -80,9 +94,12 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let beside = path.with_file_name(beside);
     let whole = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&beside)?;
+        if let Some(there) = &there {
+            file.set_permissions(there.permissions())?;
+        }
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&beside, path)
+        std::fs::rename(&beside, &path)
     };
     whole().map_err(|why| {
         // Nothing half-written stays.
@@ -95,10 +112,11 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
 fn watch(args: &EnvArgs) -> Result<(), Failure> {
     let Some(path) = &args.out else { return Ok(()) };
     let live = source::follow(&args.source, &args.names)?;
-    let mut written: Option<Result<String, String>> = None;
+    let namespace = live.told_namespace(&args.names);
+    let mut last: Option<Result<String, String>> = None;
     loop {
-        let found = variables(args, &live.catalog()?).map_err(|failure| failure.line);
-        if written.as_ref() != Some(&found) {
+        let found = variables(args, &live.catalog()?, namespace.as_deref()).map_err(|failure| failure.line);
+        if last.as_ref() != Some(&found) {
             match &found {
                 Ok(text) => {
                     write(path, text)?;
@@ -106,7 +124,7 @@ fn watch(args: &EnvArgs) -> Result<(), Failure> {
                 }
                 Err(why) => tracing::warn!(file = %path.display(), why, "the file is left as it is"),
             }
-            written = Some(found);
+            last = Some(found);
         }
         live.wait(LOOK);
     }

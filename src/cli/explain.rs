@@ -1,7 +1,8 @@
 //! `callsign explain NAME`: why a name resolves, or does not.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -58,7 +59,10 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let name = explain::name_of(&args.name).map_err(usage)?;
     let qtype = explain::type_of(&args.qtype).map_err(usage)?;
     let cluster = source::read(&args.source, &args.names)?;
-    let who = who(&cluster, args.from.as_deref())?;
+    // The namespace of a kubeconfig's context is who kubectl's users are.
+    let context = cluster.told_namespace(&args.names).filter(|_| args.names.namespace().is_none());
+    let from = args.from.as_deref().or(context.as_deref().filter(|name| cluster.catalog.has_namespace(name)));
+    let who = who(&cluster, from)?;
     let mut explanation =
         explain::explain(&cluster.catalog.zone, &who, &name, qtype, Sight::Operator).map_err(usage)?;
     if let Some(server) = &args.server {
@@ -95,21 +99,41 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
     let address = server.parse::<SocketAddr>().or_else(|_| server.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
     let address = address
         .map_err(|_| Failure::new(USAGE, format!("--server '{server}' is no address; write ADDR or ADDR:PORT")))?;
-    let exchange = || -> std::io::Result<Vec<u8>> {
+    let query = explain::query(name, qtype).map_err(|why| Failure::new(USAGE, why))?;
+    let over_udp = || -> std::io::Result<Vec<u8>> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
         socket.connect(address)?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
-        let query = explain::query(name, qtype).map_err(std::io::Error::other)?;
         let mut reply = vec![0; 65_535];
+        let mut failed = std::io::Error::from(std::io::ErrorKind::TimedOut);
         for _ in 0..2 {
             socket.send(&query)?;
-            if let Ok(length) = socket.recv(&mut reply) {
-                reply.truncate(length);
-                return Ok(reply);
+            match socket.recv(&mut reply) {
+                Ok(length) => {
+                    reply.truncate(length);
+                    return Ok(reply);
+                }
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(why) => failed = why,
             }
         }
-        Err(std::io::ErrorKind::TimedOut.into())
+        Err(failed)
+    };
+    // TC: the whole answer is to be had over TCP (RFC 7766 section 5).
+    let over_tcp = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut reply)?;
+        Ok(reply)
+    };
+    let exchange = || match over_udp()? {
+        cut if cut.get(2).is_some_and(|flags| flags & 0x02 != 0) => over_tcp(),
+        whole => Ok(whole),
     };
     let reply =
         exchange().map_err(|why| Failure::new(UNAVAILABLE, format!("--server {address} does not answer: {why}")))?;

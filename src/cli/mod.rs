@@ -211,7 +211,16 @@ fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
         |flag: &str| arguments.iter().any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")));
     let asks = ["services", "dns", "explain", "env", "name", "doctor"];
     let asks = arguments.get(1).is_some_and(|command| asks.contains(&command.as_str()));
-    if !is_plugin || !asks || given("--kubeconfig") || given("--manifests") || given("--help") || given("-h") {
+    let told = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let elsewhere = told("CALLSIGN_MANIFESTS") || told("CALLSIGN_KUBECONFIG");
+    if !is_plugin
+        || !asks
+        || elsewhere
+        || given("--kubeconfig")
+        || given("--manifests")
+        || given("--help")
+        || given("-h")
+    {
         return arguments;
     }
     let home = || Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".kube/config"));

@@ -42,7 +42,7 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
         None => vec![main],
         Some(service) => vec![format!("{main}-{service}"), service.clone()],
     };
-    for label in services.iter().chain([&namespace]) {
+    for label in services.iter().chain([&namespace, &args.app, &args.chart]) {
         label_of(label).map_err(|why| Failure::new(USAGE, format!("'{label}' is no label of a name: {why}")))?;
     }
     let full = |service: &str| format!("{service}.{namespace}.svc.{domain}\n").to_ascii_lowercase();

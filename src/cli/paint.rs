@@ -1,18 +1,21 @@
 //! Colours, on a terminal that wants them.
 
-use std::io::IsTerminal as _;
-
 const BOLD: &str = "\x1b[1m";
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const GREEN: &str = "\x1b[32m";
 const PLAIN: &str = "\x1b[0m";
 
-/// Whether standard output is a terminal, and nobody said NO_COLOR (no-color.org).
+/// Whether standard output is a terminal that wants colours.
 pub(super) fn is_wanted() -> bool {
+    suits(&std::io::stdout())
+}
+
+/// Whether this is a terminal, and nobody said NO_COLOR (no-color.org).
+pub(super) fn suits(stream: &impl std::io::IsTerminal) -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    std::io::stdout().is_terminal() && !refused && !dumb
+    stream.is_terminal() && !refused && !dumb
 }
 
 /// A table with its first line in bold.

@@ -31,7 +31,7 @@ pub(super) fn run(args: &ResolvConfArgs) -> Result<(), Failure> {
     let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
     let mut text: String = args.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     if args.search {
-        let namespace = args.names.namespace.as_deref().unwrap_or("default");
+        let namespace = args.names.namespace().unwrap_or("default");
         label_of(namespace).map_err(|why| Failure::new(USAGE, format!("-n '{namespace}': {why}")))?;
         let domain = settings.first_domain();
         text += &format!("search {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n");

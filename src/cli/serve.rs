@@ -1,6 +1,6 @@
 //! `callsign serve`.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
@@ -56,7 +56,7 @@ pub(super) fn log(format: LogFormat, default: &str) {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_ansi(super::paint::suits(&std::io::stderr()));
     // Who embeds this may have set up logs already.
     let _ = match format {
         LogFormat::Text => logs.with_target(false).finish().try_init(),

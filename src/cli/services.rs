@@ -65,12 +65,15 @@ pub(super) fn run(args: &ServicesArgs) -> Result<(), Failure> {
         return watch(args);
     }
     let cluster = source::read(&args.source, &args.names)?;
-    let namespace = cluster.namespace(&args.names);
+    let namespace = cluster.told_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
     let (lines, unknown) = chosen(args, &cluster.catalog, &namespace)?;
     print(&rendered(args, &lines, paint::is_wanted())?)?;
     match unknown.as_slice() {
         [] => Ok(()),
-        _ => Err(Failure::new(NO, format!("no Service is called {}; -A looks in all namespaces", unknown.join(", ")))),
+        _ => {
+            let hint = if args.all_namespaces { "" } else { "; -A looks in all namespaces" };
+            Err(Failure::new(NO, format!("no Service is called {}{hint}", unknown.join(", "))))
+        }
     }
 }
 
@@ -80,10 +83,11 @@ fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Ve
     if lines.is_empty() && !args.all_namespaces {
         let others: Vec<&str> = catalog.namespaces().take(8).collect();
         let what = if catalog.has_namespace(namespace) { "there are no Services in" } else { "there is no" };
-        return Err(Failure::new(
-            NO,
-            format!("{what} namespace {namespace}; -n names another ({}), -A lists all", others.join(", ")),
-        ));
+        let hint = match others.as_slice() {
+            [] => "the source has no namespaces at all".to_owned(),
+            _ => format!("-n names another ({}), -A lists all", others.join(", ")),
+        };
+        return Err(Failure::new(NO, format!("{what} namespace {namespace}; {hint}")));
     }
     let known: BTreeSet<&str> = lines.iter().map(|line| line.service.as_str()).collect();
     let unknown = args.services.iter().filter(|name| !known.contains(name.as_str())).cloned().collect();
@@ -103,15 +107,21 @@ fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String
             Ok(paint::heading(&table(rows), colours))
         }
         Output::Csv => {
-            let mut out = csv::Writer::from_writer(Vec::new());
-            for row in std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))) {
-                let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
-                out.write_record(plain).map_err(|why| failed(&why))?;
-            }
-            let octets = out.into_inner().map_err(|why| failed(&why))?;
-            String::from_utf8(octets).map_err(|why| failed(&why))
+            comma_separated(std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))))
         }
     }
+}
+
+fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Failure> {
+    let failed = |why: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}"));
+    // A row for what is gone has a cell more than its heading.
+    let mut out = csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
+    for row in rows {
+        let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
+        out.write_record(plain).map_err(|why| failed(&why))?;
+    }
+    let octets = out.into_inner().map_err(|why| failed(&why))?;
+    String::from_utf8(octets).map_err(|why| failed(&why))
 }
 
 /// What stands in a table where there is nothing.
@@ -147,7 +157,7 @@ fn cells(args: &ServicesArgs, line: &Line) -> Vec<String> {
 /// On a terminal the whole list, drawn anew; in a pipe the list, and then a line for each change.
 fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     let live = source::follow(&args.source, &args.names)?;
-    let namespace = live.namespace(&args.names);
+    let namespace = live.told_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
     let terminal = std::io::stdout().is_terminal();
     let mut shown: Option<Vec<Line>> = None;
     loop {
@@ -192,7 +202,8 @@ fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String,
         cells.push("gone".to_owned());
         cells
     });
-    Ok(table(new.chain(gone)))
+    let rows = new.chain(gone);
+    if args.output == Output::Csv { comma_separated(rows) } else { Ok(table(rows)) }
 }
 
 /// The whole list from the top of the terminal, with what is new or changed in colour.

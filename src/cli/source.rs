@@ -15,7 +15,7 @@ use super::{CONFIG, Failure, UNAVAILABLE};
 use crate::app;
 use crate::cluster::kubernetes::{self, Pods};
 use crate::cluster::manifests::{Manifests, Options};
-use crate::cluster::object::Reading;
+use crate::cluster::object::{Reading, Rejected};
 use crate::cluster::publish::{Publisher, Status};
 use crate::cluster::{Event, Events, Part, publish};
 use crate::config::{NameArgs, Source, SourceArgs};
@@ -32,13 +32,24 @@ pub(super) struct Cluster {
     pub(super) catalog: Catalog,
     /// What was noticed while it was made.
     pub(super) reports: Vec<Report>,
+    /// Objects, and annotations of objects, that could not be used.
+    pub(super) rejected: Vec<Rejected>,
     /// Pods that manifests hold.
     pods: HashSet<PodId>,
     api: Option<(Runtime, kube::Client)>,
 }
 
-/// Reads everything once. Complaints about single objects go to stderr.
+/// Reads everything once. That some objects cannot be used is told; which, is the doctor's to say.
 pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
+    let cluster = read_silently(args, names)?;
+    if !cluster.rejected.is_empty() {
+        tracing::warn!(objects = cluster.rejected.len(), "could not be read whole; `callsign doctor` says which");
+    }
+    Ok(cluster)
+}
+
+/// Reads everything once.
+pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
     // As servers do by default: it decides what a namespace called `com` may answer.
     settings.forwarding = true;
@@ -67,15 +78,16 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
     });
     let pods = pods.collect();
     let (zone, mut builder, others) = publish::build(builder, events);
+    let mut rejected = Vec::new();
     for event in others {
         match event {
-            Event::Rejected(rejected) => tracing::warn!(object = %rejected, "left out"),
+            Event::Rejected(object) => rejected.push(object),
             Event::Trouble(_, Some(reason)) => tracing::warn!(reason, "left out"),
             _ => {}
         }
     }
     let reports = builder.take_reports();
-    Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), reports, pods, api })
+    Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), reports, rejected, pods, api })
 }
 
 /// A source that goes on telling.
@@ -137,9 +149,9 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
 }
 
 impl Live {
-    /// The namespace that a command is about.
-    pub(super) fn namespace(&self, names: &NameArgs) -> String {
-        namespace_of(names, self.client.as_ref())
+    /// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
+    pub(super) fn told_namespace(&self, names: &NameArgs) -> Option<String> {
+        told_namespace(names, self.client.as_ref())
     }
 
     /// What is known now.
@@ -245,16 +257,15 @@ async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, F
     Err(unavailable(trouble))
 }
 
-/// The namespace that a command is about: `-n`, else that of the kubeconfig's context, else `default`.
-fn namespace_of(names: &NameArgs, client: Option<&kube::Client>) -> String {
-    let told = names.namespace.as_deref().filter(|text| !text.is_empty());
-    told.or(client.map(kube::Client::default_namespace)).unwrap_or("default").to_owned()
+/// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
+fn told_namespace(names: &NameArgs, client: Option<&kube::Client>) -> Option<String> {
+    names.namespace().or(client.map(kube::Client::default_namespace)).map(str::to_owned)
 }
 
 impl Cluster {
-    /// The namespace that a command is about.
-    pub(super) fn namespace(&self, names: &NameArgs) -> String {
-        namespace_of(names, self.api.as_ref().map(|(_, client)| client))
+    /// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
+    pub(super) fn told_namespace(&self, names: &NameArgs) -> Option<String> {
+        told_namespace(names, self.api.as_ref().map(|(_, client)| client))
     }
 
     /// The namespace of a pod, by its name or (where an API can be asked) its address.
@@ -271,7 +282,8 @@ impl Cluster {
         let field = if name.parse::<std::net::IpAddr>().is_ok() { "status.podIP" } else { "metadata.name" };
         let request =
             http::Request::get(format!("/api/v1/pods?fieldSelector={field}%3D{name}")).body(Vec::new()).ok()?;
-        let list: Value = runtime.block_on(client.request(request)).ok()?;
+        let list = runtime.block_on(client.request::<Value>(request));
+        let list = list.inspect_err(|why| tracing::warn!(%why, "pods cannot be asked for")).ok()?;
         let items = list.get("items")?.as_array()?;
         let namespaces = items.iter().filter_map(|item| item.get("metadata")?.get("namespace")?.as_str());
         namespaces.filter(|found| namespace.is_none_or(|namespace| namespace == *found)).map(str::to_owned).next()

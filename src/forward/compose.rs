@@ -7,6 +7,8 @@ use hickory_net::proto::op::{Message, ResponseCode};
 use hickory_net::proto::rr::{Name as RecordName, RData, Record, rdata};
 use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
 
+use tokio::time::{Instant, timeout_at};
+
 use super::cache::Wanted;
 use super::engine::Engine;
 use super::reply::{Age, Entry, Ttls};
@@ -42,30 +44,35 @@ enum Told {
 struct Failed;
 
 impl Engine {
-    /// Answers a question whose answer has several parts.
-    pub(super) async fn compose(self: Rc<Self>, question: Question) {
-        let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
-        let mut found = Found::default();
-        let result = match question.ask.why {
-            Why::Search => match self.searched(&question, &name).await {
-                Ok(Some(place)) => {
-                    found.alias(&name, &place, self.ttl());
-                    let result = self.gather(place, &question, &mut found).await;
-                    // The place was chosen because the name exists there: it does for every type.
-                    if found.rcode == rcode::NXDOMAIN {
-                        found.rcode = rcode::NOERROR;
-                    }
-                    result
-                }
-                Ok(None) => return self.answer_alone(question),
-                Err(failed) => Err(failed),
-            },
-            Why::Outside | Why::LeadsOut => self.gather(name.wire().to_vec(), &question, &mut found).await,
+    /// Answers a question whose answer has several parts, before `deadline`.
+    pub(super) async fn compose(self: Rc<Self>, question: Question, deadline: Instant) {
+        let made = timeout_at(deadline, self.made(&question)).await.unwrap_or(Err(Failed));
+        let entry = match made {
+            Ok(Some(found)) => found.entry(&question),
+            Ok(None) => return self.answer_alone(question),
+            Err(Failed) => None,
         };
-        let entry = result.ok().and_then(|()| found.entry(&question));
         let authoritative = question.ask.why != Why::Outside && entry.is_some();
         let entry = entry.unwrap_or_else(|| Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, 0, 0));
         self.reply(question, &entry, Age::Fresh(0), authoritative);
+    }
+
+    /// All parts; `None` if the table alone has the answer.
+    async fn made(self: &Rc<Self>, question: &Question) -> Result<Option<Found>, Failed> {
+        let name = Name::parse(&question.query, HEADER_LEN).map_err(|_| Failed)?;
+        let mut found = Found::default();
+        if question.ask.why != Why::Search {
+            self.gather(name.wire().to_vec(), question, &mut found).await?;
+            return Ok(Some(found));
+        }
+        let Some(place) = self.searched(question, &name).await? else { return Ok(None) };
+        found.alias(&name, &place, self.ttl());
+        self.gather(place, question, &mut found).await?;
+        // The place was chosen because the name exists there: it does for every type.
+        if found.rcode == rcode::NXDOMAIN {
+            found.rcode = rcode::NOERROR;
+        }
+        Ok(Some(found))
     }
 
     /// Follows a name through the table and upstreams.

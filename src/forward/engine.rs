@@ -72,7 +72,9 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         upstreams: std::sync::Mutex::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let watched = match forwarding.file.as_deref().and_then(Path::parent) {
+    // Of a link, what it leads to changes.
+    let file = forwarding.file.as_deref().map(|file| file.canonicalize().unwrap_or_else(|_| file.to_owned()));
+    let watched = match file.as_deref().and_then(Path::parent) {
         Some(folder) => Some(Watched::new(folder, "resolv-conf")?),
         None => None,
     };
@@ -107,6 +109,8 @@ pub(super) struct Engine {
     routes: Vec<(Domain, Pool)>,
     flights: RefCell<HashMap<Key, Flight>>,
     waiting: Cell<usize>,
+    /// Answers of several parts that are being made.
+    composing: Cell<usize>,
     concurrent: usize,
     stale: u32,
     pub(super) search: Vec<Domain>,
@@ -140,6 +144,7 @@ impl Engine {
             routes,
             flights: RefCell::default(),
             waiting: Cell::new(0),
+            composing: Cell::new(0),
             concurrent: forwarding.concurrent,
             stale: forwarding.stale.as_secs() as u32,
             search: forwarding.search.clone(),
@@ -177,7 +182,7 @@ impl Engine {
             }
         }
         let end = Instant::now() + DEADLINE;
-        while !self.flights.borrow().is_empty() && Instant::now() < end {
+        while (!self.flights.borrow().is_empty() || self.composing.get() > 0) && Instant::now() < end {
             sleep(Duration::from_millis(20)).await;
         }
         for outbox in self.outboxes.borrow_mut().drain(..) {
@@ -232,12 +237,25 @@ impl Engine {
             return found_loop(&server);
         }
         if question.ask.why != Why::Outside {
-            spawn_local(self.clone().compose(question));
+            if self.composing.get() >= self.concurrent * CLIENTS {
+                self.kept.counts.rejected.fetch_add(1, Relaxed);
+                return;
+            }
+            self.clone().put_together(question);
             return;
         }
         let [high, low] = question.ask.qtype.to_be_bytes();
         let key = Key([name.wire(), &[high, low, marks_of(&question.ask)]].concat().into());
         self.want(key, Waiter::Client(question));
+    }
+
+    /// Has an answer of several parts made, in the time that an answer has.
+    fn put_together(self: Rc<Self>, question: Question) {
+        self.composing.set(self.composing.get() + 1);
+        spawn_local(async move {
+            self.clone().compose(question, Instant::now() + DEADLINE).await;
+            self.composing.set(self.composing.get() - 1);
+        });
     }
 
     /// What is kept, or can be had; `None` if nobody can be asked.
@@ -301,6 +319,7 @@ impl Engine {
         self.kept.counts.prefetches.fetch_add(1, Relaxed);
         flights.insert(key.clone(), Flight::default());
         drop(flights);
+        // What is still fresh stands in for itself; past its time only if that is allowed at all.
         spawn_local(self.clone().fly(key, entry));
     }
 
@@ -314,7 +333,10 @@ impl Engine {
                     biased;
                     result = &mut asking => result,
                     () = sleep(STALE_AFTER) => {
-                        self.tell(&key, entry, Age::Stale, true);
+                        let age = entry.age(self.shared.now());
+                        if entry.may_stand_in(self.shared.now(), self.stale) {
+                            self.tell(&key, entry, if age == Age::Expired { Age::Stale } else { age }, true);
+                        }
                         asking.await
                     }
                 },
@@ -331,9 +353,10 @@ impl Engine {
                 self.tell(&key, &entry, Age::Fresh(0), false);
             }
             (Err(_), Some(entry)) => {
-                entry.stand_in_until(now.saturating_add(STALE_FOR));
+                entry.stand_in_until(now.saturating_add(STALE_FOR), self.stale);
                 entry.refreshed();
-                self.tell(&key, &entry, entry.age(now), false);
+                let age = entry.age(now);
+                self.tell(&key, &entry, if age == Age::Expired { Age::Stale } else { age }, false);
             }
             (Err(trouble), None) => {
                 let entry = Arc::new(match trouble {
@@ -392,7 +415,7 @@ impl Engine {
                 let _ = found.send((entry.clone(), age));
             }
             Waiter::Client(question) if entry.leads_in => {
-                spawn_local(self.clone().compose(question));
+                self.clone().put_together(question);
             }
             Waiter::Client(question) => self.reply(question, entry, age, false),
         }

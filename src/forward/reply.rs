@@ -131,7 +131,15 @@ impl Entry {
         if header.flags & flags::TC != 0 {
             return Err(Unfit::Truncated);
         }
-        let mut reader = Reader { message, at: start, aliases: Vec::new(), negative: None, floor_of_answers: u32::MAX };
+        let qtype = u16_at(question, question.len().saturating_sub(4)).unwrap_or(0);
+        let mut reader = Reader {
+            message,
+            at: start,
+            aliases: Vec::new(),
+            found: false,
+            negative: None,
+            floor_of_answers: u32::MAX,
+        };
         let mut entry = Entry {
             body: Box::default(),
             cuts: Box::default(),
@@ -161,6 +169,9 @@ impl Entry {
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
+                } else if section == 2 && reader.owner_is(record.owner, &ours) {
+                    // What the cluster's names are is said by the table, to whom it may be said.
+                    passing = false;
                 } else if passing {
                     // What follows an OPT is left out: names in it could point across the gap.
                     if let Some(count) = entry.counts.get_mut(section) {
@@ -171,8 +182,12 @@ impl Entry {
                 }
             }
         }
-        let last = reader.end_of_aliases(question)?;
-        entry.leads_in = last.is_some_and(|last| Name::parse(&last, 0).is_ok_and(|name| ours(&name)));
+        // Who asks for the alias itself has it: nothing is followed (RFC 1034 section 3.6.2).
+        let asks_for_alias = matches!(qtype, rtype::CNAME | rtype::ANY);
+        reader.found |= asks_for_alias;
+        let chain = reader.chain(question)?;
+        let is_ours = |name: &Vec<u8>| Name::parse(name, 0).is_ok_and(|name| ours(&name));
+        entry.leads_in = !asks_for_alias && chain.iter().any(is_ours);
         entry.ttl = reader.ttl(&entry, ttls);
         entry.body = message.get(start..end).unwrap_or(&[]).into();
         entry.cuts = cuts.into();
@@ -234,9 +249,10 @@ impl Entry {
         self.is_answer() && now.saturating_sub(self.fetched).saturating_sub(self.ttl) < stale
     }
 
-    /// Nobody need try for something fresher until then.
-    pub fn stand_in_until(&self, then: u32) {
-        self.retry_at.store(then, Relaxed);
+    /// Nobody need try for something fresher until then, nor longer than `stale` seconds past its time.
+    pub fn stand_in_until(&self, then: u32, stale: u32) {
+        let last = self.fetched.saturating_add(self.ttl).saturating_add(stale);
+        self.retry_at.store(then.min(last), Relaxed);
     }
 
     /// Whether it says something about the name, rather than that nothing can be said.
@@ -277,6 +293,9 @@ impl Entry {
             Age::Fresh(_) => &self.errors,
             _ => &extended_error::STALE_ANSWER,
         };
+        // What was asked for comes before words about it: without room for both the errors are left out.
+        let whole = usize::from(ask.end) + self.body.len() + OPT_LEN + errors.len();
+        let errors = if whole <= usize::from(ask.limit) { errors } else { &[] };
         let reserved = if ask.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
         let wants_authentic = ask.flags & flags::AD != 0 || ask.edns.is_some_and(|flags| flags & 0x80 != 0);
         let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
@@ -369,6 +388,8 @@ struct Reader<'m> {
     at: usize,
     /// Owner and target of each CNAME of the answer, in lower case.
     aliases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether the answer has something besides aliases and their signatures.
+    found: bool,
     /// TTL that the SOA of the authority section gives a negative answer.
     negative: Option<u32>,
     /// The smallest TTL of the answer.
@@ -376,6 +397,7 @@ struct Reader<'m> {
 }
 
 struct Record<'m> {
+    owner: usize,
     root: bool,
     rtype: u16,
     ttl_at: usize,
@@ -408,6 +430,7 @@ impl<'m> Reader<'m> {
         }
         if section == 0 {
             self.floor_of_answers = self.floor_of_answers.min(seconds(ttl));
+            self.found |= !matches!(rtype, rtype::CNAME | rtype::DNAME | rtype::RRSIG);
             if rtype == rtype::CNAME {
                 self.aliases.push((self.name_at(owner)?, self.name_at(start)?));
             }
@@ -417,7 +440,7 @@ impl<'m> Reader<'m> {
             self.negative = Some(seconds(ttl).min(seconds(minimum)));
         }
         self.at = end;
-        Some(Record { root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
+        Some(Record { owner, root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
     }
 
     /// Whether a name starts at `start` and ends at `end`.
@@ -466,15 +489,21 @@ impl<'m> Reader<'m> {
         }
     }
 
-    /// The name that the aliases of the answer lead to; `None` if there are none for the name that was asked.
-    fn end_of_aliases(&self, question: &[u8]) -> Result<Option<Vec<u8>>, Unfit> {
+    /// Whether a record of this owner speaks of the cluster.
+    fn owner_is(&self, owner: usize, ours: &impl Fn(&Name) -> bool) -> bool {
+        let name = self.name_at(owner).and_then(|name| Name::parse(&name, 0).ok());
+        name.is_some_and(|name| ours(&name))
+    }
+
+    /// The names that the aliases of the answer lead to, one after the other.
+    fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, Unfit> {
         let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
-        let mut current: Option<&Vec<u8>> = None;
+        let mut chain: Vec<Vec<u8>> = Vec::new();
         for _ in 0..=CHAIN {
-            let name = current.map_or(asked, |name| name);
+            let name = chain.last().map_or(asked, |name| name);
             match self.aliases.iter().find(|(owner, _)| owner == name) {
-                Some((_, target)) => current = Some(target),
-                None => return Ok(current.cloned()),
+                Some((_, target)) => chain.push(target.clone()),
+                None => return Ok(chain),
             }
         }
         Err(Unfit::Circle)
@@ -482,25 +511,15 @@ impl<'m> Reader<'m> {
 
     /// How long the answer may be kept.
     fn ttl(&self, entry: &Entry, ttls: Ttls) -> u32 {
-        let ttl = match entry.rcode {
-            rcode::NOERROR if !entry.is_negative() && self.negative.is_none() => self.floor_of_answers,
-            // RFC 2308 section 5: without a SOA a negative answer is not kept.
-            rcode::NOERROR | rcode::NXDOMAIN => match (self.negative, entry.is_negative()) {
-                (Some(negative), true) => negative.min(NEGATIVE_CEILING),
-                // An alias, and the SOA of where it leads: both have to hold. An answer may also have a SOA of its own.
-                (Some(negative), false) if entry.rcode == rcode::NXDOMAIN || self.only_aliases(entry) => {
-                    negative.min(NEGATIVE_CEILING).min(self.floor_of_answers)
-                }
-                (Some(_), false) => self.floor_of_answers,
-                (None, _) => return 0,
-            },
-            rcode::SERVFAIL => return FAILURE_TTL,
+        let ttl = match (entry.rcode, self.negative) {
+            (rcode::NOERROR, _) if self.found => self.floor_of_answers,
+            // Nothing, or aliases that lead to nothing: both have to hold. RFC 2308 section 5: not without a SOA.
+            (rcode::NOERROR | rcode::NXDOMAIN, Some(negative)) => {
+                negative.min(NEGATIVE_CEILING).min(self.floor_of_answers)
+            }
+            (rcode::SERVFAIL, _) => return FAILURE_TTL,
             _ => return 0,
         };
         ttl.min(ttls.ceiling).max(ttls.floor)
-    }
-
-    fn only_aliases(&self, entry: &Entry) -> bool {
-        self.aliases.len() == usize::from(entry.counts[0])
     }
 }

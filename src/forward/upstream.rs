@@ -210,7 +210,9 @@ pub(super) struct Server {
     pub(super) stats: Arc<Stats>,
     shared: std::rc::Rc<Shared>,
     lanes: RefCell<Vec<Lane>>,
-    stream: Mutex<Option<Stream>>,
+    /// The connection, and which of those that there have been it is.
+    stream: Mutex<Option<(Stream, u64)>>,
+    connections: Cell<u64>,
     health: Cell<Health>,
     /// Until when it is asked without EDNS, since it did not know it.
     plain_until: Cell<Option<Instant>>,
@@ -226,6 +228,7 @@ impl Server {
             shared: shared.clone(),
             lanes: RefCell::default(),
             stream: Mutex::new(None),
+            connections: Cell::new(0),
             health: Cell::default(),
             plain_until: Cell::new(None),
             unreachable: Cell::new(false),
@@ -315,9 +318,10 @@ impl Server {
     async fn over_udp(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
         let mut lane = self.lane().map_err(|_| Trouble::Io)?;
         let mut patience = RESEND;
+        let mut edns = self.knows_edns();
+        let known = edns;
         loop {
             let id = self.shared.random() as u16;
-            let edns = self.knows_edns();
             let message = asked.encode(id, edns);
             lane.uses += 1;
             // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
@@ -329,13 +333,21 @@ impl Server {
             match timeout_at(until, self.receive(&lane.socket, id, asked.question)).await {
                 Ok(Ok(Ok(entry))) => {
                     self.keep(lane);
+                    if known && !edns {
+                        self.ask_plainly();
+                    }
                     return Ok(entry);
                 }
                 Ok(Ok(Err(Unfit::Truncated))) => {
                     self.keep(lane);
-                    return self.over_stream(asked).await;
+                    // It has replied: silence over TCP is no reason to ask it last.
+                    return self.over_stream(asked).await.map_err(|trouble| match trouble {
+                        Trouble::Silent => Trouble::Unfit,
+                        other => other,
+                    });
                 }
-                Ok(Ok(Err(Unfit::NoEdns))) if edns => self.ask_plainly(),
+                // Whether that was the reason shows when it is asked without.
+                Ok(Ok(Err(Unfit::NoEdns))) if edns => edns = false,
                 Ok(Ok(Err(_))) => return Err(Trouble::Unfit),
                 Ok(Err(_)) => return Err(Trouble::Io),
                 Err(_) if Instant::now() >= asked.deadline => return Err(Trouble::Silent),
@@ -395,40 +407,48 @@ impl Server {
         }
     }
 
-    /// Over TCP or TLS. A connection that the server has closed meanwhile is opened again, once.
+    /// Over TCP or TLS. A connection that the server has closed meanwhile is opened again, once. One that says nothing in
+    /// time is given up: it may be dead, and would be asked again and again.
     async fn over_stream(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
-        let exchange = async {
-            let mut fresh = false;
-            loop {
-                let (stream, is_new) = self.connection().await?;
-                fresh |= is_new;
-                let edns = self.knows_edns();
-                let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| Trouble::Unfit)?;
-                let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
-                match sent.first_answer().await {
-                    Ok(response) => match self.shared.parse(response.as_buffer(), asked.question) {
-                        Ok(entry) => return Ok(entry),
-                        Err(Unfit::NoEdns) if edns => self.ask_plainly(),
-                        Err(_) => return Err(Trouble::Unfit),
-                    },
-                    Err(why) => {
-                        tracing::debug!(upstream = %self.address, %why, "connection to an upstream");
-                        *self.stream.lock().await = None;
-                        if fresh {
-                            return Err(Trouble::Io);
+        let mut edns = self.knows_edns();
+        let known = edns;
+        let mut fresh = false;
+        loop {
+            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(Trouble::Silent));
+            let (stream, number, is_new) = opened?;
+            fresh |= is_new;
+            let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| Trouble::Unfit)?;
+            let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
+            let given_up = GivenUp { server: self, number, in_time: Cell::new(false) };
+            let reply = timeout_at(asked.deadline, sent.first_answer()).await;
+            given_up.in_time.set(matches!(reply, Ok(Ok(_))));
+            match reply {
+                Ok(Ok(response)) => match self.shared.parse(response.as_buffer(), asked.question) {
+                    Ok(entry) => {
+                        if known && !edns {
+                            self.ask_plainly();
                         }
+                        return Ok(entry);
+                    }
+                    Err(Unfit::NoEdns) if edns => edns = false,
+                    Err(_) => return Err(Trouble::Unfit),
+                },
+                Ok(Err(why)) => {
+                    tracing::debug!(upstream = %self.address, %why, "connection to an upstream");
+                    if fresh {
+                        return Err(Trouble::Io);
                     }
                 }
+                Err(_) => return Err(Trouble::Silent),
             }
-        };
-        timeout_at(asked.deadline, exchange).await.unwrap_or(Err(Trouble::Silent))
+        }
     }
 
-    /// The connection, and whether it was opened just now.
-    async fn connection(&self) -> Result<(Stream, bool), Trouble> {
+    /// The connection, its number, and whether it was opened just now.
+    async fn connection(&self) -> Result<(Stream, u64, bool), Trouble> {
         let mut open = self.stream.lock().await;
-        if let Some(stream) = &*open {
-            return Ok((stream.clone(), false));
+        if let Some((stream, number)) = &*open {
+            return Ok((stream.clone(), *number, false));
         }
         let (to, time, most) = (self.address.socket, Duration::from_secs(4), Some(self.shared.concurrent));
         let provider = self.shared.provider.clone();
@@ -442,9 +462,11 @@ impl Server {
         };
         match opened {
             Ok(stream) => {
-                *open = Some(stream.clone());
+                let number = self.connections.get().wrapping_add(1);
+                self.connections.set(number);
+                *open = Some((stream.clone(), number));
                 self.unreachable.set(false);
-                Ok((stream, true))
+                Ok((stream, number, true))
             }
             Err(why) => {
                 // Once, until one succeeds: a wrong certificate is for an operator to mend.
@@ -453,6 +475,28 @@ impl Server {
                 }
                 Err(Trouble::Io)
             }
+        }
+    }
+}
+
+/// A connection that gave no reply in time, or whose question nobody waits for any more, is not used again: it may be dead,
+/// and nothing else would show that. Another one costs little.
+struct GivenUp<'s> {
+    server: &'s Server,
+    number: u64,
+    in_time: Cell<bool>,
+}
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        if self.in_time.get() {
+            return;
+        }
+        // Somebody who is opening another holds the lock: then this one is gone already.
+        if let Ok(mut open) = self.server.stream.try_lock()
+            && open.as_ref().is_some_and(|(_, number)| *number == self.number)
+        {
+            *open = None;
         }
     }
 }

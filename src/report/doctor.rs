@@ -167,7 +167,21 @@ fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeS
         }
         _ => {}
     }
-    for text in known.fact.links.iter().flat_map(|links| links::written(links)) {
+    let written = catalog.links_of(key);
+    let same = catalog.variables(key, &written, links::Style::Plain).err().into_iter().flatten();
+    for wrong in same.filter(|wrong| matches!(wrong, links::LinkError::Same { .. })) {
+        all.insert(finding(
+            Severity::Error,
+            "links-of-one-name",
+            key,
+            [
+                wrong.to_string(),
+                "no variables can be made: one would hide the other".into(),
+                "give one of them an alias (callsign.dev/alias) and link to that".into(),
+            ],
+        ));
+    }
+    for text in written {
         let [code, why] = match catalog.variables(key, std::slice::from_ref(&text), links::Style::Plain) {
             Err(wrong) if matches!(wrong.first(), Some(links::LinkError::NoPorts { .. })) => {
                 ["link-without-ports", "no variables can be made of a link to nothing that listens"]

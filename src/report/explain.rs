@@ -360,6 +360,9 @@ impl Explanation {
         if let Some(server) = &self.server {
             let verdict = if server.differs { "says otherwise" } else { "says the same" };
             let _ = writeln!(text, "\n{} {verdict}: {}", server.address, server.rcode);
+            if server.differs {
+                let _ = writeln!(text, "  (it was asked from this machine, whose namespace it may not know)");
+            }
             for answer in server.answers.iter().filter(|_| server.differs) {
                 let _ = writeln!(text, "  {answer}");
             }

@@ -1,7 +1,5 @@
 //! Environment variables that tell one Service where another is.
 
-use std::collections::BTreeMap;
-
 use thiserror::Error;
 
 use super::{Catalog, key_of};
@@ -119,7 +117,6 @@ impl Catalog {
         if links.is_empty() {
             wrong.push(LinkError::NoLinks(from.name.to_string()));
         }
-        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
         for text in links {
             let link = match self.link(from, text) {
                 Ok(link) => link,
@@ -128,11 +125,12 @@ impl Catalog {
                     continue;
                 }
             };
-            match seen.insert(link.variable.clone(), text) {
-                Some(first) if first == text => continue,
-                Some(first) => wrong.push(LinkError::Same {
+            // Two spellings of one Service are one link.
+            match resolved.iter().find(|other| other.0.variable == link.variable) {
+                Some((other, _)) if other.key == link.key => continue,
+                Some((_, first)) => wrong.push(LinkError::Same {
                     from: from.name.to_string(),
-                    first: first.to_owned(),
+                    first: (*first).to_owned(),
                     second: text.clone(),
                     variable: link.variable.clone(),
                 }),
@@ -169,7 +167,10 @@ impl Catalog {
 
 /// A name as a shell variable.
 fn variable(text: &str) -> String {
-    text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+    let plain = text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
+    // A shell knows no variable that begins with a digit.
+    let digit = text.starts_with(|c: char| c.is_ascii_digit());
+    digit.then_some('_').into_iter().chain(plain).collect()
 }
 
 /// Schemes with the port that they mean, and the port names or numbers that tell them.
@@ -198,13 +199,17 @@ const SCHEMES: &[(&str, u16)] = &[
 const PLAIN: &[&str] = &["grpc", "tcp", "udp", "sctp"];
 
 /// The scheme of a port: what `appProtocol` says, else what its name begins with, else what its number is known for.
-fn scheme(port: &PortFact) -> &str {
+fn scheme(port: &PortFact) -> String {
+    scheme_of(port).to_ascii_lowercase()
+}
+
+fn scheme_of(port: &PortFact) -> &str {
     let known = |text: &str| {
         let found = SCHEMES.iter().map(|(scheme, _)| *scheme).chain(PLAIN.iter().copied());
         found.into_iter().find(|scheme| *scheme == text)
     };
     if let Some(protocol) = port.app_protocol.as_deref() {
-        // `kubernetes.io/h2c`, `kubernetes.io/ws` (KEP-3726) and names of the IANA registry.
+        // `kubernetes.io/h2c`, `kubernetes.io/ws` (KEP-3726) and names of the IANA registry, in any case.
         let (domain, bare) = protocol.rsplit_once('/').unwrap_or(("", protocol));
         match bare {
             "h2c" => return "http",
@@ -266,7 +271,7 @@ impl Link<'_> {
                 one("_URL", url),
                 one("_HOST", host.clone()),
                 one("_PORT", number.to_string()),
-                one("_SCHEME", scheme.to_owned()),
+                one("_SCHEME", scheme),
             ],
             Style::Compose => {
                 let mut all = vec![one("_NAME", format!("/{}/{}", self.key.namespace, self.key.name))];
@@ -296,7 +301,9 @@ impl Link<'_> {
         for (index, port) in self.fact.ports.iter().enumerate() {
             let (number, upper) = (self.number(port), port.protocol.as_str());
             let protocol = upper.to_ascii_lowercase();
-            let url = format!("{protocol}://{host}:{number}");
+            // RFC 3986 section 3.2.2: an IPv6 address stands in brackets.
+            let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let url = format!("{protocol}://{place}:{number}");
             let name = format!("{}_PORT", self.variable);
             if index == 0 {
                 all.push((name.clone(), url.clone()));
@@ -335,6 +342,7 @@ mod tests {
             ("a database's port", port("", tcp, 5432, None), "postgres"),
             ("a name that says TCP is believed", port("tcp", tcp, 80, None), "tcp"),
             ("nothing known", port("main", tcp, 9000, None), "tcp"),
+            ("upper case", port("", tcp, 443, Some("HTTPS")), "https"),
             ("UDP", port("dns", Protocol::Udp, 53, None), "udp"),
             ("port 22 is no database", port("", tcp, 22, None), "tcp"),
         ] {
@@ -344,6 +352,7 @@ mod tests {
 
     #[test]
     fn links_as_they_are_written() {
+        assert_eq!(variable("9web"), "_9WEB");
         assert_eq!(written(" api, mysql.backoffice\n\tredis,"), ["api", "mysql.backoffice", "redis"]);
         assert_eq!(variable("mysql-default"), "MYSQL_DEFAULT");
     }

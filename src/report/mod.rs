@@ -8,12 +8,13 @@ pub mod links;
 pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::resolve::{Node, Outcome, Silent, resolve};
 use crate::wire::{Name, label_of, name_from_text};
 use crate::zone::facts::{Key, ServiceFact};
-use crate::zone::{Asker, Caller, Facts, NamespaceName, Service, Zone};
+use crate::zone::{Asker, Caller, Facts, NamespaceName, Origin, Service, Zone};
 
 /// The facts of one moment, in order, beside the table that was made of them.
 pub struct Catalog {
@@ -23,13 +24,55 @@ pub struct Catalog {
     namespaces: BTreeSet<Box<str>>,
 }
 
+/// Who looks at a cluster by way of a server.
+#[derive(Clone, Debug)]
+pub enum Viewer {
+    /// Somebody who may see everything.
+    Operator,
+    /// Somebody who may see what a caller of this namespace may (`None`: not known).
+    Caller(Option<NamespaceName>),
+}
+
+impl Viewer {
+    /// Who a client of the admin address is. Over loopback comes an operator (a port that is forwarded, a shell on the
+    /// host); in a sidecar, which is told its namespace, it may as well be the application. From elsewhere it is who
+    /// `--callers` or a pod's address say, and never a default: the default is for those who ask for names.
+    pub fn of(zone: &Zone, client: IpAddr) -> Viewer {
+        match (client.is_loopback(), &zone.settings.namespace) {
+            (true, None) => return Viewer::Operator,
+            (true, Some(own)) => return Viewer::Caller(Some(own.clone())),
+            _ => {}
+        }
+        match zone.namespace_of(client) {
+            (Some(namespace), Origin::Callers(_) | Origin::Pod) => Viewer::Caller(Some(namespace.clone())),
+            _ => Viewer::Caller(None),
+        }
+    }
+
+    /// What such a reader may learn.
+    pub fn sight(&self) -> explain::Sight {
+        match self {
+            Viewer::Operator => explain::Sight::Operator,
+            Viewer::Caller(_) => explain::Sight::Caller,
+        }
+    }
+
+    fn asker<'z>(&'z self, zone: &'z Zone) -> Option<Asker<'z>> {
+        match self {
+            Viewer::Operator => None,
+            Viewer::Caller(None) => Some(Asker::new(zone, Caller::Unknown)),
+            Viewer::Caller(Some(namespace)) => Some(Asker::new(zone, Caller::Namespace(namespace))),
+        }
+    }
+}
+
 /// What is known of a Service.
 struct Known {
     fact: Arc<ServiceFact>,
     /// Endpoints that its slices list, ready or not.
     total: u32,
     /// Addresses of those that are ready.
-    ready: BTreeSet<std::net::IpAddr>,
+    ready: BTreeSet<IpAddr>,
     /// Whether it has slices at all: manifests need none.
     sliced: bool,
 }
@@ -47,8 +90,11 @@ impl Catalog {
         for (key, slice) in facts.slices {
             let Some(service) = &slice.service else { continue };
             if let Some(known) = services.get_mut(&Key::new(&key.namespace, service)) {
-                known.total += slice.total;
+                // A pod that several slices list, for its ports differ, is one endpoint.
+                let before = known.ready.len();
                 known.ready.extend(slice.ready.iter().map(|endpoint| endpoint.address));
+                let repeated = slice.ready.len() - (known.ready.len() - before);
+                known.total += slice.total.saturating_sub(repeated as u32);
                 known.sliced = true;
             }
         }
@@ -63,6 +109,14 @@ impl Catalog {
     /// Whether there is such a namespace.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
+    }
+
+    /// Whether there is such a namespace for who looks.
+    pub fn shows_namespace(&self, name: &str, viewer: &Viewer) -> bool {
+        let Some(asker) = viewer.asker(&self.zone) else { return self.has_namespace(name) };
+        let label = label_of(name).ok();
+        let found = label.as_deref().and_then(|label| self.zone.namespace(self.zone.label(label)));
+        found.is_some_and(|namespace| asker.sees_namespace(namespace))
     }
 
     /// How many Services there are.

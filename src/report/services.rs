@@ -1,13 +1,10 @@
 //! Which Services there are, what they are called, and on which ports.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
-use super::{Catalog, Known};
+use super::{Catalog, Known, Viewer};
 use crate::wire::text_of;
 use crate::zone::facts::{Key, PortFact, Reach};
-use crate::zone::{Asker, Caller};
 
 /// A Service as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -108,12 +105,14 @@ pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<Line> {
     wanted.map(|(key, known)| Line::new(catalog, key, known)).collect()
 }
 
-/// The same, of those that a client of this address may see: for the client the others do not exist.
-pub fn list_for(catalog: &Catalog, namespace: Option<&str>, client: IpAddr) -> Vec<Line> {
-    let asker = Asker::new(&catalog.zone, Caller::Address(client));
+/// The same, of those that who looks may see: for it the others do not exist.
+pub fn list_for(catalog: &Catalog, namespace: Option<&str>, viewer: &Viewer) -> Vec<Line> {
     let mut lines = list(catalog, namespace);
-    lines.retain(|line| {
-        catalog.entry(&Key::new(&line.namespace, &line.service)).is_some_and(|service| asker.sees(&service.visibility))
-    });
+    if let Some(asker) = viewer.asker(&catalog.zone) {
+        lines.retain(|line| {
+            let service = catalog.entry(&Key::new(&line.namespace, &line.service));
+            service.is_some_and(|service| asker.sees(&service.visibility))
+        });
+    }
     lines
 }

@@ -300,7 +300,10 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
     let found = search.zone.namespace(search.zone.label(label.label()?));
     trace.note(|| {
         let finding = match found {
-            Some(namespace) => Finding::Found(format!("namespace {}", namespace.name.text())),
+            Some(namespace) if search.asker.sees_namespace(namespace) => {
+                Finding::Found(format!("namespace {}", namespace.name.text()))
+            }
+            Some(namespace) => Finding::Hidden(format!("namespace {}", namespace.name.text())),
             None => Finding::Nothing,
         };
         Step::new(
@@ -329,7 +332,7 @@ fn main_candidate<'z, T: Trace>(
         .or_else(|| only(&|candidate| candidate.app_name))
         .or_else(|| only(&|candidate| candidate.main))
         .or_else(|| only(&|_| true));
-    if main.is_none() {
+    if main.is_none() && seen().next().is_some() {
         trace.note(|| {
             let sought = format!("main Service of {}", application.name.text());
             Step::new("application", sought, Finding::Skipped("several, and none is the main one".into()))

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -172,11 +173,24 @@ fn admit(stream: TcpStream, from: IpAddr, shared: &Arc<Shared>, stopping: &watch
 
 /// A reply that was waited for, or that there will be none.
 type Reply = Option<Vec<u8>>;
-type Late = (mpsc::Sender<Reply>, mpsc::Receiver<Reply>);
+struct Late {
+    sender: mpsc::Sender<Reply>,
+    replies: mpsc::Receiver<Reply>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Late {
+    fn new() -> Late {
+        let (sender, replies) = mpsc::channel(WAITING);
+        Late { sender, replies, queued: Arc::default() }
+    }
+}
 
 /// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
 struct Sender {
     replies: mpsc::Sender<Reply>,
+    /// Octets of replies that the connection has not taken yet.
+    queued: Arc<AtomicUsize>,
     counters: Arc<Counters>,
     from: IpAddr,
     octets: usize,
@@ -187,6 +201,11 @@ impl Client for Sender {
     fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
         self.counters.count(self.from, self.octets, verdict);
         self.counters.took(1, took);
+        // A client that does not read gets no more kept for it than it would get of replies at once.
+        if self.queued.load(Relaxed) > BACKLOG {
+            return None;
+        }
+        self.queued.fetch_add(reply.len(), Relaxed);
         self.sent = true;
         // There is room for as many as a connection may wait for.
         let _ = self.replies.try_send(Some(reply.to_vec()));
@@ -232,6 +251,8 @@ impl Connection {
     async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         let _ = self.stream.set_nodelay(true);
         let mut deadline = Instant::now() + self.shared.limits.idle;
+        // The client has said all that it will, and may still read.
+        let mut ended = false;
         loop {
             if self.answer_whole_messages() {
                 deadline = Instant::now() + self.shared.limits.idle;
@@ -246,9 +267,12 @@ impl Connection {
             }
             let idle = self.input.is_empty() && self.skip == 0 && self.waiting == 0;
             let full = self.waiting >= WAITING;
+            if ended && self.waiting == 0 {
+                return;
+            }
             let until = if self.waiting > 0 { deadline.max(Instant::now() + UPSTREAM) } else { deadline };
             let read = tokio::select! {
-                read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full => read,
+                read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full && !ended => read,
                 reply = next(&mut self.late), if self.waiting > 0 => {
                     self.waiting -= 1;
                     if let Some(reply) = reply {
@@ -261,6 +285,7 @@ impl Connection {
             };
             match read {
                 Ok(Ok(octets)) if octets > 0 => {}
+                Ok(Ok(_)) => ended = true,
                 _ => return,
             }
         }
@@ -333,7 +358,11 @@ impl<'s> Frame<'s> {
 /// The next reply that was waited for.
 async fn next(late: &mut Option<Late>) -> Reply {
     match late {
-        Some((_, replies)) => replies.recv().await.flatten(),
+        Some(Late { replies, queued, .. }) => {
+            let reply = replies.recv().await.flatten();
+            queued.fetch_sub(reply.as_ref().map_or(0, Vec::len), Relaxed);
+            reply
+        }
         None => std::future::pending().await,
     }
 }
@@ -355,9 +384,10 @@ fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, 
                     verdict = kept;
                 }
                 None => {
-                    let (replies, _) = late.get_or_insert_with(|| mpsc::channel(WAITING));
+                    let late = late.get_or_insert_with(Late::new);
                     let client = Sender {
-                        replies: replies.clone(),
+                        replies: late.sender.clone(),
+                        queued: late.queued.clone(),
                         counters: shared.late.clone(),
                         from,
                         octets: message.len(),

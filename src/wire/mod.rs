@@ -58,6 +58,8 @@ pub mod rtype {
     pub const DNAME: u16 = 39;
     /// EDNS pseudo record (RFC 6891).
     pub const OPT: u16 = 41;
+    /// Signature of an rrset (RFC 4034).
+    pub const RRSIG: u16 = 46;
     /// Incremental transfer (RFC 1995).
     pub const IXFR: u16 = 251;
     /// Whole transfer (RFC 5936).

@@ -561,13 +561,115 @@ fn bad_input_is_one_line_and_a_status() {
 }
 
 #[test]
+fn odd_arguments_and_odd_files() {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let output_of = |arguments: &[&std::ffi::OsStr]| process::callsign().args(arguments).output().unwrap();
+    let odd = output_of(&["services".as_ref(), "--manifests".as_ref(), std::ffi::OsStr::from_bytes(b"/tmp/\xff")]);
+    assert_eq!((odd.status.code(), String::from_utf8_lossy(&odd.stderr).lines().count()), (Some(64), 1));
+    let nothing = output_of(&[]);
+    assert_eq!(nothing.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("--help"));
+
+    // A link stays a link, and a file keeps who may read it.
+    let scratch = Scratch::folder("odd");
+    let file = scratch.file("secret.env", "");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let link = scratch.0.join("link.env");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let env = |out: &Path| output(&format!("callsign env --for web/web --link api --out {} {DEMO}", out.display()));
+    assert_eq!(env(&link).0, 0);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("API_URL="));
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(env(Path::new("/dev/null")).0, 0);
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+    assert!(env(Path::new("-")).1.starts_with("API_URL="));
+    assert_eq!(env(&scratch.0).0, 64);
+}
+
+#[test]
+fn endpoints_that_several_slices_list_are_counted_once() {
+    let slice = |name: &str, port: u16| {
+        format!(
+            "kind: EndpointSlice\nmetadata: {{name: {name}, namespace: web, labels: {{kubernetes.io/service-name: two}}}}\naddressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}]\n"
+        )
+    };
+    let service =
+        "kind: Service\nmetadata: {name: two, namespace: web}\nspec: {clusterIP: 'fd00::5', ports: [{port: 80}]}\n";
+    let scratch = Scratch::folder("slices");
+    let path = scratch.file("cluster.yaml", &[service, &slice("a", 1), &slice("b", 2)].join("---\n"));
+    let (_, listed, _) = output(&format!("callsign services -n web -o wide --manifests {}", path.display()));
+    assert!(listed.contains(" 2/2 "), "{listed}");
+    let (_, variables, _) =
+        output(&format!("callsign env --for web/two --link two --style kubernetes --manifests {}", path.display()));
+    assert!(variables.contains("TWO_PORT=tcp://[fd00::5]:80\n") && variables.contains("TWO_SERVICE_HOST=fd00::5\n"));
+}
+
+/// The namespace that a client is taken to be of, if any.
+type Seen = Option<&'static str>;
+
+#[test]
+fn who_may_see_what_over_the_admin_address() {
+    use callsign::report::{Viewer, explain};
+    let objects = "kind: Namespace\nmetadata: {name: ix-secret, annotations: {callsign.dev/visible-to: other}}\n---\n\
+                   kind: Service\nmetadata: {name: secret, namespace: ix-secret}\nspec: {clusterIP: 10.96.0.1}\n";
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let cases: &[(&str, &[&str], &str, Option<Seen>)] = &[
+        ("an operator on the host", &[], "127.0.0.1", None),
+        ("the application beside a sidecar", &["--namespace", "web"], "127.0.0.1", Some(Some("web"))),
+        ("a stranger is not of a sidecar's namespace", &["--namespace", "other"], "192.0.2.1", Some(None)),
+        ("a caller that is known", &["--callers", "192.0.2.0/24=web"], "192.0.2.1", Some(Some("web"))),
+        ("a stranger", &[], "192.0.2.1", Some(None)),
+    ];
+    for (case, flags, client, expected) in cases {
+        let zone = common::zone(objects, flags);
+        let viewer = match Viewer::of(&zone, address(client)) {
+            Viewer::Operator => None,
+            Viewer::Caller(namespace) => Some(namespace.map(|name| name.text())),
+        };
+        assert_eq!(viewer, expected.map(|name| name.map(str::to_owned)), "{case}");
+    }
+    // To who may not see it, a hidden app is explained as one that there is not.
+    let zone = common::zone(objects, &[]);
+    let stranger = explain::Who::new(None, String::new());
+    let told = |name: &str| {
+        let (wire, qtype) = (explain::name_of(name).unwrap(), explain::type_of("A").unwrap());
+        explain::explain(&zone, &stranger, &wire, qtype, explain::Sight::Caller)
+            .unwrap()
+            .text()
+            .replace("secret", "nonono")
+    };
+    assert_eq!(told("secret"), told("nonono"));
+    assert_eq!(told("x.secret"), told("x.nonono"));
+}
+
+#[test]
+fn a_server_whose_answer_is_long_is_asked_over_tcp() {
+    let endpoints: Vec<String> = (0..200).map(|index| format!("{{addresses: [10.1.0.{index}]}}")).collect();
+    let cluster = format!(
+        "kind: Service\nmetadata: {{name: big, namespace: web}}\nspec: {{clusterIP: None}}\n---\nkind: EndpointSlice\n\
+         metadata: {{name: big-1, namespace: web, labels: {{kubernetes.io/service-name: big}}}}\naddressType: IPv4\nendpoints: [{}]\n",
+        endpoints.join(", ")
+    );
+    let scratch = Scratch::folder("big");
+    let path = scratch.file("cluster.yaml", &cluster);
+    let server = Server::start(&["--manifests", path.to_str().unwrap()], None);
+    let line =
+        format!("callsign explain big.web.svc.cluster.local --manifests {} --server {}", path.display(), server.dns);
+    let (status, told, _) = output(&line);
+    assert!(status == 0 && told.contains("says the same"), "{told}");
+}
+
+#[test]
 fn a_plugin_of_kubectl() {
     let folder = Scratch::folder("plugin");
     let plugin = folder.0.join("kubectl-callsign");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_callsign"), &plugin).unwrap();
     let kubeconfig = folder.file("config", "clusters: 7\n");
-    // That it is read is enough to see: nothing says --kubeconfig.
-    let output = process::with(&plugin).args(["services", "-A"]).env("KUBECONFIG", &kubeconfig).output().unwrap();
+    // That it is read is enough to see: nothing says --kubeconfig. Of several files some may be missing.
+    let several = format!("/no/such/file:{}:", kubeconfig.display());
+    let output = process::with(&plugin).args(["services", "-A"]).env("KUBECONFIG", several).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains(kubeconfig.to_str().unwrap()));
     let output = process::with(&plugin)

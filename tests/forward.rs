@@ -489,6 +489,71 @@ fn a_server_that_does_not_know_edns_is_asked_without() {
 }
 
 #[test]
+fn a_question_that_is_refused_takes_edns_from_nobody_else() {
+    let upstream = Upstream::start(|query, _| {
+        if query.queries[0].query_type() == RecordType::from(999) {
+            let mut refusal = reply(query, ResponseCode::FormErr, &[]);
+            refusal.edns = None;
+            return vec![refusal.to_vec().unwrap()];
+        }
+        let text = if query.edns.is_some() { "with EDNS" } else { "without" };
+        let owner = query.queries[0].name().to_ascii();
+        vec![reply(query, ResponseCode::NoError, &parse(&format!("{owner} 60 TXT \"{text}\""))).to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    assert!(ask(&server, "odd.example. TYPE999").starts_with("SERVFAIL"));
+    assert!(ask(&server, "even.example. TXT").contains("with EDNS"));
+}
+
+#[test]
+fn a_connection_that_died_in_silence_is_not_used_again() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let over_tcp = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |query, over| {
+        let mut reply = reply(query, ResponseCode::NoError, &parse("long.example 0 A 192.0.2.1"));
+        if over == Over::Udp {
+            reply.answers.clear();
+            reply.metadata.truncation = true;
+        } else if over_tcp.fetch_add(1, Ordering::SeqCst) == 1 {
+            // Whatever else comes on this connection is read by nobody.
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        vec![reply.to_vec().unwrap()]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    assert!(ask(&server, "long.example. A").contains("192.0.2.1"));
+    assert!(ask(&server, "long.example. A").starts_with("SERVFAIL"), "it has just died");
+    assert!(ask(&server, "long.example. A").contains("192.0.2.1"), "over another connection");
+}
+
+#[test]
+fn who_has_said_all_that_it_will_still_gets_its_replies() {
+    use std::io::{Read as _, Write as _};
+    let upstream = Upstream::start(|query, _| {
+        std::thread::sleep(Duration::from_millis(300));
+        vec![from_zone(&parse(WORLD), query)]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let mut stream = TcpStream::connect(server.dns).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    for question in ["www.example. A", "api. A", "mail.example. MX"] {
+        let query = common::query(question, None);
+        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).unwrap();
+    }
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).unwrap();
+    let mut replies = 0;
+    while let Some((length, rest)) = all.split_first_chunk::<2>() {
+        let length = usize::from(u16::from_be_bytes(*length));
+        assert_eq!(Message::from_vec(&rest[..length]).unwrap().answers.len(), 1);
+        replies += 1;
+        all = rest[length..].to_vec();
+    }
+    assert_eq!(replies, 3);
+}
+
+#[test]
 fn stale_answers_stand_in_for_those_that_cannot_be_had() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag()]);
@@ -698,6 +763,9 @@ fn a_search_list_in_one_question() {
     assert_eq!(ask(&unknown, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa", "whose list is it?");
     let (off, _scratch) = serve(&[&upstream.flag()]);
     assert_eq!(ask(&off, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa");
+    let (alone, _scratch) = serve(&["--upstream=none", "--complete-search"]);
+    let reply = exchange(alone.dns, &common::query("www.example.web.svc.cluster.local. A", None)).expect("a reply");
+    assert!(common::text(&reply).starts_with("NXDOMAIN aa"), "nobody to complete it with");
 }
 
 #[test]

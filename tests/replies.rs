@@ -139,7 +139,15 @@ fn ttls_and_what_is_kept() {
     let query = common::query("www.example. A", None);
     let asked = Message::from_vec(&query).unwrap();
     let soa = "example 600 SOA ns.example. hostmaster.example. 1 2 3 4 120";
-    let cases: [(&str, &str, &str, ResponseCode, u32); 10] = [
+    let cases: [(&str, &str, &str, ResponseCode, u32); 12] = [
+        (
+            "an alias of another type and nothing else",
+            "www.example 300 CNAME b.example.",
+            soa,
+            ResponseCode::NoError,
+            120,
+        ),
+        ("an alias to nothing, without SOA", "www.example 300 CNAME b.example.", "", ResponseCode::NoError, 0),
         (
             "the smallest TTL of the answer",
             "www.example 300 A 192.0.2.1\nwww.example 200 A 192.0.2.2",
@@ -167,6 +175,58 @@ fn ttls_and_what_is_kept() {
             assert_eq!(entry.age(7 + ttl), Age::Expired, "{case}");
         }
     }
+}
+
+#[test]
+fn what_leads_into_the_cluster() {
+    let ours = |name: &callsign::wire::Name| name.wire().ends_with(b"\x05local\0");
+    let through = "www.example 60 CNAME a.ns.svc.cluster.local.\na.ns.svc.cluster.local 60 CNAME b.example.\nb.example 60 A 192.0.2.1";
+    for (case, question, answers, leads_in) in [
+        ("nowhere", "www.example. A", "www.example 60 A 192.0.2.1", false),
+        ("to its end", "www.example. A", "www.example 60 CNAME a.ns.svc.cluster.local.", true),
+        ("through it", "www.example. A", through, true),
+        ("the alias itself is asked for", "www.example. CNAME", "www.example 60 CNAME a.ns.svc.cluster.local.", false),
+    ] {
+        let query = common::query(question, None);
+        let mut message = reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse(answers));
+        message.additionals = parse("a.ns.svc.cluster.local 60 A 10.1.2.3");
+        let entry = Entry::parse(&message.to_vec().unwrap(), &self::question(&query), TTLS, 0, ours).unwrap();
+        assert_eq!(entry.leads_in, leads_in, "{case}");
+        let kept = Message::from_vec(&entry.message(&self::question(&query))).unwrap();
+        assert!(kept.additionals.is_empty(), "{case}: what the cluster's names are, the table says");
+    }
+}
+
+#[test]
+fn words_about_an_answer_never_cost_the_answer() {
+    use hickory_proto::op::Edns;
+    use hickory_proto::rr::rdata::opt::EdnsOption;
+    let query = common::query("www.example. A", Some(512));
+    let mut message =
+        reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
+    let mut edns = Edns::new();
+    edns.options_mut().insert(EdnsOption::Unknown(15, [&[0, 6][..], &[b'x'; 248]].concat()));
+    message.set_edns(edns);
+    let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
+    let mut buffer = vec![0; 65_535];
+    for limit in 60..400 {
+        let length =
+            entry.write(&query, &ask(&query, limit, Some(0)), Age::Fresh(0), 1232, &mut buffer).expect("a reply");
+        let message = Message::from_vec(&buffer[..length]).unwrap();
+        assert!(length <= usize::from(limit) && message.answers.len() == 1, "{limit}");
+    }
+}
+
+#[test]
+fn nothing_stands_in_longer_than_it_may() {
+    let query = common::query("www.example. A", None);
+    let message =
+        reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
+    let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
+    entry.stand_in_until(90, 0);
+    assert_eq!((entry.age(59), entry.age(61)), (Age::Fresh(59), Age::Expired), "--cache-stale 0");
+    entry.stand_in_until(90, 3600);
+    assert_eq!((entry.age(61), entry.age(91)), (Age::Stale, Age::Expired));
 }
 
 #[test]

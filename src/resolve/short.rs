@@ -312,7 +312,8 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
             finding,
         )
     });
-    found.filter(|namespace| !namespace.application.is_empty())
+    // In a namespace that the caller may not see, there is no Service that it may.
+    found.filter(|namespace| !namespace.application.is_empty() && search.asker.sees_namespace(namespace))
 }
 
 /// The main Service of an application, of those that the caller may see: the one whose name is the full name of its

@@ -523,6 +523,8 @@ fn a_connection_that_died_in_silence_is_not_used_again() {
     let (server, _scratch) = serve(&[&upstream.flag()]);
     assert!(ask(&server, "long.example. A").contains("192.0.2.1"));
     assert!(ask(&server, "long.example. A").starts_with("SERVFAIL"), "it has just died");
+    // That is remembered for a second.
+    std::thread::sleep(Duration::from_millis(2100));
     assert!(ask(&server, "long.example. A").contains("192.0.2.1"), "over another connection");
 }
 

@@ -395,19 +395,50 @@ fn a_forged_reply_before_the_right_one_changes_nothing() {
         all.push(from_zone(&parse(WORLD), query));
         all
     });
-    // And one from an address that was never asked, at the port that the question came from.
-    let elsewhere = UdpSocket::bind("127.0.0.2:0").unwrap();
     let (server, _scratch) = serve(&[&upstream.flag()]);
     for _ in 0..2 {
         assert_eq!(ask(&server, "www.example. A"), "NOERROR\nwww.example. 300 A 192.0.2.1");
     }
-    drop(elsewhere);
     let metrics = server.get("/metrics");
     assert!(
         metrics
             .lines()
             .any(|line| line.starts_with("callsign_upstream_foreign_replies_total") && line.ends_with(" 20"))
     );
+}
+
+#[test]
+fn ids_and_ports_cannot_be_guessed_and_other_addresses_are_not_heard() {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+    let (own, elsewhere) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.2:0").unwrap());
+    let at = own.local_addr().unwrap();
+    let seen: Arc<Mutex<Vec<(u16, u16)>>> = Arc::default();
+    let noted = seen.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = own.recv_from(&mut buffer) {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            noted.lock().unwrap().push((query.metadata.id, from.port()));
+            // Right in all but where it comes from.
+            let forged = reply(&query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"));
+            let _ = elsewhere.send_to(&forged.to_vec().unwrap(), from);
+            std::thread::sleep(Duration::from_millis(1));
+            let _ = own.send_to(&from_zone(&parse("www.example 0 A 192.0.2.1"), &query), from);
+        }
+    });
+    let (server, _scratch) = serve(&[&format!("--upstream={at}")]);
+    for _ in 0..200 {
+        assert_eq!(ask(&server, "www.example. A"), "NOERROR\nwww.example. 0 A 192.0.2.1");
+    }
+    let seen = seen.lock().unwrap();
+    let ids: BTreeSet<u16> = seen.iter().map(|(id, _)| *id).collect();
+    let ports: BTreeSet<u16> = seen.iter().map(|(_, port)| *port).collect();
+    // Of 200 numbers of 16 bits a few are twice the same, seldom ten.
+    assert!(ids.len() > 190, "{} ids", ids.len());
+    let steps: BTreeSet<i32> = seen.windows(2).map(|pair| i32::from(pair[1].0) - i32::from(pair[0].0)).collect();
+    assert!(steps.len() > 180, "they do not count");
+    assert!(ports.len() >= 3, "a port serves 64 questions: {} ports", ports.len());
 }
 
 #[test]

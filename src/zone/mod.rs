@@ -133,7 +133,7 @@ pub enum Origin {
 /// A caller whose namespace is looked up when it is first needed: most questions do not need it.
 pub struct Asker<'z> {
     zone: &'z Zone,
-    address: Option<IpAddr>,
+    caller: Caller<'z>,
     namespace: Cell<Option<Option<&'z NamespaceName>>>,
 }
 
@@ -141,12 +141,7 @@ impl<'z> Asker<'z> {
     /// For one question.
     #[inline(always)]
     pub fn new(zone: &'z Zone, caller: Caller<'z>) -> Asker<'z> {
-        let (address, namespace) = match caller {
-            Caller::Address(address) => (Some(address), None),
-            Caller::Namespace(name) => (None, Some(Some(name))),
-            Caller::Unknown => (None, Some(None)),
-        };
-        Asker { zone, address, namespace: Cell::new(namespace) }
+        Asker { zone, caller, namespace: Cell::new(None) }
     }
 
     /// The same caller, for a name that does not live as long as the table.
@@ -154,7 +149,7 @@ impl<'z> Asker<'z> {
     where
         'z: 'n,
     {
-        Asker { zone: self.zone, address: self.address, namespace: Cell::new(self.namespace.get()) }
+        Asker { zone: self.zone, caller: self.caller, namespace: Cell::new(self.namespace.get()) }
     }
 
     /// The caller's namespace, `None` when it is not known.
@@ -163,7 +158,11 @@ impl<'z> Asker<'z> {
         if let Some(known) = self.namespace.get() {
             return known;
         }
-        let found = self.address.and_then(|address| self.zone.namespace_of(address).0);
+        let found = match self.caller {
+            Caller::Address(address) => self.zone.namespace_of(address).0,
+            Caller::Namespace(name) => Some(name),
+            Caller::Unknown => None,
+        };
         self.namespace.set(Some(found));
         found
     }

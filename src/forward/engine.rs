@@ -17,11 +17,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
-use super::cache::{Cache, Key, mark};
+use super::cache::{Cache, Key};
+use super::loops;
 use super::pool::Pool;
 use super::reply::{Age, Entry};
 use super::settings::{self, Forwarding};
-use super::upstream::{Asked, Server, Shared, Trouble, trust};
+use super::tls::trust;
+use super::upstream::{Asked, Server, Shared, Trouble};
 use super::{Forwarder, Job, Kept, Outbox, Question, WAITING, marks_of};
 use crate::answer::{Realm, Verdict, Why};
 use crate::watched::Watched;
@@ -40,12 +42,6 @@ const SILENCE_TTL: u32 = 1;
 const BATCH: usize = 64;
 /// Clients that wait for each question in flight, on average, before more are turned away.
 const CLIENTS: usize = 16;
-/// Time for a probe of an upstream to come back to us, and between two of one that looped.
-const PROBE: Duration = Duration::from_secs(5);
-const PROBE_AGAIN: Duration = Duration::from_secs(30);
-/// The type that probes ask for: HINFO, which nobody has (RFC 8482 section 4.2 gives it a use in replies).
-const PROBE_TYPE: u16 = 13;
-
 /// A forwarder that runs.
 pub struct Started {
     /// What transports ask.
@@ -102,11 +98,11 @@ struct Flight {
 
 /// Everything that the thread knows.
 pub(super) struct Engine {
-    shared: Rc<Shared>,
+    pub(super) shared: Rc<Shared>,
     pub(super) table: Arc<ArcSwap<Zone>>,
     kept: Arc<Kept>,
     /// Longest zone first; the last, of the root, is the upstreams'.
-    routes: Vec<(Domain, Pool)>,
+    pub(super) routes: Vec<(Domain, Pool)>,
     flights: RefCell<HashMap<Key, Flight>>,
     waiting: Cell<usize>,
     /// Answers of several parts that are being made.
@@ -120,7 +116,7 @@ pub(super) struct Engine {
     outboxes: RefCell<Vec<Arc<dyn Outbox>>>,
     replied: Notify,
     /// Names that were sent to see whether they come back.
-    probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
+    pub(super) probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
 }
 
 impl Engine {
@@ -234,7 +230,7 @@ impl Engine {
     fn take(self: &Rc<Self>, question: Question) {
         let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
         if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
-            return found_loop(&server);
+            return loops::found(&server);
         }
         if question.ask.why != Why::Outside {
             if self.composing.get() >= self.concurrent * CLIENTS {
@@ -450,66 +446,5 @@ impl Engine {
                 outbox.flush();
             }
         }
-    }
-
-    /// Once the table is there, which could take a probe for one of its names, every upstream is probed; then those that
-    /// loop, from time to time, in case they no longer do.
-    async fn look_for_loops(self: Rc<Self>) {
-        while !self.table.load().synced {
-            sleep(Duration::from_millis(500)).await;
-        }
-        self.clone().probe_all();
-        loop {
-            sleep(PROBE_AGAIN).await;
-            for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
-                if server.stats.looping.load(Relaxed) {
-                    self.probe(&server);
-                }
-            }
-        }
-    }
-
-    fn probe_all(self: Rc<Self>) {
-        for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
-            self.probe(&server);
-        }
-    }
-
-    /// Asks a server for a name that nobody else can know. If that question reaches us, what we ask of it comes back.
-    fn probe(self: &Rc<Self>, server: &Rc<Server>) {
-        let mut probes = self.probes.borrow_mut();
-        if probes.values().any(|probed| Rc::ptr_eq(probed, server)) {
-            return;
-        }
-        let zone = self.routes.iter().find(|(_, pool)| pool.servers().iter().any(|known| Rc::ptr_eq(known, server)));
-        let Some((zone, _)) = zone else { return };
-        let label = || format!("{:016x}", self.shared.random());
-        let name: Box<[u8]> = [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
-        probes.insert(name.clone(), server.clone());
-        drop(probes);
-        let (engine, server) = (self.clone(), server.clone());
-        spawn_local(async move {
-            let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
-            let asked = Asked { question: &question, marks: mark::CHECKING_DISABLED, deadline: Instant::now() + PROBE };
-            let result = server.ask(&asked).await;
-            // Taken out by then if it has come back.
-            let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
-            if stayed_away
-                && matches!(result, Ok(_) | Err(Trouble::Refused(_)))
-                && server.stats.looping.swap(false, Relaxed)
-            {
-                tracing::info!(upstream = %server.address, "upstream no longer asks us back");
-            }
-        });
-    }
-}
-
-/// What was asked of this server has come to us.
-fn found_loop(server: &Server) {
-    if !server.stats.looping.swap(true, Relaxed) {
-        tracing::error!(
-            upstream = %server.address,
-            "what is asked of this upstream comes back: it is not asked any more. Name another with --upstream, or none"
-        );
     }
 }

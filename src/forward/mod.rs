@@ -6,9 +6,13 @@
 mod cache;
 mod compose;
 mod engine;
+mod loops;
 mod pool;
+mod reader;
 mod reply;
 mod settings;
+mod stats;
+mod tls;
 mod upstream;
 
 use std::net::IpAddr;
@@ -26,7 +30,8 @@ pub use cache::Bounds;
 pub use engine::{Started, start};
 pub use reply::{Age, Entry, Ttls, Unfit};
 pub use settings::{Address, Forwarding, NoAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
-pub use upstream::{RCODES, Stats, TIME_BOUNDS, trust};
+pub use stats::{RCODES, Stats, TIME_BOUNDS};
+pub use tls::trust;
 
 /// Questions that may wait for the forwarder's thread. A flood beyond it is dropped, as a full socket would drop it.
 const WAITING: usize = 4096;

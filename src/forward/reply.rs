@@ -7,12 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use thiserror::Error;
 
+use super::reader::{Reader, seconds};
 use crate::answer::Ask;
-use crate::wire::{HEADER_LEN, Header, MAX_NAME, Name, OPT_LEN, Reply, Section, extended_error, flags, rcode, rtype};
-use crate::wire::{skip_name, u16_at};
+use crate::wire::{HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, rcode, rtype, u16_at};
 
-/// The longest chain of aliases that is followed.
-const CHAIN: usize = 16;
 /// TTL of records that are past their time, in seconds (RFC 8767 section 5).
 pub(super) const STALE_TTL: u32 = 30;
 /// No negative answer is kept longer, in seconds: what was missing may come to be (RFC 2308 section 5 advises hours).
@@ -132,14 +130,7 @@ impl Entry {
             return Err(Unfit::Truncated);
         }
         let qtype = u16_at(question, question.len().saturating_sub(4)).unwrap_or(0);
-        let mut reader = Reader {
-            message,
-            at: start,
-            aliases: Vec::new(),
-            found: false,
-            negative: None,
-            floor_of_answers: u32::MAX,
-        };
+        let mut reader = Reader::new(message, start);
         let mut entry = Entry {
             body: Box::default(),
             cuts: Box::default(),
@@ -188,7 +179,7 @@ impl Entry {
         let chain = reader.chain(question)?;
         let is_ours = |name: &Vec<u8>| Name::parse(name, 0).is_ok_and(|name| ours(&name));
         entry.leads_in = !asks_for_alias && chain.iter().any(is_ours);
-        entry.ttl = reader.ttl(&entry, ttls);
+        entry.ttl = ttl_of(&reader, entry.rcode, ttls);
         entry.body = message.get(start..end).unwrap_or(&[]).into();
         entry.cuts = cuts.into();
         let negative = entry.counts[0] == 0;
@@ -363,11 +354,6 @@ impl Entry {
     }
 }
 
-/// RFC 2181 section 8: a TTL with the highest bit set is none.
-fn seconds(ttl: u32) -> u32 {
-    if ttl > i32::MAX as u32 { 0 } else { ttl }
-}
-
 /// The extended errors among the options of an OPT record; `None` if an option does not end.
 fn extended_errors(mut rdata: &[u8]) -> Option<Box<[u8]>> {
     let mut errors = Vec::new();
@@ -383,143 +369,16 @@ fn extended_errors(mut rdata: &[u8]) -> Option<Box<[u8]>> {
     Some(errors.into())
 }
 
-struct Reader<'m> {
-    message: &'m [u8],
-    at: usize,
-    /// Owner and target of each CNAME of the answer, in lower case.
-    aliases: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether the answer has something besides aliases and their signatures.
-    found: bool,
-    /// TTL that the SOA of the authority section gives a negative answer.
-    negative: Option<u32>,
-    /// The smallest TTL of the answer.
-    floor_of_answers: u32,
-}
-
-struct Record<'m> {
-    owner: usize,
-    root: bool,
-    rtype: u16,
-    ttl_at: usize,
-    ttl: u32,
-    rdata: &'m [u8],
-}
-
-impl<'m> Reader<'m> {
-    fn record(&mut self, section: usize) -> Option<Record<'m>> {
-        let owner = self.at;
-        let fixed = skip_name(self.message, owner)?;
-        self.walk(owner, |_| {})?;
-        let rtype = u16_at(self.message, fixed)?;
-        let ttl_at = fixed + 4;
-        let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
-        let start = fixed + 10;
-        let end = start + usize::from(u16_at(self.message, fixed + 8)?);
-        let rdata = self.message.get(start..end)?;
-        let sound = match rtype {
-            rtype::A => rdata.len() == 4,
-            rtype::AAAA => rdata.len() == 16,
-            rtype::CNAME | rtype::NS | rtype::PTR | rtype::DNAME => self.ends(start, end),
-            rtype::MX => rdata.len() > 2 && self.ends(start + 2, end),
-            rtype::SRV => rdata.len() > 6 && self.ends(start + 6, end),
-            rtype::SOA => self.is_soa(start, end),
-            _ => true,
-        };
-        if !sound {
-            return None;
+/// How long an answer may be kept.
+fn ttl_of(reader: &Reader<'_>, rcode: u16, ttls: Ttls) -> u32 {
+    let ttl = match (rcode, reader.negative) {
+        (rcode::NOERROR, _) if reader.found => reader.floor_of_answers,
+        // Nothing, or aliases that lead to nothing: both have to hold. RFC 2308 section 5: not without a SOA.
+        (rcode::NOERROR | rcode::NXDOMAIN, Some(negative)) => {
+            negative.min(NEGATIVE_CEILING).min(reader.floor_of_answers)
         }
-        if section == 0 {
-            self.floor_of_answers = self.floor_of_answers.min(seconds(ttl));
-            self.found |= !matches!(rtype, rtype::CNAME | rtype::DNAME | rtype::RRSIG);
-            if rtype == rtype::CNAME {
-                self.aliases.push((self.name_at(owner)?, self.name_at(start)?));
-            }
-        }
-        if section == 1 && rtype == rtype::SOA {
-            let minimum = u32::from_be_bytes(*rdata.last_chunk()?);
-            self.negative = Some(seconds(ttl).min(seconds(minimum)));
-        }
-        self.at = end;
-        Some(Record { owner, root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
-    }
-
-    /// Whether a name starts at `start` and ends at `end`.
-    fn ends(&self, start: usize, end: usize) -> bool {
-        skip_name(self.message, start) == Some(end) && self.walk(start, |_| {}).is_some()
-    }
-
-    /// Whether two names and five numbers stand there (RFC 1035 section 3.3.13).
-    fn is_soa(&self, start: usize, end: usize) -> bool {
-        let second = skip_name(self.message, start).filter(|_| self.walk(start, |_| {}).is_some());
-        second.is_some_and(|second| end >= 20 && self.ends(second, end - 20))
-    }
-
-    /// The name at `at`, uncompressed and in lower case.
-    fn name_at(&self, at: usize) -> Option<Vec<u8>> {
-        let mut name = Vec::with_capacity(64);
-        self.walk(at, |label| name.extend(label.iter().map(u8::to_ascii_lowercase)))?;
-        Some(name)
-    }
-
-    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, so that it ends.
-    fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
-        let (mut before, mut length) = (at, 0);
-        loop {
-            match *self.message.get(at)? {
-                octets @ 0..=63 => {
-                    let octets = self.message.get(at..=at + usize::from(octets))?;
-                    label(octets);
-                    at += octets.len();
-                    length += octets.len();
-                    match octets.len() {
-                        _ if length > MAX_NAME => return None,
-                        1 => return Some(()),
-                        _ => {}
-                    }
-                }
-                0xc0..=0xff => {
-                    let target = usize::from(u16_at(self.message, at)? & 0x3fff);
-                    if target >= before || target < HEADER_LEN {
-                        return None;
-                    }
-                    (at, before) = (target, target);
-                }
-                _ => return None,
-            }
-        }
-    }
-
-    /// Whether a record of this owner speaks of the cluster.
-    fn owner_is(&self, owner: usize, ours: &impl Fn(&Name) -> bool) -> bool {
-        let name = self.name_at(owner).and_then(|name| Name::parse(&name, 0).ok());
-        name.is_some_and(|name| ours(&name))
-    }
-
-    /// The names that the aliases of the answer lead to, one after the other.
-    fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, Unfit> {
-        let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
-        let mut chain: Vec<Vec<u8>> = Vec::new();
-        for _ in 0..=CHAIN {
-            let name = chain.last().map_or(asked, |name| name);
-            match self.aliases.iter().find(|(owner, _)| owner == name) {
-                Some((_, target)) => chain.push(target.clone()),
-                None => return Ok(chain),
-            }
-        }
-        Err(Unfit::Circle)
-    }
-
-    /// How long the answer may be kept.
-    fn ttl(&self, entry: &Entry, ttls: Ttls) -> u32 {
-        let ttl = match (entry.rcode, self.negative) {
-            (rcode::NOERROR, _) if self.found => self.floor_of_answers,
-            // Nothing, or aliases that lead to nothing: both have to hold. RFC 2308 section 5: not without a SOA.
-            (rcode::NOERROR | rcode::NXDOMAIN, Some(negative)) => {
-                negative.min(NEGATIVE_CEILING).min(self.floor_of_answers)
-            }
-            (rcode::SERVFAIL, _) => return FAILURE_TTL,
-            _ => return 0,
-        };
-        ttl.min(ttls.ceiling).max(ttls.floor)
-    }
+        (rcode::SERVFAIL, _) => return FAILURE_TTL,
+        _ => return 0,
+    };
+    ttl.min(ttls.ceiling).max(ttls.floor)
 }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use hickory_net::proto::op::{DnsRequest, DnsRequestOptions, Message};
@@ -26,6 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use super::cache::mark;
 use super::reply::{Entry, Ttls, Unfit};
 use super::settings::Address;
+use super::stats::{RCODES, Stats, TIME_BOUNDS, count};
 use crate::wire::{Name, flags, rcode, rtype};
 
 /// What we say that we can take over UDP, in octets: what passes every network in one piece.
@@ -42,11 +43,6 @@ const DOWN_AFTER: u32 = 3;
 const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How long a server that does not know EDNS is asked without it.
 const PLAIN: Duration = Duration::from_secs(900);
-/// Upper bounds of the histogram of times, in microseconds.
-pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
-/// Response codes that are counted by name.
-pub const RCODES: [(u16, &str); 5] = [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED")];
-
 /// Why a server gave no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -72,37 +68,6 @@ impl Trouble {
             _ => self,
         }
     }
-}
-
-/// What is counted of one server, read by whoever scrapes.
-#[derive(Debug, Default)]
-pub struct Stats {
-    /// The server, as it was named.
-    pub server: String,
-    /// Questions sent.
-    pub requests: AtomicU64,
-    /// Replies by [`RCODES`], and all others.
-    pub responses: [AtomicU64; RCODES.len() + 1],
-    /// Questions that got no reply in time.
-    pub timeouts: AtomicU64,
-    /// Questions that could not be sent, and connections that broke.
-    pub errors: AtomicU64,
-    /// Replies that could not be used: damaged, or in a circle.
-    pub unfit: AtomicU64,
-    /// Messages that answered no question of ours: late, or forged.
-    pub foreign: AtomicU64,
-    /// Times to reply by [`TIME_BOUNDS`], the last above them all.
-    pub times: [AtomicU64; TIME_BOUNDS.len() + 1],
-    /// Sum of these times in microseconds.
-    pub time: AtomicU64,
-    /// Whether it is asked last, for it does not reply.
-    pub down: AtomicBool,
-    /// Whether what is asked of it comes back to us.
-    pub looping: AtomicBool,
-}
-
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Relaxed);
 }
 
 /// What every exchange needs, and one thread shares.
@@ -505,27 +470,4 @@ impl Drop for GivenUp<'_> {
 fn rest(missed: u32) -> Duration {
     let doublings = missed.saturating_sub(DOWN_AFTER).min(8);
     (REST[0] * (1 << doublings)).min(REST[1])
-}
-
-/// What a client of TLS trusts: the authorities of a file, or those of the system.
-///
-/// # Errors
-/// Says which file and what is wrong with it.
-pub fn trust(authorities: Option<&std::path::Path>) -> Result<rustls::ClientConfig, String> {
-    let found = match authorities {
-        Some(path) => rustls_native_certs::load_certs_from_paths(Some(path), None),
-        None => rustls_native_certs::load_native_certs(),
-    };
-    let place = || authorities.map_or("the system's trust store".to_owned(), |path| path.display().to_string());
-    let mut roots = rustls::RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        let why = found.errors.first().map_or("no certificate in it".to_owned(), ToString::to_string);
-        return Err(format!("{}: {why}", place()));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|why| why.to_string())?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }

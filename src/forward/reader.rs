@@ -1,0 +1,150 @@
+//! The records of an upstream's reply: their frames, the names that may be compressed, and where aliases lead. What lies
+//! inside other types is nobody's concern.
+
+use super::reply::Unfit;
+use crate::wire::{HEADER_LEN, MAX_NAME, Name, rtype, skip_name, u16_at};
+
+/// The longest chain of aliases that is followed.
+const CHAIN: usize = 16;
+
+/// RFC 2181 section 8: a TTL with the highest bit set is none.
+pub(super) fn seconds(ttl: u32) -> u32 {
+    if ttl > i32::MAX as u32 { 0 } else { ttl }
+}
+
+/// A reply of an upstream, record by record.
+pub(super) struct Reader<'m> {
+    message: &'m [u8],
+    pub(super) at: usize,
+    /// Owner and target of each CNAME of the answer, in lower case.
+    aliases: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whether the answer has something besides aliases and their signatures.
+    pub(super) found: bool,
+    /// TTL that the SOA of the authority section gives a negative answer.
+    pub(super) negative: Option<u32>,
+    /// The smallest TTL of the answer.
+    pub(super) floor_of_answers: u32,
+}
+
+/// One record.
+pub(super) struct Record<'m> {
+    /// Where its owner is.
+    pub(super) owner: usize,
+    /// Whether that is the root.
+    pub(super) root: bool,
+    pub(super) rtype: u16,
+    pub(super) ttl_at: usize,
+    pub(super) ttl: u32,
+    pub(super) rdata: &'m [u8],
+}
+
+impl<'m> Reader<'m> {
+    /// Reads from `at` on, where the question ends.
+    pub(super) fn new(message: &'m [u8], at: usize) -> Reader<'m> {
+        Reader { message, at, aliases: Vec::new(), found: false, negative: None, floor_of_answers: u32::MAX }
+    }
+
+    /// Reads one of the answer (section 0), the authority (1) or what is additional; `None` if it is damaged.
+    pub(super) fn record(&mut self, section: usize) -> Option<Record<'m>> {
+        let owner = self.at;
+        let fixed = skip_name(self.message, owner)?;
+        self.walk(owner, |_| {})?;
+        let rtype = u16_at(self.message, fixed)?;
+        let ttl_at = fixed + 4;
+        let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
+        let start = fixed + 10;
+        let end = start + usize::from(u16_at(self.message, fixed + 8)?);
+        let rdata = self.message.get(start..end)?;
+        let sound = match rtype {
+            rtype::A => rdata.len() == 4,
+            rtype::AAAA => rdata.len() == 16,
+            rtype::CNAME | rtype::NS | rtype::PTR | rtype::DNAME => self.ends(start, end),
+            rtype::MX => rdata.len() > 2 && self.ends(start + 2, end),
+            rtype::SRV => rdata.len() > 6 && self.ends(start + 6, end),
+            rtype::SOA => self.is_soa(start, end),
+            _ => true,
+        };
+        if !sound {
+            return None;
+        }
+        if section == 0 {
+            self.floor_of_answers = self.floor_of_answers.min(seconds(ttl));
+            self.found |= !matches!(rtype, rtype::CNAME | rtype::DNAME | rtype::RRSIG);
+            if rtype == rtype::CNAME {
+                self.aliases.push((self.name_at(owner)?, self.name_at(start)?));
+            }
+        }
+        if section == 1 && rtype == rtype::SOA {
+            let minimum = u32::from_be_bytes(*rdata.last_chunk()?);
+            self.negative = Some(seconds(ttl).min(seconds(minimum)));
+        }
+        self.at = end;
+        Some(Record { owner, root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
+    }
+
+    /// Whether a name starts at `start` and ends at `end`.
+    fn ends(&self, start: usize, end: usize) -> bool {
+        skip_name(self.message, start) == Some(end) && self.walk(start, |_| {}).is_some()
+    }
+
+    /// Whether two names and five numbers stand there (RFC 1035 section 3.3.13).
+    fn is_soa(&self, start: usize, end: usize) -> bool {
+        let second = skip_name(self.message, start).filter(|_| self.walk(start, |_| {}).is_some());
+        second.is_some_and(|second| end >= 20 && self.ends(second, end - 20))
+    }
+
+    /// The name at `at`, uncompressed and in lower case.
+    fn name_at(&self, at: usize) -> Option<Vec<u8>> {
+        let mut name = Vec::with_capacity(64);
+        self.walk(at, |label| name.extend(label.iter().map(u8::to_ascii_lowercase)))?;
+        Some(name)
+    }
+
+    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, so that it ends.
+    fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
+        let (mut before, mut length) = (at, 0);
+        loop {
+            match *self.message.get(at)? {
+                octets @ 0..=63 => {
+                    let octets = self.message.get(at..=at + usize::from(octets))?;
+                    label(octets);
+                    at += octets.len();
+                    length += octets.len();
+                    match octets.len() {
+                        _ if length > MAX_NAME => return None,
+                        1 => return Some(()),
+                        _ => {}
+                    }
+                }
+                0xc0..=0xff => {
+                    let target = usize::from(u16_at(self.message, at)? & 0x3fff);
+                    if target >= before || target < HEADER_LEN {
+                        return None;
+                    }
+                    (at, before) = (target, target);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// Whether a record of this owner speaks of the cluster.
+    pub(super) fn owner_is(&self, owner: usize, ours: &impl Fn(&Name) -> bool) -> bool {
+        let name = self.name_at(owner).and_then(|name| Name::parse(&name, 0).ok());
+        name.is_some_and(|name| ours(&name))
+    }
+
+    /// The names that the aliases of the answer lead to, one after the other.
+    pub(super) fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, Unfit> {
+        let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
+        let mut chain: Vec<Vec<u8>> = Vec::new();
+        for _ in 0..=CHAIN {
+            let name = chain.last().map_or(asked, |name| name);
+            match self.aliases.iter().find(|(owner, _)| owner == name) {
+                Some((_, target)) => chain.push(target.clone()),
+                None => return Ok(chain),
+            }
+        }
+        Err(Unfit::Circle)
+    }
+}

@@ -315,7 +315,6 @@ impl Engine {
         self.kept.counts.prefetches.fetch_add(1, Relaxed);
         flights.insert(key.clone(), Flight::default());
         drop(flights);
-        // What is still fresh stands in for itself; past its time only if that is allowed at all.
         spawn_local(self.clone().fly(key, entry));
     }
 
@@ -348,13 +347,13 @@ impl Engine {
                 }
                 self.tell(&key, &entry, Age::Fresh(0), false);
             }
-            (Err(_), Some(entry)) => {
+            (Err(_), Some(entry)) if entry.age(now) != Age::Expired || entry.may_stand_in(now, self.stale) => {
                 entry.stand_in_until(now.saturating_add(STALE_FOR), self.stale);
                 entry.refreshed();
                 let age = entry.age(now);
                 self.tell(&key, &entry, if age == Age::Expired { Age::Stale } else { age }, false);
             }
-            (Err(trouble), None) => {
+            (Err(trouble), _) => {
                 let entry = Arc::new(match trouble {
                     // Its own word for why it failed is worth more than ours.
                     Trouble::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,

@@ -42,6 +42,7 @@ const SILENCE_TTL: u32 = 1;
 const BATCH: usize = 64;
 /// Clients that wait for each question in flight, on average, before more are turned away.
 const CLIENTS: usize = 16;
+
 /// A forwarder that runs.
 pub struct Started {
     /// What transports ask.

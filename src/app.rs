@@ -15,14 +15,16 @@ use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin, Listener};
+use crate::cluster::kubernetes::Pods;
 use crate::cluster::manifests::{ManifestError, Manifests, Options};
+use crate::cluster::object::Reading;
 use crate::cluster::publish::{Publisher, Status};
 use crate::cluster::{Event, Events, Part, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
 use crate::server::{BindError, Published, tcp, udp};
-use crate::zone::{Builder, Zone};
+use crate::zone::{Builder, Cidr, Zone};
 
 /// Events that may wait for the publisher. A flood beyond it waits in the API's connections.
 const EVENTS: usize = 4096;
@@ -137,10 +139,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .build()
         .map_err(system("runtime"))?;
     let (events, incoming) = mpsc::channel(EVENTS);
-    let (parts, first) = {
-        let _guard = control.enter();
-        begin(&config, &control, events.clone())?
+    let following = Following {
+        source: &config.source,
+        service_cidrs: &config.service_cidrs,
+        reading: config.reading,
+        pods: &config.pods,
+        self_check: config.self_check,
     };
+    let Begun { parts, first, .. } = begin(&following, &control, &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
     if let Some(path) = config.saved.filter(|_| !matches!(config.source, Source::Manifests(_))) {
         publisher.save_to(path);
@@ -218,21 +224,50 @@ fn bind(address: SocketAddr, workers: usize) -> Result<(udp::Bound, std::net::Tc
     }
 }
 
-/// Starts the source; returns the parts to wait for and what is known already.
-fn begin(config: &Config, control: &Runtime, events: Events) -> Result<(Vec<Part>, Vec<Event>), StartError> {
-    match &config.source {
+/// What is followed, and how.
+pub struct Following<'c> {
+    /// Where facts come from.
+    pub source: &'c Source,
+    /// For manifests.
+    pub service_cidrs: &'c [Cidr],
+    /// What is read of objects.
+    pub reading: Reading,
+    /// Which pods are watched.
+    pub pods: &'c Pods,
+    /// Time between comparisons with what the API has; 0: none.
+    pub self_check: Duration,
+}
+
+/// A source that has begun to tell.
+pub struct Begun {
+    /// What it is learnt by.
+    pub parts: Vec<Part>,
+    /// What is known already.
+    pub first: Vec<Event>,
+    /// The API's client, if it is an API.
+    pub client: Option<kube::Client>,
+}
+
+/// Starts a source. It tells `events` until the runtime ends.
+///
+/// # Errors
+/// Everything that can be known before it has told anything.
+pub fn begin(following: &Following<'_>, runtime: &Runtime, events: &Events) -> Result<Begun, StartError> {
+    match following.source {
         Source::Nowhere => Err(StartError::NoSource),
         Source::Manifests(path) => {
-            let options =
-                Options { path: path.clone(), reading: config.reading, service_cidrs: config.service_cidrs.clone() };
-            let (manifests, mut first) = Manifests::open(options)?;
+            let (reading, service_cidrs) = (following.reading, following.service_cidrs.to_vec());
+            let _guard = runtime.enter();
+            let (manifests, mut first) = Manifests::open(Options { path: path.clone(), reading, service_cidrs })?;
             first.push(Event::Synced(Part::Manifests));
-            control.spawn(manifests.follow(events));
-            Ok((vec![Part::Manifests], first))
+            runtime.spawn(manifests.follow(events.clone()));
+            Ok(Begun { parts: vec![Part::Manifests], first, client: None })
         }
         Source::Kubeconfig(..) | Source::InCluster => {
-            let client = client(control, &config.source)?;
-            Ok((kubernetes::follow(&client, config.reading, &config.pods, config.self_check, &events), Vec::new()))
+            let client = client(runtime, following.source)?;
+            let _guard = runtime.enter();
+            let parts = kubernetes::follow(&client, following.reading, following.pods, following.self_check, events);
+            Ok(Begun { parts, first: Vec::new(), client: Some(client) })
         }
     }
 }

@@ -92,8 +92,9 @@ fn the_document_of_commands_is_what_they_say() {
                     `--kubeconfig FILE`, or, in a pod, by its service account; installed as `kubectl-callsign` it is a plugin of kubectl and takes\n\
                     the cluster of `KUBECONFIG` or `~/.kube/config`. Exit status: 0 fine, 1 the answer is \"no\", 64 bad usage, 69 the source cannot\n\
                     be reached, 78 bad configuration. What goes wrong is one line on standard error.\n\nThe admin address of a server serves the same \
-                    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. From another host they tell what the\n\
-                    asking address may see itself.\n\n\
+                    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. Over loopback they tell everything, but\n\
+                    in a sidecar (`--namespace`), where it may be the application that asks; to others they tell what the asking address may\n\
+                    see itself.\n\n\
                     This document is made from the program's own help and output; a test compares.\n"
         .to_owned();
     for (command, about, lines) in SHOWN {

@@ -585,6 +585,37 @@ fn who_has_said_all_that_it_will_still_gets_its_replies() {
 }
 
 #[test]
+fn an_upstream_that_takes_its_time_is_heard() {
+    let upstream = Upstream::start(|query, _| {
+        std::thread::sleep(Duration::from_millis(2500));
+        vec![from_zone(&parse(WORLD), query)]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    assert_eq!(ask(&server, "www.example. A"), "NOERROR\nwww.example. 300 A 192.0.2.1");
+}
+
+#[test]
+fn what_is_in_flight_lands_before_the_end() {
+    let upstream = Upstream::start(|query, _| {
+        std::thread::sleep(Duration::from_millis(1000));
+        vec![from_zone(&parse(WORLD), query)]
+    });
+    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let at = server.dns;
+    // One that is passed on, one that is put together.
+    let clients = ["www.example. A", "out. AAAA"].map(|question| {
+        std::thread::spawn(move || exchange(at, &common::query(question, Some(1232))).expect("a reply"))
+    });
+    until("both are asked for", || upstream.asked() == 1 || upstream.asked() == 2);
+    server.signal("-INT");
+    for client in clients {
+        assert!(show(&Message::from_vec(&client.join().unwrap()).unwrap()).starts_with("NOERROR"));
+    }
+    let (status, log) = server.wait();
+    assert_eq!(status, Some(0), "{log}");
+}
+
+#[test]
 fn stale_answers_stand_in_for_those_that_cannot_be_had() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag()]);

@@ -17,10 +17,10 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::cluster::publish::Status;
-use crate::cluster::{Event, Events};
+use crate::cluster::{self, Events};
 use crate::forward::Kept;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
@@ -113,12 +113,7 @@ impl Admin {
     /// What `callsign services -o json` prints; `?namespace=NS`, else all. Who is no operator is
     /// told what it may see itself: see [`Viewer`].
     async fn services(&self, query: &str, from: IpAddr) -> Response<Full<Bytes>> {
-        let (wanted, facts) = oneshot::channel();
-        let asked = self.events.send(Event::Facts(wanted)).await;
-        let Ok(facts) = (match asked {
-            Ok(()) => facts.await.map_err(|_| ()),
-            Err(_) => Err(()),
-        }) else {
+        let Some(facts) = cluster::facts(&self.events).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "the source has ended\n".to_owned());
         };
         let catalog = Catalog::new(self.table.load_full(), facts);
@@ -137,14 +132,15 @@ impl Admin {
             return plain(StatusCode::BAD_REQUEST, "say which name: /api/v1/explain?name=api&from=web\n".to_owned());
         };
         let zone = self.table.load_full();
+        let viewer = Viewer::of(&zone, client);
         let explained = || {
             let name = explain::name_of(&name)?;
             let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
-            let who = match Viewer::of(&zone, client) {
+            let who = match &viewer {
                 Viewer::Operator => explain::Who::parse(&zone, parameter(query, "from").as_deref())?,
-                Viewer::Caller(namespace) => explain::Who::new(namespace, format!("{client} asks for itself")),
+                Viewer::Caller(namespace) => explain::Who::new(namespace.clone(), format!("{client} asks for itself")),
             };
-            explain::explain(&zone, &who, &name, qtype, Viewer::of(&zone, client).sight())
+            explain::explain(&zone, &who, &name, qtype, viewer.sight())
         };
         match explained() {
             Ok(explanation) => json(&explanation),

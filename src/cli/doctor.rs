@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{Failure, NO, json, paint, print, source};
+use super::{Failure, NO, Output, json, paint, print, source};
 use crate::cluster::object::Rejected;
 use crate::config::{NameArgs, SourceArgs};
 use crate::report::doctor::{self, Finding, Severity};
@@ -13,16 +13,6 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   callsign doctor --kubeconfig ~/.kube/config
   callsign doctor --manifests deploy/demo -o json";
-
-/// `-o` of doctor.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people
-    #[default]
-    Text,
-    /// For programs
-    Json,
-}
 
 /// Flags of `callsign doctor`.
 #[derive(Args, Clone, Debug)]

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 
@@ -40,9 +39,6 @@ pub(super) struct EnvArgs {
     #[command(flatten)]
     names: NameArgs,
 }
-
-/// How often a watched cluster is looked at.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Prints or writes them.
 pub(super) fn run(args: &EnvArgs) -> Result<(), Failure> {
@@ -126,6 +122,6 @@ fn watch(args: &EnvArgs) -> Result<(), Failure> {
             }
             last = Some(found);
         }
-        live.wait(LOOK);
+        live.wait();
     }
 }

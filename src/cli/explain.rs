@@ -5,11 +5,11 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use hickory_proto::rr::RecordType;
 
 use super::source::{self, Cluster};
-use super::{Failure, NO, UNAVAILABLE, USAGE, print};
+use super::{Failure, NO, Output, UNAVAILABLE, USAGE, print};
 use crate::config::{NameArgs, SourceArgs};
 use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Sight, Who};
 use crate::wire::Name;
@@ -19,16 +19,6 @@ Examples:
   callsign explain api --manifests deploy/demo --from web
   callsign explain scheduler.backoffice-workers --manifests deploy/demo --server 127.0.0.1:5300
   kubectl get svc,endpointslices,pods,ns -A -o yaml | callsign explain api --manifests - --from web";
-
-/// `-o` of explain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// For people.
-    #[default]
-    Text,
-    /// For programs.
-    Json,
-}
 
 /// Flags of `callsign explain`.
 #[derive(Args, Clone, Debug)]

@@ -95,6 +95,16 @@ enum Shell {
     Fish,
 }
 
+/// `-o` of commands that say something in words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
 /// What went wrong, as one line, and the exit status that says so.
 #[derive(Debug)]
 pub struct Failure {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
 use std::io::Write as _;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -55,9 +54,6 @@ pub(super) struct ServicesArgs {
     #[command(flatten)]
     names: NameArgs,
 }
-
-/// How often a watched cluster is looked at.
-const LOOK: Duration = Duration::from_millis(250);
 
 /// Lists Services, once or for ever.
 pub(super) fn run(args: &ServicesArgs) -> Result<(), Failure> {
@@ -186,7 +182,7 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
             drop(out);
             shown = Some(lines);
         }
-        live.wait(LOOK);
+        live.wait();
     }
 }
 

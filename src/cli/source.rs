@@ -9,22 +9,25 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use serde_json::Value;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::{CONFIG, Failure, UNAVAILABLE};
-use crate::app;
+use crate::app::{self, Begun, Following};
 use crate::cluster::kubernetes::{self, Pods};
 use crate::cluster::manifests::{Manifests, Options};
 use crate::cluster::object::{Reading, Rejected};
 use crate::cluster::publish::{Publisher, Status};
-use crate::cluster::{Event, Events, Part, publish};
+use crate::cluster::{self, Event, Events, publish};
 use crate::config::{NameArgs, Source, SourceArgs};
 use crate::report::Catalog;
 use crate::zone::facts::{Change, PodId};
-use crate::zone::{Builder, Report, Zone};
+use crate::zone::{Builder, Report, Settings, Zone};
 
 /// How long an API may take to tell everything.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a source that is followed is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What a source said.
 pub(super) struct Cluster {
@@ -50,12 +53,9 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 
 /// Reads everything once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
-    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
-    // As servers do by default: it decides what a namespace called `com` may answer.
-    settings.forwarding = true;
+    let builder = Builder::new(settings(names)?);
     let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
-    let builder = Builder::new(Arc::new(settings));
     let (events, api) = match &source {
         Source::Nowhere => return Err(app::StartError::NoSource.into()),
         Source::Manifests(path) => {
@@ -64,9 +64,7 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
             (events, None)
         }
         Source::Kubeconfig(..) | Source::InCluster => {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-            let runtime =
-                runtime.map_err(|why| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {why}")))?;
+            let runtime = runtime()?;
             let client = app::client(&runtime, &source).map_err(Failure::from)?;
             let events = runtime.block_on(listed(&client, reading))?;
             (events, Some((runtime, client)))
@@ -90,6 +88,19 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
     Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), reports, rejected, pods, api })
 }
 
+/// What names mean, as to a server that forwards: that is the default, and decides what a namespace called `com` may
+/// answer.
+fn settings(names: &NameArgs) -> Result<Arc<Settings>, Failure> {
+    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    settings.forwarding = true;
+    Ok(Arc::new(settings))
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.map_err(|why| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {why}")))
+}
+
 /// A source that goes on telling.
 pub(super) struct Live {
     runtime: Runtime,
@@ -103,33 +114,19 @@ pub(super) struct Live {
 
 /// Follows a source, as the server does.
 pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failure> {
-    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
-    settings.forwarding = true;
-    let settings = Arc::new(settings);
-    let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
-    let source = args.source();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {why}")))?;
+    let settings = settings(names)?;
+    let (source, runtime) = (args.source(), runtime()?);
     let table = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
     let status = Status::default();
     let (events, incoming) = mpsc::channel(4096);
-    let (parts, first, client) = match &source {
-        Source::Nowhere => return Err(app::StartError::NoSource.into()),
-        Source::Manifests(path) => {
-            let options = Options { path: path.clone(), reading, service_cidrs: args.service_cidrs.clone() };
-            let _guard = runtime.enter();
-            let (manifests, mut first) =
-                Manifests::open(options).map_err(|why| Failure::from(app::StartError::from(why)))?;
-            first.push(Event::Synced(Part::Manifests));
-            runtime.spawn(manifests.follow(events.clone()));
-            (vec![Part::Manifests], first, None)
-        }
-        Source::Kubeconfig(..) | Source::InCluster => {
-            let client = app::client(&runtime, &source).map_err(Failure::from)?;
-            let _guard = runtime.enter();
-            (kubernetes::follow(&client, reading, &Pods::Off, Duration::ZERO, &events), Vec::new(), Some(client))
-        }
+    let following = Following {
+        source: &source,
+        service_cidrs: &args.service_cidrs,
+        reading: Reading { endpoint_pod_names: names.endpoint_pod_names },
+        pods: &Pods::Off,
+        self_check: Duration::ZERO,
     };
+    let Begun { parts, first, client } = app::begin(&following, &runtime, &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
     for event in first {
         publisher.take(event);
@@ -156,11 +153,7 @@ impl Live {
 
     /// What is known now.
     pub(super) fn catalog(&self) -> Result<Catalog, Failure> {
-        let (wanted, facts) = oneshot::channel();
-        let facts = self.runtime.block_on(async {
-            self.events.send(Event::Facts(wanted)).await.ok()?;
-            facts.await.ok()
-        });
+        let facts = self.runtime.block_on(cluster::facts(&self.events));
         let facts = facts.ok_or_else(|| Failure::new(UNAVAILABLE, "the source has ended"))?;
         Ok(Catalog::new(self.table.load_full(), facts))
     }
@@ -171,9 +164,9 @@ impl Live {
         condition.trouble.iter().map(|(part, reason)| format!("{}: {reason}", part.as_str())).next()
     }
 
-    /// Lets time pass. When the source fails, or works again, that is told.
-    pub(super) fn wait(&self, time: Duration) {
-        self.sleep(time);
+    /// Lets time pass until it is worth looking again. When the source fails, or works again, that is told.
+    pub(super) fn wait(&self) {
+        self.sleep(LOOK);
         let now = self.trouble();
         let before = self.trouble.replace(now.clone());
         match (before, now) {

@@ -37,6 +37,13 @@ pub enum Event {
     Facts(tokio::sync::oneshot::Sender<Facts>),
 }
 
+/// All facts of one moment; `None` if the source has ended.
+pub async fn facts(events: &Events) -> Option<Facts> {
+    let (wanted, facts) = tokio::sync::oneshot::channel();
+    events.send(Event::Facts(wanted)).await.ok()?;
+    facts.await.ok()
+}
+
 /// An error with its causes, which is where connection errors say what happened, as one line.
 pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

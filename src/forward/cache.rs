@@ -33,7 +33,13 @@ pub(super) struct Wanted<'n> {
     pub(super) tail: [u8; TAIL],
 }
 
-impl Wanted<'_> {
+impl<'n> Wanted<'n> {
+    #[inline]
+    pub(super) fn new(name: &'n [u8], qtype: u16, marks: u8) -> Wanted<'n> {
+        let [high, low] = qtype.to_be_bytes();
+        Wanted { name, tail: [high, low, marks] }
+    }
+
     pub(super) fn key(&self) -> Key {
         Key([self.name, &self.tail].concat().into())
     }

@@ -101,8 +101,7 @@ impl Engine {
         question: &Question,
         found: &mut Found,
     ) -> Result<Option<Vec<u8>>, Failed> {
-        let [high, low] = question.ask.qtype.to_be_bytes();
-        let key = Wanted { name, tail: [high, low, marks_of(&question.ask)] }.key();
+        let key = Wanted::new(name, question.ask.qtype, marks_of(&question.ask)).key();
         let sent = key.question();
         let (entry, age) = self.lookup(key).await.ok_or(Failed)?;
         let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
@@ -210,8 +209,7 @@ impl Engine {
                 Outcome::NotOurs => return Ok(false),
             }
         }
-        let [high, low] = rtype::A.to_be_bytes();
-        let key = Wanted { name: candidate, tail: [high, low, marks_of(&question.ask)] }.key();
+        let key = Wanted::new(candidate, rtype::A, marks_of(&question.ask)).key();
         match self.lookup(key).await {
             Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
             Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
-use super::cache::{Cache, Key};
+use super::cache::{Cache, Key, Wanted};
 use super::loops;
 use super::pool::Pool;
 use super::reply::{Age, Entry};
@@ -27,7 +27,7 @@ use super::upstream::{Asked, Server, Shared, Trouble};
 use super::{Forwarder, Job, Kept, Outbox, Question, WAITING, marks_of};
 use crate::answer::{Realm, Verdict, Why};
 use crate::watched::Watched;
-use crate::wire::{HEADER_LEN, Name, extended_error, rcode};
+use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
 use crate::zone::{Domain, Zone};
 
 /// Time that upstreams have in all: stub resolvers wait for five seconds (resolv.conf(5)), and have to hear of it.
@@ -241,8 +241,7 @@ impl Engine {
             self.clone().put_together(question);
             return;
         }
-        let [high, low] = question.ask.qtype.to_be_bytes();
-        let key = Key([name.wire(), &[high, low, marks_of(&question.ask)]].concat().into());
+        let key = Wanted::new(name.wire(), question.ask.qtype, marks_of(&question.ask)).key();
         self.want(key, Waiter::Client(question));
     }
 
@@ -423,7 +422,7 @@ impl Engine {
         let ask = &question.ask;
         let Some(len) = entry.write(&question.query, ask, age, self.kept.payload, &mut buffer) else { return };
         if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
-            *octet |= 0x04;
+            *octet |= (flags::AA >> 8) as u8;
         }
         let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: Realm::Other };
         self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);

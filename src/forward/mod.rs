@@ -125,8 +125,7 @@ impl Forwarder {
         if ask.why != Why::Outside {
             return None;
         }
-        let [high, low] = ask.qtype.to_be_bytes();
-        let wanted = Wanted { name: name.wire(), tail: [high, low, marks_of(ask)] };
+        let wanted = Wanted::new(name.wire(), ask.qtype, marks_of(ask));
         let entry = self.kept.cache.get(&wanted).filter(|entry| !entry.leads_in)?;
         let age = entry.age(received.saturating_duration_since(self.kept.epoch).as_secs() as u32);
         match age {

@@ -71,7 +71,7 @@ pub struct Entry {
     authentic: bool,
     /// Extended errors, as options of an OPT record.
     errors: Box<[u8]>,
-    /// Whether an alias ends in a name of the cluster, which only the table answers.
+    /// Whether an alias leads to a name of the cluster, which only the table answers.
     pub leads_in: bool,
     /// When it came, in seconds of the forwarder's clock.
     fetched: u32,
@@ -129,22 +129,9 @@ impl Entry {
         if header.flags & flags::TC != 0 {
             return Err(Unfit::Truncated);
         }
-        let qtype = u16_at(question, question.len().saturating_sub(4)).unwrap_or(0);
+        let qtype = u16_at(question, tail).unwrap_or(0);
         let mut reader = Reader::new(message, start);
-        let mut entry = Entry {
-            body: Box::default(),
-            cuts: Box::default(),
-            counts: [0; 3],
-            rcode: code,
-            authentic: header.flags & flags::AD != 0,
-            errors: Box::default(),
-            leads_in: false,
-            fetched: now,
-            ttl: 0,
-            retry_at: AtomicU32::new(0),
-            hits: AtomicU32::new(0),
-            refreshing: AtomicBool::new(false),
-        };
+        let mut entry = Entry { authentic: header.flags & flags::AD != 0, ..Entry::empty(code, now) };
         let mut cuts = Vec::with_capacity(usize::from(header.answers) + usize::from(header.authorities));
         let mut end = start;
         let mut passing = true;
@@ -182,7 +169,7 @@ impl Entry {
         entry.ttl = ttl_of(&reader, entry.rcode, ttls);
         entry.body = message.get(start..end).unwrap_or(&[]).into();
         entry.cuts = cuts.into();
-        let negative = entry.counts[0] == 0;
+        let negative = entry.is_negative();
         for cut in &entry.cuts {
             let at = usize::from(cut.ttl);
             if let Some(place) = entry.body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) {
@@ -196,16 +183,20 @@ impl Entry {
 
     /// A SERVFAIL of our own, kept for `ttl` seconds, which says why by `errors`.
     pub fn failure(errors: &[u8], now: u32, ttl: u32) -> Entry {
+        Entry { errors: errors.into(), ttl, ..Entry::empty(rcode::SERVFAIL, now) }
+    }
+
+    fn empty(rcode: u16, now: u32) -> Entry {
         Entry {
             body: Box::default(),
             cuts: Box::default(),
             counts: [0; 3],
-            rcode: rcode::SERVFAIL,
+            rcode,
             authentic: false,
-            errors: errors.into(),
+            errors: Box::default(),
             leads_in: false,
             fetched: now,
-            ttl,
+            ttl: 0,
             retry_at: AtomicU32::new(0),
             hits: AtomicU32::new(0),
             refreshing: AtomicBool::new(false),

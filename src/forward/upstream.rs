@@ -43,6 +43,7 @@ const DOWN_AFTER: u32 = 3;
 const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// How long a server that does not know EDNS is asked without it.
 const PLAIN: Duration = Duration::from_secs(900);
+
 /// Why a server gave no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -285,8 +286,9 @@ impl Server {
         let mut patience = RESEND;
         let mut edns = self.knows_edns();
         let known = edns;
+        // Sent again it is the same question: a server that takes its time answers the first one sent.
+        let id = self.shared.random() as u16;
         loop {
-            let id = self.shared.random() as u16;
             let message = asked.encode(id, edns);
             lane.uses += 1;
             // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.

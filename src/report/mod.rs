@@ -135,8 +135,8 @@ impl Catalog {
         let wire = name_from_text(text).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
         let asker = Asker::new(&self.zone, Caller::Namespace(namespace));
-        if let Outcome::Found(Node::Service(service), _) = resolve(&self.zone, &asker, &name, &mut Silent) {
-            return self.zone.service_named(&service.name);
+        if let Some(service) = self.service_of(&name, &asker) {
+            return Some(service);
         }
         let place = if name.labels() == 1 { namespace.as_label() } else { self.zone.label_of(&name, 1) };
         let plain = match name.labels() {
@@ -152,9 +152,13 @@ impl Catalog {
     fn means(&self, name: &str) -> Option<Key> {
         let wire = name_from_text(name).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
-        let asker = Asker::new(&self.zone, Caller::Unknown);
-        match resolve(&self.zone, &asker, &name, &mut Silent) {
-            Outcome::Found(Node::Service(service), _) => Some(key_of(service)),
+        self.service_of(&name, &Asker::new(&self.zone, Caller::Unknown)).map(|service| key_of(service))
+    }
+
+    /// The Service that the server finds for a name.
+    fn service_of(&self, name: &Name, asker: &Asker<'_>) -> Option<&Arc<Service>> {
+        match resolve(&self.zone, &asker.again(), name, &mut Silent) {
+            Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
             _ => None,
         }
     }

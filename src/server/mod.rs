@@ -2,6 +2,7 @@
 //! names. All `unsafe` of the program is in this folder, each block with its reason.
 
 mod counters;
+mod late;
 pub mod tcp;
 pub mod udp;
 

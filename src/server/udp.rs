@@ -8,17 +8,18 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_storage, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::late::{Late, Sender, WayBack};
 use super::{BindError, Counters, Published};
 use crate::answer::{Ask, Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Client, Forwarder, Outbox, Question};
+use crate::forward::{Age, Forwarder, Question};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -114,7 +115,6 @@ impl Bound {
             counters: Vec::new(),
         };
         for (index, socket) in workers.sockets.iter().enumerate() {
-            let late = Late { socket: socket.clone(), counters: late.clone(), parcels: Mutex::default() };
             let counters = Arc::new(Counters::default());
             let worker = Worker {
                 socket: socket.clone(),
@@ -124,7 +124,7 @@ impl Bound {
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
                 forwarder: forwarder.cloned(),
-                late: Arc::new(late),
+                late: Late::new(socket.clone(), late.clone()),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -240,85 +240,6 @@ struct Place {
     reply: usize,
 }
 
-/// Who sent a datagram, and the address it was sent to.
-struct WayBack {
-    name: sockaddr_storage,
-    name_length: socklen_t,
-    control: Control,
-    control_length: usize,
-}
-
-/// Replies of one socket that were waited for: the forwarder's thread fills it, and sends what is in it.
-struct Late {
-    socket: Arc<Socket>,
-    counters: Arc<Counters>,
-    parcels: Mutex<Parcels>,
-}
-
-#[derive(Default)]
-struct Parcels {
-    octets: Vec<u8>,
-    /// Where each goes, and where it ends in `octets`.
-    to: Vec<(WayBack, usize)>,
-}
-
-/// Sends the reply to one datagram, later.
-struct Sender {
-    late: Arc<Late>,
-    from: IpAddr,
-    octets: usize,
-    way_back: WayBack,
-}
-
-impl Client for Sender {
-    fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
-        let Sender { late, from, octets, way_back } = *self;
-        late.counters.count(from, octets, verdict);
-        late.counters.took(1, took);
-        let mut parcels = late.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = parcels.to.is_empty();
-        parcels.octets.extend_from_slice(reply);
-        let end = parcels.octets.len();
-        parcels.to.push((way_back, end));
-        drop(parcels);
-        first.then_some(late as Arc<dyn Outbox>)
-    }
-}
-
-impl Outbox for Late {
-    fn flush(&self) {
-        let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        let Parcels { octets, to } = &mut *parcels;
-        let mut start = 0;
-        for batch in to.chunks_mut(BATCH) {
-            // SAFETY: C structures of numbers and pointers, for which zeros are a valid value.
-            let (mut headers, mut pieces): ([mmsghdr; BATCH], [iovec; BATCH]) =
-                unsafe { (MaybeUninit::zeroed().assume_init(), MaybeUninit::zeroed().assume_init()) };
-            for (((back, end), header), piece) in batch.iter_mut().zip(&mut headers).zip(&mut pieces) {
-                let reply = octets.get(start..*end).unwrap_or(&[]);
-                start = *end;
-                *piece = iovec { iov_base: reply.as_ptr().cast_mut().cast(), iov_len: reply.len() };
-                let header = &mut header.msg_hdr;
-                header.msg_name = (&raw mut back.name).cast();
-                header.msg_namelen = back.name_length;
-                header.msg_iov = piece;
-                header.msg_iovlen = 1;
-                if back.control_length > 0 {
-                    header.msg_control = back.control.0.as_mut_ptr().cast();
-                    header.msg_controllen = back.control_length as _;
-                }
-            }
-            send_all(&self.socket, &mut headers[..batch.len()], &self.counters);
-        }
-        to.clear();
-        octets.clear();
-        octets.shrink_to(KEPT);
-    }
-}
-
-/// Octets of replies that were waited for, kept for the next.
-const KEPT: usize = 256 * 1024;
-
 /// Room for a reply: `--udp-payload` goes no higher than 4,096 octets.
 const REPLY: usize = 4096 + 64;
 
@@ -339,7 +260,7 @@ struct Batch {
 /// Control messages are read and written as structures: they must be aligned.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; CONTROL]);
+pub(super) struct Control(pub(super) [u8; CONTROL]);
 
 impl Batch {
     fn new(wildcard: bool) -> Batch {
@@ -452,7 +373,7 @@ impl Batch {
 
 /// Sends messages whose headers point to what is in place. One that cannot be sent is stepped over: it must not cost the
 /// others theirs.
-fn send_all(socket: &Socket, mut rest: &mut [mmsghdr], counters: &Counters) {
+pub(super) fn send_all(socket: &Socket, mut rest: &mut [mmsghdr], counters: &Counters) {
     while !rest.is_empty() {
         // SAFETY: the callers' headers point to names, control messages and replies of the lengths told, which live and
         // stay where they are until the call returns.

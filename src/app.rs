@@ -210,16 +210,19 @@ fn refuse_loops(config: &Config, addresses: &[SocketAddr]) -> Result<(), StartEr
     Ok(())
 }
 
-/// Binds UDP and TCP of one address. A port that the system chose for UDP may be taken for TCP: then it chooses again.
+/// Binds UDP and TCP of one address. A port that the system chose may be taken, by another program, before all sockets have
+/// it: then it chooses again.
 fn bind(address: SocketAddr, workers: usize) -> Result<(udp::Bound, std::net::TcpListener), BindError> {
     let mut tries = if address.port() == 0 { 16 } else { 1 };
     loop {
         tries -= 1;
-        let udp = udp::bind(address, workers)?;
-        match tcp::bind(udp.address()) {
-            Ok(tcp) => return Ok((udp, tcp)),
-            Err(why) if tries == 0 => return Err(why),
-            Err(_) => {}
+        let bound = udp::bind(address, workers).and_then(|udp| {
+            let tcp = tcp::bind(udp.address())?;
+            Ok((udp, tcp))
+        });
+        match bound {
+            Err(_) if tries > 0 => {}
+            bound => return bound,
         }
     }
 }

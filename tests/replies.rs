@@ -244,7 +244,8 @@ fn what_is_not_passed_on() {
         change(&mut message);
         message
     };
-    let cases: [(&str, Vec<u8>, Unfit); 9] = [
+    let two = || parse("www.example 300 A 192.0.2.1\nwww.example 300 PTR www.example.");
+    let cases: [(&str, Vec<u8>, Unfit); 10] = [
         ("nothing", vec![], Unfit::Foreign),
         ("a query", query.clone(), Unfit::Foreign),
         (
@@ -272,6 +273,17 @@ fn what_is_not_passed_on() {
                 let at = octets.len() - 16;
                 octets[at + 1] = at as u8;
             }),
+            Unfit::Damaged,
+        ),
+        (
+            "a name that leads into a TTL, which changes with age",
+            {
+                let mut octets = reply(&asked, ResponseCode::NoError, &two()).to_vec().unwrap();
+                let (ttl, last) = (12 + question(&query).len() + 6, octets.len() - 1);
+                assert_eq!(octets[ttl..ttl + 4], [0, 0, 1, 44]);
+                octets[last] = ttl as u8 + 2;
+                octets
+            },
             Unfit::Damaged,
         ),
         (

@@ -16,6 +16,9 @@ pub(super) fn seconds(ttl: u32) -> u32 {
 pub(super) struct Reader<'m> {
     message: &'m [u8],
     pub(super) at: usize,
+    /// Where type, class, TTL and length of each record begin. No name may lead there: TTLs are rewritten with age, and the
+    /// name would be another one.
+    fixed: Vec<usize>,
     /// Owner and target of each CNAME of the answer, in lower case.
     aliases: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether the answer has something besides aliases and their signatures.
@@ -25,6 +28,9 @@ pub(super) struct Reader<'m> {
     /// The smallest TTL of the answer.
     pub(super) floor_of_answers: u32,
 }
+
+/// Octets of type, class, TTL and length.
+const FIXED: usize = 10;
 
 /// One record.
 pub(super) struct Record<'m> {
@@ -41,7 +47,15 @@ pub(super) struct Record<'m> {
 impl<'m> Reader<'m> {
     /// Reads from `at` on, where the question ends.
     pub(super) fn new(message: &'m [u8], at: usize) -> Reader<'m> {
-        Reader { message, at, aliases: Vec::new(), found: false, negative: None, floor_of_answers: u32::MAX }
+        Reader {
+            message,
+            at,
+            fixed: Vec::new(),
+            aliases: Vec::new(),
+            found: false,
+            negative: None,
+            floor_of_answers: u32::MAX,
+        }
     }
 
     /// Reads one of the answer (section 0), the authority (1) or what is additional; `None` if it is damaged.
@@ -52,7 +66,8 @@ impl<'m> Reader<'m> {
         let rtype = u16_at(self.message, fixed)?;
         let ttl_at = fixed + 4;
         let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
-        let start = fixed + 10;
+        let start = fixed + FIXED;
+        self.fixed.push(fixed);
         let end = start + usize::from(u16_at(self.message, fixed + 8)?);
         let rdata = self.message.get(start..end)?;
         let sound = match rtype {
@@ -107,6 +122,9 @@ impl<'m> Reader<'m> {
             match *self.message.get(at)? {
                 octets @ 0..=63 => {
                     let octets = self.message.get(at..=at + usize::from(octets))?;
+                    if self.is_fixed(at, octets.len()) {
+                        return None;
+                    }
                     label(octets);
                     at += octets.len();
                     length += octets.len();
@@ -118,7 +136,7 @@ impl<'m> Reader<'m> {
                 }
                 0xc0..=0xff => {
                     let target = usize::from(u16_at(self.message, at)? & 0x3fff);
-                    if target >= before || target < HEADER_LEN {
+                    if target >= before || target < HEADER_LEN || self.is_fixed(at, 2) {
                         return None;
                     }
                     (at, before) = (target, target);
@@ -126,6 +144,12 @@ impl<'m> Reader<'m> {
                 _ => return None,
             }
         }
+    }
+
+    /// Whether any of the `length` octets at `at` belongs to what stands between a record's owner and its contents.
+    fn is_fixed(&self, at: usize, length: usize) -> bool {
+        let next = self.fixed.partition_point(|fixed| fixed + FIXED <= at);
+        self.fixed.get(next).is_some_and(|fixed| *fixed < at + length)
     }
 
     /// Whether a record of this owner speaks of the cluster.

@@ -23,7 +23,7 @@ use crate::cluster::{Event, Events, Part, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
-use crate::server::{BindError, Published, tcp, udp};
+use crate::server::{BindError, Clients, Handler, Published, Tally, tcp, udp};
 use crate::zone::{Builder, Cidr, Zone};
 
 /// Events that may wait for the publisher. A flood beyond it waits in the API's connections.
@@ -166,7 +166,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         false => (None, None),
     };
     let kept = forwarder.as_ref().map(|forwarder| forwarder.kept.clone());
-    let shared = tcp::Shared::new(table.clone(), forwarder.clone(), config.tcp);
+    let handler = Handler::new(table.clone(), forwarder.clone());
+    let shared = Arc::new(tcp::Shared { handler, tally: Tally::default(), clients: Clients::new(config.tcp) });
     let (tcp_stop, stopping) = watch::channel(false);
     let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
     for (udp, tcp) in bound {
@@ -177,8 +178,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         tcp_listeners.push(tcp);
     }
     if let Some(address) = addresses.first() {
-        listeners.push(Listener::new(*address, "tcp", shared.counters.clone()));
-        listeners.push(Listener::new(*address, "tcp", shared.late.clone()));
+        listeners.push(Listener::new(*address, "tcp", shared.tally.counters.clone()));
+        listeners.push(Listener::new(*address, "tcp", shared.tally.late.clone()));
     }
     let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping).map_err(system("thread"))?;
 
@@ -188,7 +189,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         status,
         phase: seen,
         listeners,
-        tcp: Arc::downgrade(&shared),
+        tcp: Arc::downgrade(&shared.clients),
         forwarding: kept,
         events,
         prefix: config.metrics_prefix,
@@ -326,7 +327,7 @@ fn serve_tcp(
                 let _ = listener.await;
             }
             let deadline = Instant::now() + lifecycle::DRAIN;
-            while shared.open() > 0 && Instant::now() < deadline {
+            while shared.clients.open() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });

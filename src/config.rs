@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::Reading;
 use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
-use crate::server::tcp;
+use crate::server::Limits;
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
@@ -249,7 +249,7 @@ pub struct Config {
     /// `--workers`.
     pub workers: usize,
     /// TCP limits.
-    pub tcp: tcp::Limits,
+    pub tcp: Limits,
     /// `--lame-duck`.
     pub lame_duck: Duration,
     /// `--metrics-prefix`.
@@ -397,7 +397,7 @@ impl ServeArgs {
             listen,
             admin: address("--admin", &self.admin)?,
             workers: self.workers.map_or_else(processors, usize::from),
-            tcp: tcp::Limits {
+            tcp: Limits {
                 connections: self.tcp_connections as usize,
                 per_address: self.tcp_connections_per_address as usize,
                 idle: self.tcp_idle,

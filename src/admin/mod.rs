@@ -24,7 +24,7 @@ use crate::cluster::{self, Events};
 use crate::forward::Kept;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
-use crate::server::{Counters, Published};
+use crate::server::{Clients, Counters, Published};
 pub use metrics::Listener;
 
 /// Probes and scrapers need few connections; more wait in the kernel's queue.
@@ -43,7 +43,7 @@ pub struct Admin {
     /// Counters of each server thread.
     pub listeners: Vec<Listener>,
     /// TCP connections that are open.
-    pub tcp: Weak<crate::server::tcp::Shared>,
+    pub tcp: Weak<Clients>,
     /// What is kept and counted of upstreams, if there are any.
     pub forwarding: Option<Arc<Kept>>,
     /// Where the control plane can be asked for all facts.

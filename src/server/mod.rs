@@ -1,20 +1,30 @@
 //! Sockets. A transport hands octets to [`answer`](crate::answer::answer) and sends what comes back; it knows nothing of
 //! names. All `unsafe` of the program is in this folder, each block with its reason.
 
+mod clients;
 mod counters;
+mod handler;
 mod late;
 pub mod tcp;
 pub mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
+pub use clients::{Clients, Limits};
 pub use counters::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
+pub use handler::{Handler, Tally};
 
 use crate::zone::Zone;
+
+/// Octets of replies to one connection that wait to be sent: then no more of its queries are answered.
+const BACKLOG: usize = 256 * 1024;
+/// Time that a connection is kept for replies that it waits for, longer than any upstream is waited for.
+const UPSTREAM: Duration = Duration::from_secs(5);
 
 /// The table that answers come from: the one thing that the two planes share.
 pub type Published = Arc<ArcSwap<Zone>>;

@@ -3,115 +3,37 @@
 //! A client is given time for whole messages, not for octets: whoever sends one octet a second is as idle as whoever
 //! sends none. Where a limit on connections is reached, the one that has been of no use for longest makes room.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
-use super::{BindError, Counters, Published, canonical};
-use crate::answer::{Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Client, Forwarder, Outbox, Question};
+use super::clients::{Clients, Place};
+use super::handler::{Handled, Handler, QUERY, Tally};
+use super::{BACKLOG, BindError, UPSTREAM, canonical};
 use crate::wire::HEADER_LEN;
-use crate::zone::Caller;
 
-/// Longest query read into memory, in octets. What is longer is read and forgotten, and answered FORMERR.
-const QUERY: usize = 4096;
-/// Largest reply.
-const REPLY: usize = 65_535;
 /// A connection keeps no more than this while it is idle.
 const KEPT: usize = 4096;
-/// Replies of one connection that wait to be sent: then no more of its queries are answered.
-const BACKLOG: usize = 256 * 1024;
 /// Questions of one connection that wait for an upstream: then no more of its queries are answered.
 const WAITING: usize = 64;
-/// Time that a connection is kept for replies that it waits for, longer than any upstream is waited for.
-const UPSTREAM: Duration = Duration::from_secs(5);
 /// Wait after an error of accept: at the limit of descriptors it fails at once, again and again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What clients may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// `--tcp-connections`: in all.
-    pub connections: usize,
-    /// `--tcp-connections-per-address`: of one client address.
-    pub per_address: usize,
-    /// `--tcp-idle`: time for the next whole message, and for taking a reply.
-    pub idle: Duration,
-}
-
 /// Everything that a connection shares with the others.
 pub struct Shared {
-    table: Published,
-    /// Counters of all TCP listeners: one thread serves them.
-    pub counters: Arc<Counters>,
-    /// Counters of the replies that were waited for: the forwarder's thread sends them.
-    pub late: Arc<Counters>,
-    forwarder: Option<Arc<Forwarder>>,
-    limits: Limits,
-    connections: Mutex<Connections>,
-}
-
-#[derive(Default)]
-struct Connections {
-    next: u64,
-    open: HashMap<u64, Open>,
-}
-
-struct Open {
-    from: IpAddr,
-    /// When it last sent a whole message, or was accepted.
-    useful: Instant,
-    task: AbortHandle,
-}
-
-impl Shared {
-    /// For all listeners of a server.
-    pub fn new(table: Published, forwarder: Option<Arc<Forwarder>>, limits: Limits) -> Arc<Shared> {
-        let connections = Mutex::default();
-        Arc::new(Shared { table, counters: Arc::default(), late: Arc::default(), forwarder, limits, connections })
-    }
-
-    /// Connections that are open now.
-    pub fn open(&self) -> usize {
-        self.lock().open.len()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Connections> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes room for one more connection of `from`.
-    fn make_room(&self, from: IpAddr) {
-        let mut connections = self.lock();
-        let own = connections.open.values().filter(|open| open.from == from).count();
-        let full = connections.open.len() >= self.limits.connections;
-        if !full && own < self.limits.per_address {
-            return;
-        }
-        // At its own limit a client loses one of its own, else whoever is least useful.
-        let mine = own >= self.limits.per_address;
-        let candidates = connections.open.iter().filter(|(_, open)| !mine || open.from == from);
-        let stalest = candidates.min_by_key(|(_, open)| open.useful).map(|(id, _)| *id);
-        if let Some(open) = stalest.and_then(|id| connections.open.remove(&id)) {
-            open.task.abort();
-        }
-    }
-
-    fn was_useful(&self, id: u64) {
-        if let Some(open) = self.lock().open.get_mut(&id) {
-            open.useful = Instant::now();
-        }
-    }
+    /// What answers its messages.
+    pub handler: Arc<Handler>,
+    /// What is counted of all of them.
+    pub tally: Tally,
+    /// Those that are open.
+    pub clients: Arc<Clients>,
 }
 
 /// Binds a listener.
@@ -134,11 +56,14 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
     listen().map_err(failed)
 }
 
-/// Accepts connections until `stopping` turns true; those that are open then finish what they have begun.
-pub async fn serve(
+/// Accepts connections until `stopping` turns true, and lets `admit` see to them.
+///
+/// # Errors
+/// When the system does not let the runtime wait for the listener.
+pub(super) async fn accept(
     listener: std::net::TcpListener,
-    shared: Arc<Shared>,
     mut stopping: watch::Receiver<bool>,
+    mut admit: impl FnMut(TcpStream, IpAddr),
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let mut complained = None::<Instant>;
@@ -148,11 +73,14 @@ pub async fn serve(
             _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
         };
         match accepted {
-            Ok((stream, from)) => admit(stream, canonical(from), &shared, &stopping),
+            Ok((stream, from)) => {
+                let _ = stream.set_nodelay(true);
+                admit(stream, canonical(from));
+            }
             Err(why) => {
                 if complained.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
                     complained = Some(Instant::now());
-                    tracing::warn!(%why, "a TCP connection could not be accepted");
+                    tracing::warn!(%why, "a connection could not be accepted");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -160,15 +88,19 @@ pub async fn serve(
     }
 }
 
-fn admit(stream: TcpStream, from: IpAddr, shared: &Arc<Shared>, stopping: &watch::Receiver<bool>) {
-    shared.make_room(from);
-    let mut connections = shared.lock();
-    let id = connections.next;
-    connections.next += 1;
-    let (input, output, late) = (Vec::new(), Vec::new(), None);
-    let connection = Connection { id, from, stream, shared: shared.clone(), input, output, late, waiting: 0, skip: 0 };
-    let task = tokio::spawn(connection.run(stopping.clone())).abort_handle();
-    connections.open.insert(id, Open { from, useful: Instant::now(), task });
+/// Serves a listener until `stopping` turns true; connections that are open then finish what they have begun.
+///
+/// # Errors
+/// When the system does not let the runtime wait for the listener.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    shared: Arc<Shared>,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    accept(listener, stopping.clone(), |stream, from| {
+        shared.clients.admit(from, |place| Connection::new(stream, place, shared.clone()).run(stopping.clone()));
+    })
+    .await
 }
 
 /// A reply that was waited for, or that there will be none.
@@ -191,25 +123,19 @@ struct Sender {
     replies: mpsc::Sender<Reply>,
     /// Octets of replies that the connection has not taken yet.
     queued: Arc<AtomicUsize>,
-    counters: Arc<Counters>,
-    from: IpAddr,
-    octets: usize,
     sent: bool,
 }
 
-impl Client for Sender {
-    fn send(mut self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
-        self.counters.count(self.from, self.octets, verdict);
-        self.counters.took(1, took);
+impl Sender {
+    fn send(mut self, reply: &[u8]) {
         // A client that does not read gets no more kept for it than it would get of replies at once.
         if self.queued.load(Relaxed) > BACKLOG {
-            return None;
+            return;
         }
         self.queued.fetch_add(reply.len(), Relaxed);
         self.sent = true;
         // There is room for as many as a connection may wait for.
         let _ = self.replies.try_send(Some(reply.to_vec()));
-        None
     }
 }
 
@@ -221,10 +147,10 @@ impl Drop for Sender {
     }
 }
 
-struct Connection {
-    id: u64,
-    from: IpAddr,
-    stream: TcpStream,
+/// One connection, whatever carries its octets.
+pub(super) struct Connection<S> {
+    stream: S,
+    place: Place,
     shared: Arc<Shared>,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -236,30 +162,29 @@ struct Connection {
     skip: usize,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shared.lock().open.remove(&self.id);
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn new(stream: S, place: Place, shared: Arc<Shared>) -> Connection<S> {
+        let (input, output) = (Vec::new(), Vec::new());
+        Connection { stream, place, shared, input, output, late: None, waiting: 0, skip: 0 }
     }
-}
 
-thread_local! {
-    /// Replies are made here and kept only as long as they are: one buffer for a thousand connections.
-    static SCRATCH: RefCell<(Scratch, Box<[u8]>)> = RefCell::new((Scratch::new(0), vec![0; REPLY].into()));
-}
-
-impl Connection {
-    async fn run(mut self, mut stopping: watch::Receiver<bool>) {
-        let _ = self.stream.set_nodelay(true);
-        let mut deadline = Instant::now() + self.shared.limits.idle;
+    /// Answers until the client has no more to say, says nothing for too long, or the server ends.
+    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+        let idle_time = self.place.limits().idle;
+        let mut deadline = Instant::now() + idle_time;
         // The client has said all that it will, and may still read.
         let mut ended = false;
         loop {
             if self.answer_whole_messages() {
-                deadline = Instant::now() + self.shared.limits.idle;
-                self.shared.was_useful(self.id);
+                deadline = Instant::now() + idle_time;
+                self.place.was_useful();
             }
             if !self.output.is_empty() {
-                let Ok(Ok(())) = timeout_at(deadline, self.stream.write_all(&self.output)).await else { return };
+                let sent = async {
+                    self.stream.write_all(&self.output).await?;
+                    self.stream.flush().await
+                };
+                let Ok(Ok(())) = timeout_at(deadline, sent).await else { return };
                 self.output.clear();
                 self.output.shrink_to(KEPT);
                 // More may wait than one round of replies may take.
@@ -278,7 +203,7 @@ impl Connection {
                     if let Some(reply) = reply {
                         push_framed(&reply, &mut self.output);
                     }
-                    deadline = Instant::now() + self.shared.limits.idle;
+                    deadline = Instant::now() + idle_time;
                     continue;
                 }
                 _ = stopping.wait_for(|stopping| *stopping), if idle => return,
@@ -311,11 +236,11 @@ impl Connection {
                     at += 2 + message.len();
                     any = true;
                     // An empty message is no message (RFC 7766 section 8 leaves it without meaning).
-                    let waits = respond(&self.shared, self.from, message, &mut self.output, &mut self.late);
-                    self.waiting += usize::from(waits);
+                    let handled = respond(&self.shared, self.place.from, message, &mut self.output, &mut self.late);
+                    self.waiting += usize::from(handled == Handled::Waits);
                 }
                 Frame::Overlong { head, length } => {
-                    respond(&self.shared, self.from, head, &mut self.output, &mut self.late);
+                    respond(&self.shared, self.place.from, head, &mut self.output, &mut self.late);
                     at += 2;
                     self.skip = length;
                 }
@@ -372,40 +297,14 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
     output.extend_from_slice(reply);
 }
 
-/// Appends the framed reply to one message; says whether it has to be waited for instead.
-fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> bool {
-    SCRATCH.with_borrow_mut(|(scratch, reply)| {
-        let start = std::time::Instant::now();
-        let mut verdict = answer(&shared.table.load(), Caller::Address(from), message, Limit::Stream, scratch, reply);
-        if let (Verdict::Forward(ask), Some(forwarder)) = (verdict, &shared.forwarder) {
-            match forwarder.answer(scratch.name(), message, &ask, start, reply) {
-                Some((kept, age)) => {
-                    shared.counters.kept(age == Age::Stale);
-                    verdict = kept;
-                }
-                None => {
-                    let late = late.get_or_insert_with(Late::new);
-                    let client = Sender {
-                        replies: late.sender.clone(),
-                        queued: late.queued.clone(),
-                        counters: shared.late.clone(),
-                        from,
-                        octets: message.len(),
-                        sent: false,
-                    };
-                    let (query, client) = (message.into(), Box::new(client));
-                    forwarder.hand_over(Question { query, ask, from, received: start, client });
-                    return true;
-                }
-            }
-        }
-        shared.counters.count(from, message.len(), &verdict);
-        if let Verdict::Reply { len, .. } = verdict {
-            push_framed(&reply[..len], output);
-            shared.counters.took(1, start.elapsed());
-        }
-        false
-    })
+/// Appends the framed reply to one message, or has it sent later.
+fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> Handled {
+    let later = || {
+        let late = late.get_or_insert_with(Late::new);
+        let sender = Sender { replies: late.sender.clone(), queued: late.queued.clone(), sent: false };
+        move |reply: &[u8]| sender.send(reply)
+    };
+    shared.handler.handle(&shared.tally, from, message, |reply| push_framed(reply, output), later)
 }
 
 #[cfg(test)]

@@ -1,0 +1,166 @@
+//! Connections that are open, and the limits on them. Where a limit is reached, the one that has been of no use for longest
+//! makes room; those that never were of any use go first.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+/// What clients may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `--tcp-connections`: in all.
+    pub connections: usize,
+    /// `--tcp-connections-per-address`: of one client address.
+    pub per_address: usize,
+    /// `--tcp-idle`: time for the next whole message, and for taking a reply.
+    pub idle: Duration,
+}
+
+/// Connections of some listeners.
+pub struct Clients {
+    /// See [`Limits`].
+    pub limits: Limits,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    connections: HashMap<u64, Connection>,
+}
+
+struct Connection {
+    from: IpAddr,
+    /// Whether it has sent a whole message yet.
+    proven: bool,
+    /// When it last did, or was accepted.
+    useful: Instant,
+    task: AbortHandle,
+}
+
+/// The place that a connection takes, until it is dropped.
+pub(super) struct Place {
+    clients: Arc<Clients>,
+    id: u64,
+    pub(super) from: IpAddr,
+    /// Questions of it that are being answered: for transports whose questions have tasks of their own.
+    asking: AtomicUsize,
+}
+
+impl Clients {
+    /// Within these limits.
+    pub fn new(limits: Limits) -> Arc<Clients> {
+        Arc::new(Clients { limits, open: Mutex::default() })
+    }
+
+    /// How many are open now.
+    pub fn open(&self) -> usize {
+        self.lock().connections.len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more of `from` takes nothing from others.
+    pub(super) fn has_room(&self, from: IpAddr) -> bool {
+        let open = self.lock();
+        open.connections.len() < self.limits.connections && open.of(from) < self.limits.per_address
+    }
+
+    /// Connections that have not sent a whole message yet.
+    pub(super) fn unproven(&self) -> usize {
+        self.lock().connections.values().filter(|connection| !connection.proven).count()
+    }
+
+    /// Makes room for a connection, and serves it in a task of its own.
+    pub(super) fn admit<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        from: IpAddr,
+        serve: impl FnOnce(Place) -> F,
+    ) {
+        let mut open = self.lock();
+        open.make_room(from, &self.limits);
+        let id = open.next;
+        open.next += 1;
+        let place = Place { clients: self.clone(), id, from, asking: AtomicUsize::new(0) };
+        let task = tokio::spawn(serve(place)).abort_handle();
+        open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
+    }
+}
+
+impl Open {
+    fn of(&self, from: IpAddr) -> usize {
+        self.connections.values().filter(|connection| connection.from == from).count()
+    }
+
+    fn make_room(&mut self, from: IpAddr, limits: &Limits) {
+        let mine = self.of(from) >= limits.per_address;
+        if !mine && self.connections.len() < limits.connections {
+            return;
+        }
+        // At its own limit a client loses one of its own, else whoever is least useful.
+        let candidates = self.connections.iter().filter(|(_, connection)| !mine || connection.from == from);
+        let stalest =
+            candidates.min_by_key(|(_, connection)| (connection.proven, connection.useful)).map(|(id, _)| *id);
+        if let Some(connection) = stalest.and_then(|id| self.connections.remove(&id)) {
+            connection.task.abort();
+        }
+    }
+}
+
+impl Place {
+    /// What all of these connections keep to.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.clients.limits
+    }
+
+    /// It has sent a whole message.
+    pub(super) fn was_useful(&self) {
+        if let Some(connection) = self.clients.lock().connections.get_mut(&self.id) {
+            connection.proven = true;
+            connection.useful = Instant::now();
+        }
+    }
+
+    /// Notes a question that is being answered, until what is returned is dropped.
+    pub(super) fn asks(self: &Arc<Self>) -> Asking {
+        self.was_useful();
+        self.asking.fetch_add(1, Relaxed);
+        Asking(self.clone())
+    }
+
+    /// Whether any of its questions is being answered.
+    pub(super) fn is_asking(&self) -> bool {
+        self.asking.load(Relaxed) > 0
+    }
+
+    /// When it has been idle for too long, if nothing more comes.
+    pub(super) fn deadline(&self) -> Instant {
+        let useful = self.clients.lock().connections.get(&self.id).map(|connection| connection.useful);
+        let idle = self.limits().idle;
+        useful.map_or_else(Instant::now, |useful| {
+            useful + idle + if self.is_asking() { super::UPSTREAM } else { Duration::ZERO }
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clients.lock().connections.remove(&self.id);
+    }
+}
+
+/// A question that is being answered.
+pub(super) struct Asking(Arc<Place>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.asking.fetch_sub(1, Relaxed);
+    }
+}

@@ -23,6 +23,7 @@ use crate::cluster::{Event, Events, Part, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
+use crate::server::encrypted::{self, Endpoint, OpenError};
 use crate::server::{BindError, Clients, Handler, Published, Tally, tcp, udp};
 use crate::zone::{Builder, Cidr, Zone};
 
@@ -51,6 +52,9 @@ pub enum StartError {
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A certificate, its key, or the authorities of clients.
+    #[error(transparent)]
+    Certificate(encrypted::Unfit),
     /// An upstream that is this server.
     #[error(
         "upstream {upstream}{file} is this server, which listens on {listens}: what it asked would come back. Name another \
@@ -84,9 +88,19 @@ impl StartError {
         match self {
             StartError::Kubeconfig { .. }
             | StartError::Manifests(ManifestError::Syntax { .. })
+            | StartError::Certificate(_)
             | StartError::Loop { .. }
             | StartError::Forwarding(_) => 78,
             _ => 69,
+        }
+    }
+}
+
+impl From<OpenError> for StartError {
+    fn from(why: OpenError) -> StartError {
+        match why {
+            OpenError::Files(unfit) => StartError::Certificate(unfit),
+            OpenError::Bind(bind) => StartError::Bind(bind),
         }
     }
 }
@@ -99,6 +113,8 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
 pub struct Running {
     /// Addresses that DNS is answered on, with real ports.
     pub addresses: Vec<SocketAddr>,
+    /// The same of encrypted transports.
+    pub encrypted: Vec<Endpoint>,
     /// Address of the admin plane.
     pub admin: SocketAddr,
     /// The table.
@@ -107,6 +123,7 @@ pub struct Running {
     control: Runtime,
     workers: Vec<udp::Workers>,
     tcp: JoinHandle<()>,
+    encrypts: Option<JoinHandle<()>>,
     tcp_stop: watch::Sender<bool>,
     forwards: Option<JoinHandle<()>>,
 }
@@ -122,12 +139,15 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         bound.push(bind(*address, config.workers)?);
     }
     let addresses: Vec<SocketAddr> = bound.iter().map(|(udp, _)| udp.address()).collect();
-    refuse_loops(&config, &addresses)?;
+    let encrypted = config.encrypted.as_ref().map(encrypted::open).transpose()?;
+    let endpoints = encrypted.as_ref().map(encrypted::Bound::endpoints).unwrap_or_default();
+    let all: Vec<SocketAddr> = addresses.iter().copied().chain(endpoints.iter().map(|bound| bound.address)).collect();
+    refuse_loops(&config, &all)?;
     let admin_listener = tcp::bind(config.admin)?;
     let admin_address = admin_listener.local_addr().map_err(system("address"))?;
 
     let mut settings = config.settings.clone();
-    settings.advertise(&config::advertised(&config, &addresses));
+    settings.advertise(&config::advertised(&config, &all));
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
     let status = Status::default();
@@ -167,7 +187,8 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     let kept = forwarder.as_ref().map(|forwarder| forwarder.kept.clone());
     let handler = Handler::new(table.clone(), forwarder.clone());
-    let shared = Arc::new(tcp::Shared { handler, tally: Tally::default(), clients: Clients::new(config.tcp) });
+    let shared =
+        Arc::new(tcp::Shared { handler: handler.clone(), tally: Tally::default(), clients: Clients::new(config.tcp) });
     let (tcp_stop, stopping) = watch::channel(false);
     let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
     for (udp, tcp) in bound {
@@ -181,7 +202,19 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         listeners.push(Listener::new(*address, "tcp", shared.tally.counters.clone()));
         listeners.push(Listener::new(*address, "tcp", shared.tally.late.clone()));
     }
-    let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping).map_err(system("thread"))?;
+    let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping.clone()).map_err(system("thread"))?;
+    let encrypted = match encrypted {
+        Some(bound) => {
+            let started = bound.start(&handler, config.tcp, stopping, lifecycle::DRAIN).map_err(system("thread"))?;
+            for (endpoint, tally) in &started.tallies {
+                for counters in [&tally.counters, &tally.late] {
+                    listeners.push(Listener::new(endpoint.address, endpoint.transport.name(), counters.clone()));
+                }
+            }
+            Some(started)
+        }
+        None => None,
+    };
 
     let (phase, seen) = watch::channel(Phase::Serving);
     let admin = Admin {
@@ -189,14 +222,27 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         status,
         phase: seen,
         listeners,
-        tcp: Arc::downgrade(&shared.clients),
+        tcp: shared.clients.clone(),
+        encrypted: encrypted.as_ref().map(|started| (started.clients.clone(), started.stats.clone())),
         forwarding: kept,
         events,
         prefix: config.metrics_prefix,
         started,
     };
     control.spawn(admin::serve(admin_listener, Arc::new(admin)));
-    Ok(Running { addresses, admin: admin_address, table, phase, control, workers, tcp, tcp_stop, forwards })
+    Ok(Running {
+        addresses,
+        encrypted: endpoints,
+        admin: admin_address,
+        table,
+        phase,
+        control,
+        workers,
+        tcp,
+        encrypts: encrypted.map(|started| started.thread),
+        tcp_stop,
+        forwards,
+    })
 }
 
 /// An upstream that is this server would be asked by itself, for ever.
@@ -353,6 +399,9 @@ impl Running {
             workers.stop();
         }
         let _ = self.tcp.join();
+        if let Some(encrypts) = self.encrypts {
+            let _ = encrypts.join();
+        }
         // It ends once nobody can ask it any more, and what was asked is answered.
         if let Some(forwards) = self.forwards {
             let _ = forwards.join();

@@ -12,6 +12,7 @@ use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::Reading;
 use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
 use crate::server::Limits;
+use crate::server::encrypted::{self, Endpoint, Files};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
@@ -114,6 +115,7 @@ pub enum LogFormat {
 }
 
 const FORWARDING: &str = "Names that are not the cluster's";
+const ENCRYPTED: &str = "TLS, HTTPS, QUIC";
 
 /// Flags of `callsign serve`.
 #[derive(Args, Clone, Debug)]
@@ -124,8 +126,14 @@ pub struct ServeArgs {
     /// See [`NameArgs`].
     #[command(flatten)]
     pub names: NameArgs,
-    /// Answer on this address, UDP and TCP (repeatable)
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:53", env = "CALLSIGN_LISTEN", value_delimiter = ',')]
+    /// Answer on this address: UDP and TCP, or by a scheme in front: tls://, https://, quic:// or h3:// (repeatable)
+    #[arg(
+        long,
+        value_name = "[SCHEME://]ADDR:PORT",
+        default_value = "[::]:53",
+        env = "CALLSIGN_LISTEN",
+        value_delimiter = ','
+    )]
     pub listen: Vec<String>,
     /// Serve health, readiness and metrics on this address
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN")]
@@ -185,13 +193,23 @@ pub struct ServeArgs {
     /// Threads that answer UDP on each address [default: processors that this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
-    /// TCP connections in all
+    /// Certificate that clients of tls://, https://, quic:// and h3:// are shown, in PEM, followed by those of its authorities;
+    /// read again when it changes
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_CERT", help_heading = ENCRYPTED)]
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_KEY", help_heading = ENCRYPTED)]
+    pub tls_key: Option<PathBuf>,
+    /// Answer only clients with a certificate by one of these authorities, in PEM
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_CLIENT_CA", help_heading = ENCRYPTED)]
+    pub tls_client_ca: Option<PathBuf>,
+    /// TCP connections in all, and as many of encrypted transports
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub tcp_connections: u32,
-    /// TCP connections of one client address
+    /// TCP connections of one client address, and as many encrypted ones
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub tcp_connections_per_address: u32,
-    /// Time a TCP client has for its next message
+    /// Time that a client has for its next message, of TCP and of encrypted transports
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub tcp_idle: Duration,
     /// Time to go on answering after SIGTERM, so that nobody asks a server that is gone
@@ -242,8 +260,10 @@ pub struct Config {
     pub settings: Settings,
     /// `--advertise`.
     pub advertise: Vec<IpAddr>,
-    /// `--listen`.
+    /// `--listen` without a scheme.
     pub listen: Vec<SocketAddr>,
+    /// `--listen` with one, and what is shown there.
+    pub encrypted: Option<encrypted::Options>,
     /// `--admin`.
     pub admin: SocketAddr,
     /// `--workers`.
@@ -358,8 +378,16 @@ impl ServeArgs {
             };
             text.parse::<SocketAddr>().map_err(|_| bad())
         };
-        let mut listen = Vec::new();
+        let (mut listen, mut encrypted) = (Vec::new(), Vec::new());
         for text in &self.listen {
+            if text.contains("://") {
+                let endpoint =
+                    Endpoint::from_str(text).map_err(|why| BadConfig(format!("--listen '{text}': {why}")))?;
+                if !encrypted.contains(&endpoint) || endpoint.address.port() == 0 {
+                    encrypted.push(endpoint);
+                }
+                continue;
+            }
             let address = address("--listen", text)?;
             if !listen.contains(&address) || address.port() == 0 {
                 listen.push(address);
@@ -395,6 +423,7 @@ impl ServeArgs {
             settings,
             advertise: self.advertise.clone(),
             listen,
+            encrypted: self.encrypted(encrypted)?,
             admin: address("--admin", &self.admin)?,
             workers: self.workers.map_or_else(processors, usize::from),
             tcp: Limits {
@@ -408,6 +437,28 @@ impl ServeArgs {
             self_check: self.self_check,
             forwarding,
         })
+    }
+
+    /// What is shown to clients of these.
+    fn encrypted(&self, listen: Vec<Endpoint>) -> Result<Option<encrypted::Options>, BadConfig> {
+        let told =
+            [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key), ("--tls-client-ca", &self.tls_client_ca)];
+        let Some(first) = listen.first() else {
+            return match told.iter().find(|(_, file)| file.is_some()) {
+                Some((flag, _)) => Err(BadConfig(format!(
+                    "{flag} is for encrypted transports, and none is listened for: add --listen tls://[::]:853, or leave it out"
+                ))),
+                None => Ok(None),
+            };
+        };
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(certificate), Some(key)) => {
+                let client_authorities = self.tls_client_ca.clone();
+                let files = Files { certificate: certificate.clone(), key: key.clone(), client_authorities };
+                Ok(Some(encrypted::Options { listen, files }))
+            }
+            _ => Err(BadConfig(format!("--listen {first} needs --tls-cert FILE and --tls-key FILE"))),
+        }
     }
 
     /// Who is asked, and how much is kept.

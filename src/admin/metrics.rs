@@ -2,6 +2,7 @@
 
 use std::fmt::Error;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
@@ -41,8 +42,18 @@ pub(super) struct Scrape {
     size: (usize, usize, usize),
     serial: u32,
     tcp: usize,
+    encrypted: Option<Encrypted>,
     uptime: f64,
     forwarding: Option<Forwarding>,
+}
+
+/// What is told of encrypted transports.
+#[derive(Debug)]
+struct Encrypted {
+    open: usize,
+    not_after: i64,
+    unfit: u64,
+    handshakes_failed: u64,
 }
 
 impl Scrape {
@@ -66,7 +77,13 @@ impl Scrape {
             condition: admin.status.condition(),
             size: zone.size(),
             serial: zone.soa.serial(),
-            tcp: admin.tcp.upgrade().map_or(0, |tcp| tcp.open()),
+            tcp: admin.tcp.open(),
+            encrypted: admin.encrypted.as_ref().map(|(clients, stats)| Encrypted {
+                open: clients.open(),
+                not_after: stats.not_after.load(Relaxed),
+                unfit: stats.unfit.load(Relaxed),
+                handshakes_failed: stats.handshakes_failed.load(Relaxed),
+            }),
             uptime: admin.started.elapsed().as_secs_f64(),
             forwarding: admin.forwarding.clone().map(|kept| Forwarding { kept, usual: admin.prefix == "coredns" }),
         }
@@ -194,6 +211,16 @@ impl Collector for Scrape {
         )?;
         self.counter(encoder, "dns_unsent", "Replies that the system would not send", sum(|counts| counts.unsent))?;
         self.gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
+        if let Some(encrypted) = &self.encrypted {
+            let help = "Open connections of encrypted transports";
+            self.gauge(encoder, "encrypted_connections", help, encrypted.open as f64)?;
+            let help = "Handshakes of encrypted transports that failed or took too long";
+            self.counter(encoder, "encrypted_handshake_failures", help, encrypted.handshakes_failed)?;
+            let help = "End of the certificate's time, in seconds since 1970";
+            self.gauge(encoder, "tls_certificate_not_after_timestamp_seconds", help, encrypted.not_after as f64)?;
+            let help = "Changes of certificate or key that would not do: the ones of before are shown";
+            self.counter(encoder, "tls_certificate_reload_failures", help, encrypted.unfit)?;
+        }
         if let Some(forwarding) = &self.forwarding {
             forwarding.encode(encoder, self)?;
         }

@@ -6,8 +6,8 @@ mod metrics;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http_body_util::Full;
@@ -24,6 +24,7 @@ use crate::cluster::{self, Events};
 use crate::forward::Kept;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
+use crate::server::encrypted::Stats;
 use crate::server::{Clients, Counters, Published};
 pub use metrics::Listener;
 
@@ -43,7 +44,9 @@ pub struct Admin {
     /// Counters of each server thread.
     pub listeners: Vec<Listener>,
     /// TCP connections that are open.
-    pub tcp: Weak<Clients>,
+    pub tcp: Arc<Clients>,
+    /// The same of encrypted transports, and what is counted of them, if any is served.
+    pub encrypted: Option<(Arc<Clients>, Arc<Stats>)>,
     /// What is kept and counted of upstreams, if there are any.
     pub forwarding: Option<Arc<Kept>>,
     /// Where the control plane can be asked for all facts.
@@ -57,7 +60,9 @@ pub struct Admin {
 impl Listener {
     /// The counters of one thread that serves `server` over `transport`.
     pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> Listener {
-        Listener { server: format!("dns://{server}"), transport, counters }
+        // As CoreDNS writes it: plain DNS by either transport is one server.
+        let scheme = if matches!(transport, "udp" | "tcp") { "dns" } else { transport };
+        Listener { server: format!("{scheme}://{server}"), transport, counters }
     }
 }
 

@@ -29,13 +29,17 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let lame_duck = config.lame_duck;
     allow_descriptors();
     let running = app::start(config)?;
-    let addresses: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
+    let plain: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
+    let mut listens: Vec<String> = running.encrypted.iter().map(ToString::to_string).collect();
+    if !plain.is_empty() {
+        listens.insert(0, format!("{} (udp, tcp)", plain.join(" ")));
+    }
     // For people and for scripts that wait for a port; a closed output is no reason not to serve.
     let _ = writeln!(
         std::io::stdout(),
-        "callsign {} listens on {} (udp, tcp), admin on {}, from {source}",
+        "callsign {} listens on {}, admin on {}, from {source}",
         env!("CARGO_PKG_VERSION"),
-        addresses.join(" "),
+        listens.join(", "),
         running.admin
     );
     running.until_signalled(lame_duck).map_err(|why| Failure::new(69, why))

@@ -43,6 +43,15 @@ pub(super) enum Handled {
     Dropped,
 }
 
+/// Why a message gets no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoReply {
+    /// It has no header, or is a reply itself.
+    NoQuery,
+    /// Too many wait for upstreams.
+    Busy,
+}
+
 thread_local! {
     /// Replies are made here and kept only as long as they are: one buffer for a thousand connections.
     static SCRATCH: RefCell<(Scratch, Box<[u8]>)> = RefCell::new((Scratch::new(0), vec![0; REPLY].into()));
@@ -90,8 +99,11 @@ impl Handler {
         })
     }
 
-    /// The reply to one message, waited for if need be; `None` if it gets none.
-    pub(super) async fn reply(&self, tally: &Tally, from: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+    /// The reply to one message, waited for if need be.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn reply(&self, tally: &Tally, from: IpAddr, message: &[u8]) -> Result<Vec<u8>, NoReply> {
         let (mut now, mut later) = (None, None);
         let handled = self.handle(
             tally,
@@ -106,8 +118,8 @@ impl Handler {
             },
         );
         match (handled, later) {
-            (Handled::Waits, Some(later)) => later.await.ok(),
-            _ => now,
+            (Handled::Waits, Some(later)) => later.await.map_err(|_| NoReply::Busy),
+            _ => now.ok_or(NoReply::NoQuery),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod clients;
 mod counters;
+pub mod encrypted;
 mod handler;
 mod late;
 pub mod tcp;

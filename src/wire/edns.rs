@@ -1,7 +1,7 @@
 //! EDNS(0): the OPT pseudo record of a query (RFC 6891).
 
 use super::query::Malformed;
-use super::{Header, rtype, u16_at};
+use super::{HEADER_LEN, Header, rtype, u16_at};
 
 /// What a client says about itself in its OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,61 @@ fn options_are_whole(mut rdata: &[u8]) -> bool {
         rdata = rest;
     }
     true
+}
+
+/// Whether the OPT record of a query has this option. What is malformed has none.
+pub fn has_option(message: &[u8], code: u16) -> bool {
+    let mut found = false;
+    let _ = each_record(message, |_, record| {
+        let mut options = if record.rtype == rtype::OPT { record.rdata } else { &[] };
+        while let (Some(this), Some(length)) = (u16_at(options, 0), u16_at(options, 2)) {
+            found |= this == code;
+            options = options.get(4 + usize::from(length)..).unwrap_or(&[]);
+        }
+    });
+    found
+}
+
+/// Seconds for which a reply may be kept by somebody who knows nothing of DNS (RFC 8484 section 5.1): the smallest TTL of
+/// its answer, and what the SOA of a negative one says; `None` if nothing in it says how long.
+pub fn freshness(reply: &[u8]) -> Option<u32> {
+    let mut smallest = None::<u32>;
+    each_record(reply, |section, record| {
+        let ttl = u32::from_be_bytes(record.ttl);
+        let seconds = match (section, record.rtype, record.rdata.last_chunk()) {
+            (Part::Answer, ..) => ttl,
+            (Part::Authority, rtype::SOA, Some(minimum)) => ttl.min(u32::from_be_bytes(*minimum)),
+            _ => return,
+        };
+        smallest = Some(smallest.map_or(seconds, |smallest| smallest.min(seconds)));
+    })?;
+    smallest
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Answer,
+    Authority,
+    Additional,
+}
+
+/// Shows all records of a message; `None` if it is malformed, in which case those before have been shown.
+fn each_record<'m>(message: &'m [u8], mut show: impl FnMut(Part, &Record<'m>)) -> Option<()> {
+    let header = Header::parse(message)?;
+    let mut at = HEADER_LEN;
+    for _ in 0..header.questions {
+        at = skip_name(message, at)? + 4;
+    }
+    let parts =
+        [(Part::Answer, header.answers), (Part::Authority, header.authorities), (Part::Additional, header.additionals)];
+    for (part, count) in parts {
+        for _ in 0..count {
+            let record = Record::parse(message, at)?;
+            at = record.end;
+            show(part, &record);
+        }
+    }
+    Some(())
 }
 
 /// One resource record, of which only the frame is looked at.

@@ -1,0 +1,253 @@
+//! The certificate that clients are shown, its key, and the authorities of client certificates: read, checked, and read
+//! again when the files change.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use thiserror::Error;
+use tokio::sync::watch;
+use x509_cert::der::Decode;
+
+use super::Stats;
+use crate::watched::Watched;
+
+/// Files are looked at this often even if the kernel tells nothing: on a network file system, and behind a link that leads
+/// to another folder, it does not.
+const LOOK: Duration = Duration::from_secs(60);
+/// Time between the first change and a look: certificate and key are written one after the other.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Files in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// `--tls-cert`: the server's certificate, then those that lead from it to an authority.
+    pub certificate: PathBuf,
+    /// `--tls-key`.
+    pub key: PathBuf,
+    /// `--tls-client-ca`: clients have to show a certificate by one of these.
+    pub client_authorities: Option<PathBuf>,
+}
+
+/// Why a file will not do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{flag} {}: {why}", file.display())]
+pub struct Unfit {
+    /// The flag that names the file.
+    pub flag: &'static str,
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it, and what to do.
+    pub why: String,
+}
+
+/// What the files hold.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Contents {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    client_authorities: Option<Vec<u8>>,
+}
+
+/// How handshakes are made, by transport.
+pub(super) struct Configs {
+    pub(super) tls: Arc<ServerConfig>,
+    pub(super) https: Arc<ServerConfig>,
+    pub(super) quic: Arc<ServerConfig>,
+    pub(super) h3: Arc<ServerConfig>,
+    /// The end of the certificate's time, in seconds since 1970.
+    pub(super) not_after: i64,
+}
+
+impl Files {
+    fn unfit(&self, flag: &'static str, why: impl ToString) -> Unfit {
+        let file = match flag {
+            "--tls-cert" => Some(&self.certificate),
+            "--tls-key" => Some(&self.key),
+            _ => self.client_authorities.as_ref(),
+        };
+        Unfit { flag, file: file.cloned().unwrap_or_default(), why: why.to_string() }
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub(super) fn read(&self) -> Result<Contents, Unfit> {
+        let read = |flag, path: &Path| fs::read(path).map_err(|why| self.unfit(flag, why));
+        let authorities = self.client_authorities.as_ref().map(|path| read("--tls-client-ca", path));
+        Ok(Contents {
+            certificate: read("--tls-cert", &self.certificate)?,
+            key: read("--tls-key", &self.key)?,
+            client_authorities: authorities.transpose()?,
+        })
+    }
+
+    /// Makes of them what handshakes need.
+    ///
+    /// # Errors
+    /// Names the file and says what is wrong with it: no PEM, out of its time, not the certificate's key.
+    pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, Unfit> {
+        let certificate = |why: &dyn ToString| self.unfit("--tls-cert", why.to_string());
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&contents.certificate)
+            .collect::<Result<_, _>>()
+            .map_err(|why| certificate(&format!("it is no PEM: {why}")))?;
+        let Some(first) = chain.first() else {
+            return Err(certificate(
+                &"no certificate is in it; write the server's in PEM, then those of its authorities",
+            ));
+        };
+        let not_after = lifetime(first, now).map_err(|why| certificate(&why))?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|why| {
+            let why = match why {
+                rustls::pki_types::pem::Error::NoItemsFound => {
+                    "no private key is in it; write one in PEM, without a passphrase".to_owned()
+                }
+                why => format!("it is no PEM: {why}"),
+            };
+            self.unfit("--tls-key", why)
+        })?;
+        let certified = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|why| match why {
+            rustls::Error::InconsistentKeys(_) => {
+                let certificate = self.certificate.display();
+                self.unfit("--tls-key", format!("it is not the key of the certificate in {certificate}"))
+            }
+            rustls::Error::InvalidCertificate(_) => certificate(&why),
+            why => self.unfit("--tls-key", why),
+        })?;
+        let shown = Arc::new(Shown(Arc::new(certified)));
+        let verifier = contents.client_authorities.as_ref().map(|pem| {
+            let authority = |why: &dyn ToString| self.unfit("--tls-client-ca", why.to_string());
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(pem) {
+                let certificate = certificate.map_err(|why| authority(&format!("it is no PEM: {why}")))?;
+                roots.add(certificate).map_err(|why| authority(&why))?;
+            }
+            if roots.is_empty() {
+                return Err(authority(&"no certificate is in it; write those of the authorities in PEM"));
+            }
+            let provider = Arc::new(default_provider());
+            WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().map_err(|why| authority(&why))
+        });
+        let verifier = verifier.transpose()?;
+        let config = |protocols: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]| {
+            let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+                .with_protocol_versions(versions)
+                .map_err(|why| certificate(&why))?;
+            let config = match &verifier {
+                Some(verifier) => config.with_client_cert_verifier(verifier.clone()),
+                None => config.with_no_client_auth(),
+            };
+            let mut config = config.with_cert_resolver(shown.clone());
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+            // Clients keep their sessions themselves, sealed: nothing of theirs is kept here. New files, new seal: who was
+            // let in by an authority of before has to show a certificate again. There is no early data (0-RTT): what is
+            // sent again by somebody else must not be answered again (RFC 9250 section 4.5).
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.ticketer = Ticketer::new().map_err(|why| certificate(&why))?;
+            Ok(Arc::new(config))
+        };
+        let quic = &[&rustls::version::TLS13];
+        Ok(Configs {
+            tls: config(&["dot"], rustls::DEFAULT_VERSIONS)?,
+            https: config(&["h2", "http/1.1"], rustls::DEFAULT_VERSIONS)?,
+            quic: config(&["doq"], quic)?,
+            h3: config(&["h3"], quic)?,
+            not_after,
+        })
+    }
+
+    /// The folders that they are in, each once.
+    fn folders(&self) -> Vec<PathBuf> {
+        let files = [Some(&self.certificate), Some(&self.key), self.client_authorities.as_ref()];
+        let folders = files.into_iter().flatten().map(|file| match file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        });
+        let mut folders: Vec<_> = folders.collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    /// Looks at the files when they change, and publishes what is in them. What will not do is told, and what was before
+    /// stays.
+    pub(super) async fn follow(self, first: Contents, configs: watch::Sender<Arc<Configs>>, stats: Arc<Stats>) {
+        let watched: Vec<_> =
+            self.folders().iter().filter_map(|folder| Watched::new(folder, "certificates").ok()).collect();
+        let mut seen = Ok(first);
+        loop {
+            let changes = watched.iter().map(|folder| Box::pin(folder.changed()));
+            tokio::select! {
+                () = any(changes) => tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(LOOK) => {}
+                () = configs.closed() => return,
+            }
+            let found = self.read();
+            if found == seen {
+                continue;
+            }
+            let made =
+                found.as_ref().map_err(Clone::clone).and_then(|contents| self.configs(contents, Timestamp::now()));
+            match made {
+                Ok(made) => {
+                    stats.not_after.store(made.not_after, Relaxed);
+                    tracing::info!(until = %moment(made.not_after), "the certificate has been read again");
+                    configs.send_replace(Arc::new(made));
+                }
+                Err(why) => {
+                    stats.unfit.fetch_add(1, Relaxed);
+                    tracing::warn!(%why, "the certificate of before stays");
+                }
+            }
+            seen = found;
+        }
+    }
+}
+
+/// Returns when the first of these does; if there are none, never.
+async fn any<F: Future<Output = ()> + Unpin>(futures: impl Iterator<Item = F>) {
+    let mut futures: Vec<F> = futures.collect();
+    std::future::poll_fn(|context| {
+        let ready = futures.iter_mut().any(|future| std::pin::Pin::new(future).poll(context).is_ready());
+        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+    })
+    .await;
+}
+
+fn moment(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
+}
+
+/// The end of a certificate's time, if now is within it.
+fn lifetime(certificate: &CertificateDer<'_>, now: Timestamp) -> Result<i64, String> {
+    let certificate =
+        x509_cert::Certificate::from_der(certificate).map_err(|why| format!("it is no certificate: {why}"))?;
+    let validity = certificate.tbs_certificate().validity();
+    let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs().try_into().unwrap_or(i64::MAX);
+    let (from, until): (i64, i64) = (seconds(validity.not_before), seconds(validity.not_after));
+    match now.as_second() {
+        now if now > until => Err(format!("it expired at {}; no client would accept it", moment(until))),
+        now if now < from => Err(format!("it is not valid before {}; look at the clock", moment(from))),
+        _ => Ok(until),
+    }
+}
+
+/// One certificate, whatever name the client asks for: clients check it, and know other names of this server.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}

@@ -1,0 +1,117 @@
+//! DNS over QUIC (RFC 9250): each question has a stream of its own.
+
+use std::sync::Arc;
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{HANDSHAKE, Shared, end, quic};
+use crate::server::clients::Place;
+use crate::server::handler::{NoReply, QUERY};
+use crate::server::tcp::Frame;
+use crate::wire::has_option;
+
+/// Error codes of RFC 9250 section 4.3.
+mod code {
+    pub(super) const NO_ERROR: u32 = 0;
+    pub(super) const INTERNAL_ERROR: u32 = 1;
+    pub(super) const PROTOCOL_ERROR: u32 = 2;
+    pub(super) const UNSPECIFIED_ERROR: u32 = 5;
+}
+
+/// EDNS option that says how long a TCP connection may be idle (RFC 7828); QUIC has its own way.
+const TCP_KEEPALIVE: u16 = 11;
+
+/// The question on a stream, all of which has come, or as much as is read of what is too long.
+///
+/// # Errors
+/// What is against RFC 9250 section 4.3.3, for which the whole connection is closed.
+pub fn question(octets: &[u8]) -> Result<&[u8], &'static str> {
+    let message = match Frame::parse(octets) {
+        None => return Err("the stream ended before its message"),
+        // Answered in its place: a header that has no question.
+        Some(Frame::Overlong { head, .. }) => {
+            return if head.starts_with(&[0, 0]) { Ok(head) } else { Err("the id is not 0") };
+        }
+        Some(Frame::Whole(message)) => message,
+    };
+    if message.len() + 2 < octets.len() {
+        return Err("there is more than one message on a stream");
+    }
+    if message.len() > 1 && !message.starts_with(&[0, 0]) {
+        return Err("the id is not 0");
+    }
+    if has_option(message, TCP_KEEPALIVE) {
+        return Err("the option is TCP's");
+    }
+    Ok(message)
+}
+
+/// Answers what a client asks, until it goes, asks nothing for too long, or the server ends.
+pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Shared>) {
+    let place = Arc::new(place);
+    // They end with the connection.
+    let mut asked = JoinSet::new();
+    let mut stopping = shared.stopping.clone();
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => match stream {
+                Ok((reply, question)) => {
+                    asked.spawn(answer(connection.clone(), question, reply, place.clone(), shared.clone()));
+                }
+                // The client has gone, or broke a rule.
+                Err(_) => return,
+            },
+            Some(_) = asked.join_next() => {}
+            () = quic::idle(&place) => break,
+            () = end(&mut stopping), if asked.is_empty() => break,
+        }
+    }
+    connection.close(VarInt::from_u32(code::NO_ERROR), b"");
+}
+
+async fn answer(
+    connection: Connection,
+    mut question: RecvStream,
+    mut reply: SendStream,
+    place: Arc<Place>,
+    shared: Arc<Shared>,
+) {
+    let Ok(Some(octets)) = timeout(HANDSHAKE, read(&mut question)).await else {
+        let _ = question.stop(VarInt::from_u32(code::UNSPECIFIED_ERROR));
+        let _ = reply.reset(VarInt::from_u32(code::UNSPECIFIED_ERROR));
+        return;
+    };
+    let message = match self::question(&octets) {
+        Ok(message) => message,
+        Err(why) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), why.as_bytes()),
+    };
+    let asking = place.asks();
+    let found = shared.stream.handler.reply(&shared.stream.tally, place.from, message).await;
+    drop(asking);
+    let framed = match found {
+        Ok(found) => [&(found.len() as u16).to_be_bytes()[..], &found].concat(),
+        Err(NoReply::NoQuery) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), b"this is no query"),
+        Err(NoReply::Busy) => {
+            let _ = reply.reset(VarInt::from_u32(code::INTERNAL_ERROR));
+            return;
+        }
+    };
+    let idle = place.limits().idle;
+    if timeout(idle, reply.write_all(&framed)).await.is_ok_and(|written| written.is_ok()) && reply.finish().is_ok() {
+        quic::taken(&reply, idle).await;
+    }
+}
+
+/// All that comes on a stream, or as much of it as shows that it is longer than any question; `None` if it breaks off.
+async fn read(stream: &mut RecvStream) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
+    while let Some(chunk) = stream.read_chunk(QUERY, true).await.ok()? {
+        octets.extend_from_slice(&chunk.bytes);
+        if octets.len() > QUERY + 2 {
+            break;
+        }
+    }
+    Some(octets)
+}

@@ -1,0 +1,95 @@
+//! DNS over HTTPS (RFC 8484) by HTTP/2 and HTTP/1.1.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::http::{Asked, Refusal};
+use super::{HANDSHAKE, LEAVE, STREAMS, Shared, end, http as doh, tls};
+use crate::server::clients::Place;
+use crate::server::handler::QUERY;
+use crate::server::{BACKLOG, UPSTREAM, tcp};
+
+/// What a client may send before it is read, of one request and of all.
+const WINDOW: u32 = 65_535;
+
+/// Serves a listener until the server ends.
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+    tcp::accept(listener, shared.stopping.clone(), |stream, from| {
+        let (config, shared) = (shared.configs.borrow().https.clone(), shared.clone());
+        shared.stream.clients.clone().admit(from, |place| async move {
+            let Some(stream) = tls::handshake(config, stream, &shared).await else { return };
+            let place = Arc::new(place);
+            let service = service_fn(|request| {
+                let (place, shared) = (place.clone(), shared.clone());
+                async move { Ok::<_, Infallible>(respond(request, &place, &shared).await) }
+            });
+            let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let stream = TokioIo::new(stream);
+            if is_2 {
+                let mut server = http2::Builder::new(TokioExecutor::new());
+                server.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(doh::HEAD as u32);
+                server
+                    .initial_stream_window_size(WINDOW)
+                    .initial_connection_window_size(WINDOW)
+                    .max_send_buf_size(BACKLOG);
+                drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
+            } else {
+                let mut server = http1::Builder::new();
+                server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(doh::HEAD);
+                drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
+            }
+        });
+    })
+    .await
+}
+
+/// Serves a connection until its client goes, asks nothing for too long, or the server ends.
+async fn drive(connection: impl GracefulConnection, place: &Place, mut stopping: watch::Receiver<bool>) {
+    let mut connection = pin!(connection);
+    loop {
+        let deadline = place.deadline();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = sleep_until(deadline) => if place.deadline() <= Instant::now() { break },
+            () = end(&mut stopping) => {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(UPSTREAM, connection).await;
+                return;
+            }
+        }
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(LEAVE, connection).await;
+}
+
+async fn respond(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Response<Full<Bytes>> {
+    doh::response(reply(request, place, shared).await).map(Full::new)
+}
+
+async fn reply(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Result<Vec<u8>, Refusal> {
+    let (head, body) = request.into_parts();
+    let message = match doh::asked(&head)? {
+        Asked::Message(message) => message,
+        Asked::Body => {
+            let body = timeout(HANDSHAKE, Limited::new(body, QUERY).collect()).await.map_err(|_| doh::too_slow())?;
+            let body =
+                body.map_err(|why| if why.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
+            body.to_bytes().into()
+        }
+    };
+    let _asking = place.asks();
+    Ok(shared.stream.handler.reply(&shared.stream.tally, place.from, &message).await?)
+}

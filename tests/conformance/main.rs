@@ -1,12 +1,14 @@
 //! The conformance table: objects, question, whole expected reply.
 //!
 //! `specification` follows the sections of Kubernetes DNS-Based Service Discovery 1.1.0, `own` holds the rows where the
-//! specification is silent. Every case goes through `answer()`; every group is asked over UDP, TCP and IPv6 sockets of a
-//! real server too, and where CALLSIGN_DIG names dig, dig has to read the same reply.
+//! specification is silent. Every case goes through `answer()`; every group is asked over UDP, TCP, TLS, HTTPS, QUIC, HTTP/3
+//! and IPv6 sockets of a real server too, and where CALLSIGN_DIG names dig, dig has to read the same reply.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/encrypted.rs"]
+mod encrypted;
 mod own;
 mod specification;
 
@@ -17,6 +19,7 @@ use std::time::Duration;
 use callsign::answer::Limit;
 use callsign::app;
 use common::{CLIENT, Scratch};
+use encrypted::{Authority, Client, Trust};
 use hickory_proto::op::Message;
 
 /// A few objects and what is answered from them.
@@ -134,6 +137,7 @@ fn every_datagram_keeps_its_limit() {
 
 struct Server {
     running: Option<app::Running>,
+    trust: Trust,
     _objects: Scratch,
 }
 
@@ -141,10 +145,18 @@ impl Server {
     fn start(group: &Group) -> Server {
         let objects = Scratch::folder("served");
         let path = objects.file("objects.yaml", group.objects);
+        let authority = Authority::new("An authority");
+        authority.issue("A server").write(&objects.0);
+        let file = |name: &str| objects.0.join(name).into_os_string().into_string().unwrap();
+        let (certificate, key) = (file("tls.crt"), file("tls.key"));
         let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--admin", "127.0.0.1:0", "--workers", "2"];
+        let encrypted = ["--listen", "tls://127.0.0.1:0,https://127.0.0.1:0,quic://[::1]:0,h3://127.0.0.1:0"];
+        let shown = ["--tls-cert", &certificate, "--tls-key", &key];
         let source = ["--manifests", path.to_str().unwrap()];
-        let flags: Vec<&str> = listen.iter().chain(&source).chain(group.flags).copied().collect();
-        Server { running: Some(app::start(common::config(&flags)).unwrap()), _objects: objects }
+        let flags = listen.iter().chain(&encrypted).chain(&shown).chain(&source);
+        let flags: Vec<&str> = flags.chain(group.flags).copied().collect();
+        let trust = Trust { authority: authority.pem, identity: None };
+        Server { running: Some(app::start(common::config(&flags)).unwrap()), trust, _objects: objects }
     }
 
     fn addresses(&self) -> &[SocketAddr] {
@@ -204,6 +216,38 @@ fn every_row_over_sockets() {
                 }
             }
         }
+    }
+}
+
+/// Byte for byte what TCP says. Answers rotate, so TCP is asked as often as an answer has records.
+#[test]
+fn every_row_over_encrypted_transports() {
+    // With a worker: clients go on while this thread ends a server.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for group in groups() {
+        let server = Server::start(group);
+        runtime.block_on(async {
+            let mut tcp = Client::tcp(server.addresses()[0]).await.unwrap();
+            let mut clients = Vec::new();
+            for endpoint in &server.running.as_ref().unwrap().encrypted {
+                clients.push((*endpoint, Client::connect(*endpoint, &server.trust).await.unwrap()));
+            }
+            for (case, question, _) in group.cases {
+                let mut query = common::query(question, Some(4096));
+                // As QUIC has it (RFC 9250 section 4.2.1).
+                query[..2].fill(0);
+                let first = tcp.ask(&query).await.unwrap();
+                let records = Message::from_vec(&first).unwrap().answers.len();
+                let mut known = vec![first];
+                for _ in 1..records {
+                    known.push(tcp.ask(&query).await.unwrap());
+                }
+                for (endpoint, client) in &mut clients {
+                    let reply = client.ask(&query).await.unwrap_or_else(|why| panic!("{case}: {endpoint}: {why}"));
+                    assert!(known.contains(&reply), "{}: {case}: {endpoint}", group.title);
+                }
+            }
+        });
     }
 }
 

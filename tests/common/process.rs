@@ -35,11 +35,17 @@ pub struct Server {
     pub child: Child,
     pub dns: SocketAddr,
     pub admin: SocketAddr,
+    /// What it said when it started.
+    pub line: String,
 }
 
 impl Server {
     pub fn start(arguments: &[&str], input: Option<&str>) -> Server {
-        let mut command = callsign();
+        Server::start_by(callsign(), arguments, input)
+    }
+
+    /// Started by this command.
+    pub fn start_by(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
         command.args(common::nobody_to_ask(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
@@ -53,7 +59,7 @@ impl Server {
             let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("{line}"));
             rest.trim().split([' ', ',']).next().unwrap().parse().unwrap()
         };
-        Server { dns: after("listens on"), admin: after("admin on"), child }
+        Server { dns: after("listens on"), admin: after("admin on"), child, line }
     }
 
     pub fn ask(&self, question: &str) -> String {

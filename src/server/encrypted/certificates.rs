@@ -166,8 +166,8 @@ impl Files {
         })
     }
 
-    /// The folders that they are in, each once.
-    fn folders(&self) -> Vec<PathBuf> {
+    /// Watches the folders that they are in, each once. To be called before they are read: what changes in between is told.
+    pub(super) fn watch(&self) -> Vec<Watched> {
         let files = [Some(&self.certificate), Some(&self.key), self.client_authorities.as_ref()];
         let folders = files.into_iter().flatten().map(|file| match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -176,14 +176,25 @@ impl Files {
         let mut folders: Vec<_> = folders.collect();
         folders.sort();
         folders.dedup();
-        folders
+        let watched = folders.iter().filter_map(|folder| match Watched::new(folder, "certificates") {
+            Ok(watched) => Some(watched),
+            Err(why) => {
+                tracing::warn!(folder = %folder.display(), %why, "changes of the certificate are seen once a minute");
+                None
+            }
+        });
+        watched.collect()
     }
 
     /// Looks at the files when they change, and publishes what is in them. What will not do is told, and what was before
     /// stays.
-    pub(super) async fn follow(self, first: Contents, configs: watch::Sender<Arc<Configs>>, stats: Arc<Stats>) {
-        let watched: Vec<_> =
-            self.folders().iter().filter_map(|folder| Watched::new(folder, "certificates").ok()).collect();
+    pub(super) async fn follow(
+        self,
+        watched: Vec<Watched>,
+        first: Contents,
+        configs: watch::Sender<Arc<Configs>>,
+        stats: Arc<Stats>,
+    ) {
         let mut seen = Ok(first);
         loop {
             let changes = watched.iter().map(|folder| Box::pin(folder.changed()));

@@ -23,6 +23,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{BindError, Clients, Handler, Limits, Tally, tcp};
+use crate::watched::Watched;
 use certificates::{Configs, Contents};
 
 pub use certificates::{Files, Unfit};
@@ -127,6 +128,7 @@ enum Socket {
 pub struct Bound {
     sockets: Vec<(Endpoint, Socket)>,
     files: Files,
+    watched: Vec<Watched>,
     contents: Contents,
     configs: Configs,
 }
@@ -161,6 +163,7 @@ async fn end(stopping: &mut watch::Receiver<bool>) {
 /// # Errors
 /// Names the file or the address.
 pub fn open(options: &Options) -> Result<Bound, OpenError> {
+    let watched = options.files.watch();
     let contents = options.files.read()?;
     let configs = options.files.configs(&contents, Timestamp::now())?;
     let mut sockets = Vec::new();
@@ -176,7 +179,7 @@ pub fn open(options: &Options) -> Result<Bound, OpenError> {
         let address = address.unwrap_or(endpoint.address);
         sockets.push((Endpoint { address, ..*endpoint }, socket));
     }
-    Ok(Bound { sockets, files: options.files.clone(), contents, configs })
+    Ok(Bound { sockets, files: options.files.clone(), watched, contents, configs })
 }
 
 impl Bound {
@@ -218,7 +221,7 @@ impl Bound {
         let tallies = listeners.iter().map(|(endpoint, _, shared)| (*endpoint, shared.stream.tally.clone())).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let open = clients.clone();
-        let following = self.files.follow(self.contents, sender, stats.clone());
+        let following = self.files.follow(self.watched, self.contents, sender, stats.clone());
         let serving = async move {
             tokio::spawn(following);
             let (mut tasks, mut endpoints) = (tokio::task::JoinSet::new(), Vec::new());

@@ -411,3 +411,102 @@ fn a_great_many_mutated_messages() {
         check(&zone, &message);
     }
 }
+
+/// What encrypted transports read of their clients, before it is a DNS message.
+mod carried {
+    use super::*;
+    use callsign::server::encrypted::{doq, http as doh};
+    use callsign::wire::{freshness, has_option};
+    use data_encoding::BASE64URL_NOPAD;
+
+    fn get(query: &str) -> Result<doh::Asked, doh::Refusal> {
+        let uri = http::Uri::try_from(format!("https://dns.example/dns-query?{query}")).unwrap();
+        doh::asked(&http::Request::get(uri).body(()).unwrap().into_parts().0)
+    }
+
+    proptest! {
+        #[test]
+        fn a_question_in_a_uri_is_the_message(message in prop::collection::vec(any::<u8>(), 0..5000)) {
+            let found = get(&format!("dns={}", BASE64URL_NOPAD.encode(&message)));
+            if message.len() <= 4096 {
+                prop_assert_eq!(found, Ok(doh::Asked::Message(message)));
+            } else {
+                prop_assert_eq!(found.unwrap_err().status.as_u16(), 414);
+            }
+        }
+
+        #[test]
+        fn any_query_of_a_uri_is_taken_or_refused(query in "[!-~&&[^#<>\"`{}|\\\\^]]{0,300}") {
+            let _ = get(&query);
+            let _ = get(&format!("dns={query}"));
+        }
+
+        #[test]
+        fn what_a_stream_of_quic_holds(octets in prop::collection::vec(any::<u8>(), 0..5000), framed in any::<bool>()) {
+            let octets = if framed { [&(octets.len() as u16).to_be_bytes()[..], &octets].concat() } else { octets };
+            if let Ok(message) = doq::question(&octets) {
+                prop_assert!(message.iter().take(2).all(|octet| *octet == 0));
+                prop_assert!(octets[2..].starts_with(message));
+                prop_assert!(message.len() <= 4096);
+            }
+        }
+
+        #[test]
+        fn noise_has_no_panic_in_it(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = (freshness(&octets), has_option(&octets, 11));
+            let behind = message(0x0100, [1, 2, 2, 2], &octets);
+            let _ = (freshness(&behind), has_option(&behind, 11));
+        }
+    }
+
+    #[test]
+    fn how_long_a_reply_may_be_kept() {
+        let zone = zone();
+        for (case, question, expected) in [
+            ("an address", "api.web.svc.cluster.local A", Some(5)),
+            ("several", "db.web.svc.cluster.local A", Some(5)),
+            ("with glue, which does not count", "_sql._tcp.db.web.svc.cluster.local SRV", Some(5)),
+            ("an alias", "out.web.svc.cluster.local A", Some(5)),
+            ("no such name: the SOA's minimum", "none.web.svc.cluster.local A", Some(5)),
+            ("no such type: the same", "api.web.svc.cluster.local AAAA", Some(5)),
+            ("refused: nothing says how long", "www.example.com A", None),
+        ] {
+            let found = reply(&zone, CLIENT, &query(question, Some(1232)), Limit::Stream).unwrap();
+            assert_eq!(freshness(&found), expected, "{case}");
+        }
+        let record = |owner: &[u8], rtype: u8, ttl: u32, data: &[u8]| {
+            let head = [owner, &[0, rtype, 0, 1], &ttl.to_be_bytes(), &(data.len() as u16).to_be_bytes()].concat();
+            [head, data.to_vec()].concat()
+        };
+        let soa = |ttl, minimum: u32| record(&[0], 6, ttl, &[&[0; 18][..], &minimum.to_be_bytes()].concat());
+        for (case, counts, records, expected) in [
+            (
+                "the smallest of the answer",
+                [1, 2, 0, 0],
+                [record(&[0], 1, 9, &[0; 4]), record(&[0], 1, 7, &[0; 4])].concat(),
+                Some(7),
+            ),
+            ("a SOA's TTL, where it is the smaller", [1, 0, 1, 0], soa(3, 60), Some(3)),
+            ("its minimum, where that is", [1, 0, 1, 0], soa(60, 4), Some(4)),
+            ("an alias to nothing: both", [1, 1, 1, 0], [record(&[0], 5, 9, &[0]), soa(60, 30)].concat(), Some(9)),
+            ("a SOA too short for a minimum", [1, 0, 1, 0], record(&[0], 6, 9, &[0; 3]), None),
+            ("fewer records than it says", [1, 2, 0, 0], record(&[0], 1, 9, &[0; 4]), None),
+        ] {
+            assert_eq!(freshness(&message(0x8100, counts, &records)), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn options_of_a_query() {
+        for (case, counts, more, expected) in [
+            ("no OPT", [1, 0, 0, 0], vec![], false),
+            ("an OPT without options", [1, 0, 0, 1], OPT.to_vec(), false),
+            ("another option", [1, 0, 0, 1], opt(0, 0, &[0, 10, 0, 1, 11]), false),
+            ("the option", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0]), true),
+            ("behind another", [1, 0, 0, 1], opt(0, 0, &[0, 10, 0, 1, 11, 0, 11, 0, 2, 0, 9]), true),
+            ("an OPT that is cut off", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0])[..12].to_vec(), false),
+        ] {
+            assert_eq!(has_option(&message(0x0100, counts, &more), 11), expected, "{case}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Streams of DNS over QUIC, and what is read of messages for encrypted transports: never a panic, and a question lies where
+//! its frame says.
+#![no_main]
+
+use callsign::server::encrypted::doq::question;
+use callsign::wire::{freshness, has_option};
+use hickory_proto::op::Message;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|stream: &[u8]| {
+    if let Ok(message) = question(stream) {
+        assert!(stream[2..].starts_with(message) && message.len() <= 4096);
+        assert!(message.iter().take(2).all(|octet| *octet == 0));
+    }
+    let _ = has_option(stream, 11);
+    // Another parser that reads the message finds the same time.
+    let seconds = freshness(stream);
+    if let (Some(seconds), Ok(message)) = (seconds, Message::from_vec(stream)) {
+        let smallest = message.answers.iter().map(|record| record.ttl).min();
+        assert!(smallest.is_none_or(|smallest| seconds <= smallest));
+    }
+});

@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod report;
 pub mod resolve;
 pub mod server;
+mod tls;
 mod watched;
 pub mod wire;
 pub mod zone;

@@ -22,7 +22,6 @@ use super::loops;
 use super::pool::Pool;
 use super::reply::{Age, Entry};
 use super::settings::{self, Forwarding};
-use super::tls::trust;
 use super::upstream::{Asked, Server, Shared, Trouble};
 use super::{Forwarder, Job, Kept, Outbox, Question, WAITING, marks_of};
 use crate::answer::{Realm, Verdict, Why};
@@ -57,7 +56,7 @@ pub struct Started {
 /// When the trust store is of no use, a folder cannot be watched, or the system gives no thread.
 pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<Started> {
     let tls = match forwarding.servers().any(|server| server.tls.is_some()) {
-        true => Some(trust(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
+        true => Some(crate::tls::client(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
         false => None,
     };
     let (jobs, incoming) = mpsc::channel(WAITING);

@@ -12,7 +12,6 @@ mod reader;
 mod reply;
 mod settings;
 mod stats;
-mod tls;
 mod upstream;
 
 use std::net::IpAddr;
@@ -31,7 +30,6 @@ pub use engine::{Started, start};
 pub use reply::{Age, Entry, Ttls, Unfit};
 pub use settings::{Address, Forwarding, NoAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
 pub use stats::{RCODES, Stats, TIME_BOUNDS};
-pub use tls::trust;
 
 /// Questions that may wait for the forwarder's thread. A flood beyond it is dropped, as a full socket would drop it.
 const WAITING: usize = 4096;

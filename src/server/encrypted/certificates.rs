@@ -8,17 +8,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rustls::crypto::ring::{Ticketer, default_provider};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::ServerConfig;
+use rustls::crypto::ring::Ticketer;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
 use thiserror::Error;
 use tokio::sync::watch;
 use x509_cert::der::Decode;
 
 use super::Stats;
+use crate::tls;
 use crate::watched::Watched;
 
 /// Files are looked at this often even if the kernel tells nothing: on a network file system, and behind a link that leads
@@ -98,25 +98,11 @@ impl Files {
     /// Names the file and says what is wrong with it: no PEM, out of its time, not the certificate's key.
     pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, Unfit> {
         let certificate = |why: &dyn ToString| self.unfit("--tls-cert", why.to_string());
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&contents.certificate)
-            .collect::<Result<_, _>>()
-            .map_err(|why| certificate(&format!("it is no PEM: {why}")))?;
-        let Some(first) = chain.first() else {
-            return Err(certificate(
-                &"no certificate is in it; write the server's in PEM, then those of its authorities",
-            ));
-        };
-        let not_after = lifetime(first, now).map_err(|why| certificate(&why))?;
-        let key = PrivateKeyDer::from_pem_slice(&contents.key).map_err(|why| {
-            let why = match why {
-                rustls::pki_types::pem::Error::NoItemsFound => {
-                    "no private key is in it; write one in PEM, without a passphrase".to_owned()
-                }
-                why => format!("it is no PEM: {why}"),
-            };
-            self.unfit("--tls-key", why)
-        })?;
-        let certified = CertifiedKey::from_der(chain, key, &default_provider()).map_err(|why| match why {
+        let chain = tls::certificates(&contents.certificate).map_err(|why| certificate(&why))?;
+        // There is one: else it would have been an error.
+        let not_after = chain.first().map_or(Ok(0), |first| lifetime(first, now)).map_err(|why| certificate(&why))?;
+        let key = tls::private_key(&contents.key).map_err(|why| self.unfit("--tls-key", why))?;
+        let certified = CertifiedKey::from_der(chain, key, &tls::provider()).map_err(|why| match why {
             rustls::Error::InconsistentKeys(_) => {
                 let certificate = self.certificate.display();
                 self.unfit("--tls-key", format!("it is not the key of the certificate in {certificate}"))
@@ -127,20 +113,13 @@ impl Files {
         let shown = Arc::new(Shown(Arc::new(certified)));
         let verifier = contents.client_authorities.as_ref().map(|pem| {
             let authority = |why: &dyn ToString| self.unfit("--tls-client-ca", why.to_string());
-            let mut roots = RootCertStore::empty();
-            for certificate in CertificateDer::pem_slice_iter(pem) {
-                let certificate = certificate.map_err(|why| authority(&format!("it is no PEM: {why}")))?;
-                roots.add(certificate).map_err(|why| authority(&why))?;
-            }
-            if roots.is_empty() {
-                return Err(authority(&"no certificate is in it; write those of the authorities in PEM"));
-            }
-            let provider = Arc::new(default_provider());
-            WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().map_err(|why| authority(&why))
+            let roots = tls::authorities(pem).map_err(|why| authority(&why))?;
+            let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), tls::provider());
+            builder.build().map_err(|why| authority(&why))
         });
         let verifier = verifier.transpose()?;
         let config = |protocols: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]| {
-            let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            let config = ServerConfig::builder_with_provider(tls::provider())
                 .with_protocol_versions(versions)
                 .map_err(|why| certificate(&why))?;
             let config = match &verifier {

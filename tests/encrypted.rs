@@ -753,6 +753,85 @@ async fn handshakes_of_quic_that_go_no_further() {
     drop(attempts);
 }
 
+/// Twenty connections ask a hundred times each for 48 kB and take nothing: 96 MB, of which none is owed more than its due.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn clients_that_take_nothing_are_owed_little() {
+    let endpoints: Vec<String> = (0..3000).map(|n| format!("{{addresses: [10.1.{}.{}]}}", n / 250, n % 250)).collect();
+    let slice = |part: usize, endpoints: &[String]| {
+        format!(
+            "---\nkind: EndpointSlice\nmetadata: {{name: big-{part}, namespace: web, labels: {{kubernetes.io/service-name: big}}}}\n\
+             addressType: IPv4\nports: []\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        )
+    };
+    let slices: String = endpoints.chunks(1000).zip(0..).map(|(endpoints, part)| slice(part, endpoints)).collect();
+    let objects = format!(
+        "{OBJECTS}---\nkind: Service\nmetadata: {{name: big, namespace: web}}\nspec: {{clusterIP: None}}\n{slices}"
+    );
+    let it = Encrypted::start(&[]);
+    it.folder.file("objects.yaml", &objects);
+    let mut big = query("big.web.svc.cluster.local A", None);
+    big[..2].fill(0);
+    let start = Instant::now();
+    while Client::connect(it.endpoint(Transport::Tls), &it.trust).await.unwrap().ask(&big).await.unwrap().len() < 48_000
+    {
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    let before = it.server.status("VmRSS:");
+    let (mut kept, mut carried) = (Vec::new(), quinn::TransportConfig::default());
+    carried.stream_receive_window(500u32.into()).receive_window(1000u32.into());
+    let carried = Arc::new(carried);
+    for transport in [Transport::Quic, Transport::Https] {
+        let address = it.address(transport);
+        for _ in 0..20 {
+            if transport == Transport::Quic {
+                let config = quinn::crypto::rustls::QuicClientConfig::try_from(it.trust.config(Some("doq"))).unwrap();
+                let mut config = quinn::ClientConfig::new(Arc::new(config));
+                config.transport_config(carried.clone());
+                let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+                let connection = endpoint.connect_with(config, address, NAME).unwrap().await.unwrap();
+                let mut streams = Vec::new();
+                for _ in 0..100 {
+                    let (mut question, reply) = connection.open_bi().await.unwrap();
+                    question.write_all(&framed(&big)).await.unwrap();
+                    question.finish().unwrap();
+                    streams.push(reply);
+                }
+                kept.push(tokio::spawn(async move {
+                    let _kept = (endpoint, connection, streams);
+                    std::future::pending::<()>().await;
+                }));
+            } else {
+                let stream = encrypted::tls(address, it.trust.config(Some("h2"))).await.unwrap();
+                let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+                let client = client.initial_stream_window_size(500).handshake(hyper_util::rt::TokioIo::new(stream));
+                let (mut client, connection) = client.await.unwrap();
+                kept.push(tokio::spawn(async move { drop(connection.await) }));
+                for _ in 0..100 {
+                    let request = http("POST", "/dns-query", "application/dns-message", big.clone());
+                    let response = client.send_request(request.map(http_body_util::Full::new));
+                    kept.push(tokio::spawn(async move {
+                        let _kept = response.await;
+                        std::future::pending::<()>().await;
+                    }));
+                }
+                kept.push(tokio::spawn(async move {
+                    let _kept = client;
+                    std::future::pending::<()>().await;
+                }));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let taken = it.server.status("VmRSS:").saturating_sub(before);
+        assert!(taken < 40_000, "{transport:?}: {taken} kB");
+        it.is_well("meanwhile").await;
+    }
+    assert!(it.metric("encrypted_connections") >= 40.0, "they are there");
+    for task in kept {
+        task.abort();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn descriptors_that_run_out() {
     let program = env!("CARGO_BIN_EXE_callsign");

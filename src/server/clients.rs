@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hyper::body::Bytes;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use super::{BACKLOG, UPSTREAM};
 
 /// What clients may take.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +52,11 @@ pub(super) struct Place {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
-    /// Questions of it that are being answered: for transports whose questions have tasks of their own.
+    /// For transports whose questions have tasks of their own: those that are being answered, and octets of replies that the
+    /// client has not taken yet.
     asking: AtomicUsize,
+    owed: AtomicUsize,
+    taken: Notify,
 }
 
 impl Clients {
@@ -88,7 +95,14 @@ impl Clients {
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let place = Place { clients: self.clone(), id, from, asking: AtomicUsize::new(0) };
+        let place = Place {
+            clients: self.clone(),
+            id,
+            from,
+            asking: AtomicUsize::new(0),
+            owed: AtomicUsize::new(0),
+            taken: Notify::new(),
+        };
         let task = tokio::spawn(serve(place)).abort_handle();
         open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
     }
@@ -140,12 +154,32 @@ impl Place {
         self.asking.load(Relaxed) > 0
     }
 
+    /// Waits until the client has taken so much of its replies that it may have more.
+    pub(super) async fn room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if self.owed.load(Relaxed) < BACKLOG {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// A reply that counts as owed until it is dropped, which is when the client has it; `None` if the client takes nothing.
+    pub(super) fn owes(self: &Arc<Self>, reply: Vec<u8>) -> Option<Bytes> {
+        if self.owed.load(Relaxed) >= BACKLOG {
+            return None;
+        }
+        self.owed.fetch_add(reply.len(), Relaxed);
+        Some(Bytes::from_owner(Owed { reply, place: self.clone() }))
+    }
+
     /// When it has been idle for too long, if nothing more comes.
     pub(super) fn deadline(&self) -> Instant {
         let useful = self.clients.lock().connections.get(&self.id).map(|connection| connection.useful);
         let idle = self.limits().idle;
         useful.map_or_else(Instant::now, |useful| {
-            useful + idle + if self.is_asking() { super::UPSTREAM } else { Duration::ZERO }
+            useful + idle + if self.is_asking() { UPSTREAM } else { Duration::ZERO }
         })
     }
 }
@@ -162,5 +196,23 @@ pub(super) struct Asking(Arc<Place>);
 impl Drop for Asking {
     fn drop(&mut self) {
         self.0.asking.fetch_sub(1, Relaxed);
+    }
+}
+
+struct Owed {
+    reply: Vec<u8>,
+    place: Arc<Place>,
+}
+
+impl AsRef<[u8]> for Owed {
+    fn as_ref(&self) -> &[u8] {
+        &self.reply
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        self.place.owed.fetch_sub(self.reply.len(), Relaxed);
+        self.place.taken.notify_waiters();
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::body::Bytes;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -87,19 +88,19 @@ async fn answer(
         Ok(message) => message,
         Err(why) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), why.as_bytes()),
     };
-    let asking = place.asks();
-    let found = shared.stream.handler.reply(&shared.stream.tally, place.from, message).await;
-    drop(asking);
-    let framed = match found {
-        Ok(found) => [&(found.len() as u16).to_be_bytes()[..], &found].concat(),
+    let found = match shared.reply(&place, message).await {
+        Ok(found) => found,
         Err(NoReply::NoQuery) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), b"this is no query"),
         Err(NoReply::Busy) => {
             let _ = reply.reset(VarInt::from_u32(code::INTERNAL_ERROR));
             return;
         }
     };
-    let idle = place.limits().idle;
-    if timeout(idle, reply.write_all(&framed)).await.is_ok_and(|written| written.is_ok()) && reply.finish().is_ok() {
+    let length = Bytes::copy_from_slice(&(found.len() as u16).to_be_bytes());
+    let (idle, mut framed) = (place.limits().idle, [length, found]);
+    if timeout(idle, reply.write_all_chunks(&mut framed)).await.is_ok_and(|written| written.is_ok())
+        && reply.finish().is_ok()
+    {
         quic::taken(&reply, idle).await;
     }
 }

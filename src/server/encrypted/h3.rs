@@ -63,13 +63,12 @@ async fn reply(
     stream: &mut RequestStream<BidiStream<Bytes>, Bytes>,
     place: &Arc<Place>,
     shared: &Shared,
-) -> Result<Vec<u8>, Refusal> {
+) -> Result<Bytes, Refusal> {
     let message = match doh::asked(head)? {
         Asked::Message(message) => message,
         Asked::Body => timeout(HANDSHAKE, body(stream)).await.map_err(|_| doh::too_slow())??,
     };
-    let _asking = place.asks();
-    Ok(shared.stream.handler.reply(&shared.stream.tally, place.from, &message).await?)
+    Ok(shared.reply(place, &message).await?)
 }
 
 async fn body(stream: &mut RequestStream<BidiStream<Bytes>, Bytes>) -> Result<Vec<u8>, Refusal> {

@@ -92,7 +92,7 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
 }
 
 /// The response that carries a reply, or says why there is none.
-pub(super) fn response(reply: Result<Vec<u8>, Refusal>) -> Response<Bytes> {
+pub(super) fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
     let (status, kind, cached, body) = match reply {
         Ok(reply) => {
             // What an answer is depends on who asks, so no cache in between may give it to others (RFC 8484 section 5.1).
@@ -100,7 +100,7 @@ pub(super) fn response(reply: Result<Vec<u8>, Refusal>) -> Response<Bytes> {
                 Some(seconds) => format!("private, max-age={seconds}"),
                 None => "no-store".to_owned(),
             };
-            (StatusCode::OK, DNS_MESSAGE, cached, Bytes::from(reply))
+            (StatusCode::OK, DNS_MESSAGE, cached, reply)
         }
         Err(Refusal { status, why }) => {
             (status, "text/plain; charset=utf-8", "no-store".to_owned(), Bytes::from(format!("{why}\n")))
@@ -123,7 +123,10 @@ impl From<NoReply> for Refusal {
     fn from(why: NoReply) -> Refusal {
         match why {
             NoReply::NoQuery => refuse(StatusCode::BAD_REQUEST, "this is no DNS question"),
-            NoReply::Busy => refuse(StatusCode::SERVICE_UNAVAILABLE, "too many questions wait for upstreams"),
+            NoReply::Busy => refuse(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many questions wait, or too many replies that nobody takes",
+            ),
         }
     }
 }

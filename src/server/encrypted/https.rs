@@ -79,7 +79,7 @@ async fn respond(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared
     doh::response(reply(request, place, shared).await).map(Full::new)
 }
 
-async fn reply(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Result<Vec<u8>, Refusal> {
+async fn reply(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Result<Bytes, Refusal> {
     let (head, body) = request.into_parts();
     let message = match doh::asked(&head)? {
         Asked::Message(message) => message,
@@ -90,6 +90,5 @@ async fn reply(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) 
             body.to_bytes().into()
         }
     };
-    let _asking = place.asks();
-    Ok(shared.stream.handler.reply(&shared.stream.tally, place.from, &message).await?)
+    Ok(shared.reply(place, &message).await?)
 }

@@ -18,10 +18,13 @@ use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use super::clients::Place;
+use super::handler::NoReply;
 use super::{BindError, Clients, Handler, Limits, Tally, tcp};
 use crate::watched::Watched;
 use certificates::{Configs, Contents};
@@ -151,6 +154,20 @@ struct Shared {
     configs: watch::Receiver<Arc<Configs>>,
     stats: Arc<Stats>,
     stopping: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// The reply to one question of a connection whose questions have tasks of their own.
+    ///
+    /// # Errors
+    /// Why there is none.
+    async fn reply(&self, place: &Arc<Place>, message: &[u8]) -> Result<Bytes, NoReply> {
+        let _asking = place.asks();
+        place.room().await;
+        let reply = self.stream.handler.reply(&self.stream.tally, place.from, message).await?;
+        // What upstreams said may come all at once, to a client that takes nothing.
+        place.owes(reply).ok_or(NoReply::Busy)
+    }
 }
 
 /// Returns when the server ends.

@@ -29,18 +29,16 @@ const TCP_KEEPALIVE: u16 = 11;
 /// # Errors
 /// What is against RFC 9250 section 4.3.3, for which the whole connection is closed.
 pub fn question(octets: &[u8]) -> Result<&[u8], &'static str> {
-    let message = match Frame::parse(octets) {
+    let (message, length) = match Frame::parse(octets) {
         None => return Err("the stream ended before its message"),
+        Some(Frame::Whole(message)) => (message, message.len()),
         // Answered in its place: a header that has no question.
-        Some(Frame::Overlong { head, .. }) => {
-            return if head.starts_with(&[0, 0]) { Ok(head) } else { Err("the id is not 0") };
-        }
-        Some(Frame::Whole(message)) => message,
+        Some(Frame::Overlong { head, length }) => (head, length),
     };
-    if message.len() + 2 < octets.len() {
+    if octets.len() > 2 + length {
         return Err("there is more than one message on a stream");
     }
-    if message.len() > 1 && !message.starts_with(&[0, 0]) {
+    if !message.starts_with(&[0, 0]) {
         return Err("the id is not 0");
     }
     if has_option(message, TCP_KEEPALIVE) {

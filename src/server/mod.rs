@@ -24,6 +24,8 @@ use crate::zone::Zone;
 
 /// Octets of replies to one connection that wait to be sent: then no more of its queries are answered.
 const BACKLOG: usize = 256 * 1024;
+/// Time to take leave of a client in.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Time that a connection is kept for replies that it waits for, longer than any upstream is waited for.
 const UPSTREAM: Duration = Duration::from_secs(5);
 

@@ -12,11 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::clients::{Clients, Place};
 use super::handler::{Handled, Handler, QUERY, Tally};
-use super::{BACKLOG, BindError, UPSTREAM, canonical};
+use super::{BACKLOG, BindError, LEAVE, UPSTREAM, canonical};
 use crate::wire::HEADER_LEN;
 
 /// A connection keeps no more than this while it is idle.
@@ -169,7 +169,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Answers until the client has no more to say, says nothing for too long, or the server ends.
-    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) {
+    pub(super) async fn run(mut self, stopping: watch::Receiver<bool>) {
+        self.answer(stopping).await;
+        // TLS says that this is the end (RFC 8446 section 6.1), so that nobody else can say it.
+        let _ = timeout(LEAVE, self.stream.shutdown()).await;
+    }
+
+    async fn answer(&mut self, mut stopping: watch::Receiver<bool>) {
         let idle_time = self.place.limits().idle;
         let mut deadline = Instant::now() + idle_time;
         // The client has said all that it will, and may still read.

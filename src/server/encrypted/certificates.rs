@@ -128,11 +128,14 @@ impl Files {
             };
             let mut config = config.with_cert_resolver(shown.clone());
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-            // Clients keep their sessions themselves, sealed: nothing of theirs is kept here. New files, new seal: who was
-            // let in by an authority of before has to show a certificate again. There is no early data (0-RTT): what is
-            // sent again by somebody else must not be answered again (RFC 9250 section 4.5).
+            // There is no early data (0-RTT): what is sent again by somebody else must not be answered again (RFC 9250
+            // section 4.5). Clients keep their sessions themselves, sealed: nothing of theirs is kept here. Who has to show a
+            // certificate shows it each time: with a session it would stay good for as long as it comes back, expired or not.
             config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.ticketer = Ticketer::new().map_err(|why| certificate(&why))?;
+            match verifier {
+                Some(_) => config.send_tls13_tickets = 0,
+                None => config.ticketer = Ticketer::new().map_err(|why| certificate(&why))?,
+            }
             Ok(Arc::new(config))
         };
         let quic = &[&rustls::version::TLS13];
@@ -174,7 +177,8 @@ impl Files {
         configs: watch::Sender<Arc<Configs>>,
         stats: Arc<Stats>,
     ) {
-        let mut seen = Ok(first);
+        // What is shown, and what was said of what is not.
+        let (mut used, mut told) = (first, None);
         loop {
             let changes = watched.iter().map(|folder| Box::pin(folder.changed()));
             tokio::select! {
@@ -182,24 +186,29 @@ impl Files {
                 () = tokio::time::sleep(LOOK) => {}
                 () = configs.closed() => return,
             }
-            let found = self.read();
-            if found == seen {
-                continue;
-            }
-            let made =
-                found.as_ref().map_err(Clone::clone).and_then(|contents| self.configs(contents, Timestamp::now()));
+            // A file system that hangs must not hang those that are served.
+            let files = self.clone();
+            let Ok(found) = tokio::task::spawn_blocking(move || files.read()).await else { return };
+            let made = found.and_then(|contents| match contents == used {
+                true => Ok(None),
+                // What will not do is looked at again each time: it may only be too early for it.
+                false => self.configs(&contents, Timestamp::now()).map(|made| Some((contents, made))),
+            });
             match made {
-                Ok(made) => {
+                Ok(None) => told = None,
+                Ok(Some((contents, made))) => {
+                    (used, told) = (contents, None);
                     stats.not_after.store(made.not_after, Relaxed);
                     tracing::info!(until = %moment(made.not_after), "the certificate has been read again");
                     configs.send_replace(Arc::new(made));
                 }
-                Err(why) => {
+                Err(why) if told.as_ref() != Some(&why) => {
                     stats.unfit.fetch_add(1, Relaxed);
                     tracing::warn!(%why, "the certificate of before stays");
+                    told = Some(why);
                 }
+                Err(_) => {}
             }
-            seen = found;
         }
     }
 }

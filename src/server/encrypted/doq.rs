@@ -13,13 +13,11 @@ use crate::server::handler::{NoReply, QUERY};
 use crate::server::tcp::Frame;
 use crate::wire::has_option;
 
-/// Error codes of RFC 9250 section 4.3.
-mod code {
-    pub(super) const NO_ERROR: u32 = 0;
-    pub(super) const INTERNAL_ERROR: u32 = 1;
-    pub(super) const PROTOCOL_ERROR: u32 = 2;
-    pub(super) const UNSPECIFIED_ERROR: u32 = 5;
-}
+// Error codes of RFC 9250 section 4.3.
+pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0);
+const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
+const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
+const UNSPECIFIED_ERROR: VarInt = VarInt::from_u32(5);
 
 /// EDNS option that says how long a TCP connection may be idle (RFC 7828); QUIC has its own way.
 const TCP_KEEPALIVE: u16 = 11;
@@ -55,6 +53,8 @@ pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Sha
     let mut stopping = shared.stopping.clone();
     loop {
         tokio::select! {
+            // What has come is answered, though the server ends.
+            biased;
             stream = connection.accept_bi() => match stream {
                 Ok((reply, question)) => {
                     asked.spawn(answer(connection.clone(), question, reply, place.clone(), shared.clone()));
@@ -67,7 +67,7 @@ pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Sha
             () = end(&mut stopping), if asked.is_empty() => break,
         }
     }
-    connection.close(VarInt::from_u32(code::NO_ERROR), b"");
+    connection.close(NO_ERROR, b"");
 }
 
 async fn answer(
@@ -78,28 +78,28 @@ async fn answer(
     shared: Arc<Shared>,
 ) {
     let Ok(Some(octets)) = timeout(HANDSHAKE, read(&mut question)).await else {
-        let _ = question.stop(VarInt::from_u32(code::UNSPECIFIED_ERROR));
-        let _ = reply.reset(VarInt::from_u32(code::UNSPECIFIED_ERROR));
+        let _ = question.stop(UNSPECIFIED_ERROR);
+        let _ = reply.reset(UNSPECIFIED_ERROR);
         return;
     };
     let message = match self::question(&octets) {
         Ok(message) => message,
-        Err(why) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), why.as_bytes()),
+        Err(why) => return connection.close(PROTOCOL_ERROR, why.as_bytes()),
     };
     let found = match shared.reply(&place, message).await {
         Ok(found) => found,
-        Err(NoReply::NoQuery) => return connection.close(VarInt::from_u32(code::PROTOCOL_ERROR), b"this is no query"),
+        Err(NoReply::NoQuery) => return connection.close(PROTOCOL_ERROR, b"this is no query"),
         Err(NoReply::Busy) => {
-            let _ = reply.reset(VarInt::from_u32(code::INTERNAL_ERROR));
+            let _ = reply.reset(INTERNAL_ERROR);
             return;
         }
     };
     let length = Bytes::copy_from_slice(&(found.len() as u16).to_be_bytes());
     let (idle, mut framed) = (place.limits().idle, [length, found]);
-    if timeout(idle, reply.write_all_chunks(&mut framed)).await.is_ok_and(|written| written.is_ok())
-        && reply.finish().is_ok()
-    {
-        quic::taken(&reply, idle).await;
+    match timeout(idle, reply.write_all_chunks(&mut framed)).await {
+        Ok(Ok(())) if reply.finish().is_ok() => quic::taken(&reply, idle).await,
+        // Else it would end as if this were all.
+        _ => drop(reply.reset(UNSPECIFIED_ERROR)),
     }
 }
 

@@ -1,10 +1,15 @@
 //! DNS questions and answers as HTTP requests and responses (RFC 8484), whichever HTTP carries them.
 
+use std::sync::Arc;
+
 use data_encoding::BASE64URL_NOPAD;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response, StatusCode, request};
 use hyper::body::Bytes;
+use tokio::time::timeout;
 
+use super::{HANDSHAKE, Shared};
+use crate::server::clients::Place;
 use crate::server::handler::{NoReply, QUERY};
 use crate::wire::freshness;
 
@@ -43,7 +48,7 @@ pub(super) fn too_large() -> Refusal {
 }
 
 /// The body did not come in time.
-pub(super) fn too_slow() -> Refusal {
+fn too_slow() -> Refusal {
     refuse(StatusCode::REQUEST_TIMEOUT, "the body took too long")
 }
 
@@ -91,8 +96,27 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
     }
 }
 
+impl Shared {
+    /// The response to a request with this head, and this body if its question is there.
+    pub(super) async fn exchange(
+        &self,
+        place: &Arc<Place>,
+        head: &request::Parts,
+        body: impl Future<Output = Result<Vec<u8>, Refusal>>,
+    ) -> Response<Bytes> {
+        let reply = async {
+            let message = match asked(head)? {
+                Asked::Message(message) => message,
+                Asked::Body => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
+            };
+            Ok(self.reply(place, &message).await?)
+        };
+        response(reply.await)
+    }
+}
+
 /// The response that carries a reply, or says why there is none.
-pub(super) fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
+fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
     let (status, kind, cached, body) = match reply {
         Ok(reply) => {
             // What an answer is depends on who asks, so no cache in between may give it to others (RFC 8484 section 5.1).

@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 
-use super::http::{Asked, Refusal};
-use super::{HANDSHAKE, LEAVE, STREAMS, Shared, end, http as doh, tls};
+use super::{LEAVE, STREAMS, Shared, end, http as doh};
 use crate::server::clients::Place;
 use crate::server::handler::QUERY;
 use crate::server::{BACKLOG, UPSTREAM, tcp};
@@ -30,7 +30,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
     tcp::accept(listener, shared.stopping.clone(), |stream, from| {
         let (config, shared) = (shared.configs.borrow().https.clone(), shared.clone());
         shared.stream.clients.clone().admit(from, |place| async move {
-            let Some(stream) = tls::handshake(config, stream, &shared).await else { return };
+            let Some(stream) = shared.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
             let place = Arc::new(place);
             let service = service_fn(|request| {
                 let (place, shared) = (place.clone(), shared.clone());
@@ -48,7 +48,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
                 drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
             } else {
                 let mut server = http1::Builder::new();
-                server.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(doh::HEAD);
+                // A slow head is idle: the place's own time ends it.
+                server.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(doh::HEAD);
                 drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
             }
         });
@@ -76,19 +77,11 @@ async fn drive(connection: impl GracefulConnection, place: &Place, mut stopping:
 }
 
 async fn respond(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Response<Full<Bytes>> {
-    doh::response(reply(request, place, shared).await).map(Full::new)
-}
-
-async fn reply(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Result<Bytes, Refusal> {
     let (head, body) = request.into_parts();
-    let message = match doh::asked(&head)? {
-        Asked::Message(message) => message,
-        Asked::Body => {
-            let body = timeout(HANDSHAKE, Limited::new(body, QUERY).collect()).await.map_err(|_| doh::too_slow())?;
-            let body =
-                body.map_err(|why| if why.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
-            body.to_bytes().into()
-        }
+    let body = async {
+        let body = Limited::new(body, QUERY).collect().await;
+        let body = body.map_err(|why| if why.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
+        Ok(body.to_bytes().into())
     };
-    Ok(shared.reply(place, &message).await?)
+    shared.exchange(place, &head, body).await.map(Full::new)
 }

@@ -1,6 +1,7 @@
 //! The same answers where nobody on the wire can read or change them: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and
 //! HTTP/3, on one thread of their own. Handshakes and floods cost that thread's time and nobody else's.
 
+mod carrier;
 mod certificates;
 pub mod doq;
 mod h3;
@@ -14,7 +15,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,11 @@ use hyper::body::Bytes;
 use jiff::Timestamp;
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::clients::Place;
 use super::handler::NoReply;
-use super::{BindError, Clients, Handler, Limits, Tally, tcp};
+use super::{BindError, Clients, Handler, LEAVE, Limits, Tally, tcp};
 use crate::watched::Watched;
 use certificates::{Configs, Contents};
 
@@ -33,8 +35,6 @@ pub use certificates::{Files, Unfit};
 
 /// Time for a handshake, and for the rest of a request that has begun.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Time to take leave of a client in.
-const LEAVE: Duration = Duration::from_secs(1);
 /// Requests of one connection at a time; RFC 9113 section 6.5.2 wants no fewer.
 const STREAMS: u32 = 100;
 
@@ -170,6 +170,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// What client and server have come to terms on, in time and before the server ends.
+    async fn handshake<T, E>(&self, shaking: impl Future<Output = Result<T, E>>) -> Option<T> {
+        let mut stopping = self.stopping.clone();
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE, shaking) => shaken,
+            () = end(&mut stopping) => return None,
+        };
+        let done = shaken.ok().and_then(Result::ok);
+        if done.is_none() {
+            self.stats.handshakes_failed.fetch_add(1, Relaxed);
+        }
+        done
+    }
+}
+
 /// Returns when the server ends.
 async fn end(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
@@ -218,7 +234,7 @@ impl Bound {
     ) -> io::Result<Started> {
         let clients = Clients::new(limits);
         let stats = Arc::new(Stats::default());
-        stats.not_after.store(self.configs.not_after, std::sync::atomic::Ordering::Relaxed);
+        stats.not_after.store(self.configs.not_after, Relaxed);
         let (sender, configs) = watch::channel(Arc::new(self.configs));
         let listeners: Vec<_> = self
             .sockets
@@ -244,25 +260,34 @@ impl Bound {
             let (mut tasks, mut endpoints) = (tokio::task::JoinSet::new(), Vec::new());
             for (endpoint, socket, shared) in listeners {
                 match (endpoint.transport, socket) {
-                    (Transport::Tls, Socket::Stream(listener)) => drop(tasks.spawn(tls::serve(listener, shared))),
-                    (_, Socket::Stream(listener)) => drop(tasks.spawn(https::serve(listener, shared))),
+                    (Transport::Tls, Socket::Stream(listener)) => {
+                        tasks.spawn(async move { (endpoint, tls::serve(listener, shared).await) });
+                    }
+                    (_, Socket::Stream(listener)) => {
+                        tasks.spawn(async move { (endpoint, https::serve(listener, shared).await) });
+                    }
                     (transport, Socket::Datagram(socket)) => match quic::listen(socket, transport, &shared) {
                         Ok(listener) => {
-                            endpoints.push(listener.endpoint());
-                            tasks.spawn(listener.serve(shared));
+                            endpoints.push(listener.at_the_end());
+                            tasks.spawn(async move { (endpoint, listener.serve(shared).await) });
                         }
                         Err(why) => tracing::error!(%endpoint, %why, "it is not served"),
                     },
                 }
             }
-            while tasks.join_next().await.is_some() {}
+            while let Some(ended) = tasks.join_next().await {
+                if let Ok((endpoint, Err(why))) = ended {
+                    tracing::error!(%endpoint, %why, "it is not served any more");
+                }
+            }
             let deadline = Instant::now() + drain;
             while open.open() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // The last packets: who is told that a connection is closed does not wait for it.
-            for endpoint in endpoints {
-                let _ = tokio::time::timeout(Duration::from_millis(300), endpoint.wait_idle()).await;
+            for (endpoint, no_error) in endpoints {
+                endpoint.close(no_error, b"");
+                let _ = timeout(Duration::from_millis(300), endpoint.wait_idle()).await;
             }
         };
         let thread =

@@ -3,11 +3,10 @@
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -83,9 +82,10 @@ pub(super) fn listen(socket: UdpSocket, transport: Transport, shared: &Shared) -
 }
 
 impl Listener {
-    /// The endpoint, which lives for as long as anybody has it.
-    pub(super) fn endpoint(&self) -> Endpoint {
-        self.endpoint.clone()
+    /// The endpoint, and the code that says that nothing is wrong.
+    pub(super) fn at_the_end(&self) -> (Endpoint, VarInt) {
+        let no_error = if self.transport == Transport::H3 { h3::NO_ERROR } else { doq::NO_ERROR };
+        (self.endpoint.clone(), no_error)
     }
 
     /// Serves until the server ends.
@@ -97,10 +97,7 @@ impl Listener {
                     Some(incoming) => self.admit(incoming, &shared),
                     None => return Ok(()),
                 },
-                changed = self.configs.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
+                Ok(()) = self.configs.changed() => {
                     let crypto = crypto(&self.configs.borrow_and_update(), self.transport)?;
                     self.config.crypto = crypto;
                     self.endpoint.set_server_config(Some(self.config.clone()));
@@ -116,6 +113,11 @@ impl Listener {
     fn admit(&self, incoming: Incoming, shared: &Arc<Shared>) {
         let from = canonical(incoming.remote_address());
         let clients = &shared.stream.clients;
+        // Those that made room, or came to nothing, are remembered for a while by quinn, each with all that it had.
+        if self.endpoint.open_connections() > 2 * clients.limits.connections {
+            incoming.ignore();
+            return;
+        }
         // An address that may be made up takes no place from others, and no memory beyond a few handshakes.
         if incoming.may_retry() && (!clients.has_room(from) || clients.unproven() >= UNPROVEN) {
             let _ = incoming.retry();
@@ -123,23 +125,13 @@ impl Listener {
         }
         let (shared, transport) = (shared.clone(), self.transport);
         clients.admit(from, |place| async move {
-            let Some(connection) = handshake(incoming, &shared).await else { return };
+            let connecting = async { incoming.accept()?.await };
+            let Some(connection) = shared.handshake(connecting).await else { return };
             match transport {
                 Transport::H3 => h3::serve(connection, place, &shared).await,
                 _ => doq::serve(connection, place, &shared).await,
             }
         });
-    }
-}
-
-async fn handshake(incoming: Incoming, shared: &Shared) -> Option<Connection> {
-    let connecting = async { incoming.accept()?.await };
-    match timeout(HANDSHAKE, connecting).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(_)) | Err(_) => {
-            shared.stats.handshakes_failed.fetch_add(1, Relaxed);
-            None
-        }
     }
 }
 

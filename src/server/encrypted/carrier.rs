@@ -1,0 +1,282 @@
+//! What HTTP/3 asks of QUIC, answered by quinn, within bounds.
+//!
+//! h3 keeps a frame until it is whole, however long it says it is: what a client may say on one stream is counted here, where
+//! it is read. What is read comes in pieces as large as there is, since h3 walks all pieces of a frame at each one that comes.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use h3::error::Code;
+use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
+use hyper::body::{Buf, Bytes};
+use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+
+use super::http::HEAD;
+use crate::server::handler::QUERY;
+
+/// Octets that a request may have, its head, its body and frames that nobody knows.
+const REQUEST: usize = HEAD + 2 * QUERY;
+/// Octets of all control streams together, and what each request adds: priorities are told there.
+const CONTROL: usize = 16 * 1024;
+const CONTROL_A_REQUEST: usize = 256;
+/// Octets that are read at a time.
+const PIECE: usize = 2048;
+
+type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send>>;
+
+/// One connection.
+pub(super) struct Carried {
+    connection: quinn::Connection,
+    requests: Accepting<(quinn::SendStream, quinn::RecvStream)>,
+    controls: Accepting<quinn::RecvStream>,
+    opener: Opener,
+    /// What control streams may still say.
+    left: Arc<AtomicUsize>,
+}
+
+impl Carried {
+    pub(super) fn new(connection: quinn::Connection) -> Carried {
+        let opener = Opener { connection: connection.clone(), opening: None };
+        let (requests, controls) = (accept_bi(connection.clone()), accept_uni(connection.clone()));
+        Carried { connection, requests, controls, opener, left: Arc::new(AtomicUsize::new(CONTROL)) }
+    }
+}
+
+fn accept_bi(connection: quinn::Connection) -> Accepting<(quinn::SendStream, quinn::RecvStream)> {
+    Box::pin(async move { connection.accept_bi().await })
+}
+
+fn accept_uni(connection: quinn::Connection) -> Accepting<quinn::RecvStream> {
+    Box::pin(async move { connection.accept_uni().await })
+}
+
+impl quic::Connection<Bytes> for Carried {
+    type RecvStream = Receiving;
+    type OpenStreams = Opener;
+
+    fn poll_accept_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
+        let stream = ready!(self.controls.as_mut().poll(context)).map_err(lost)?;
+        self.controls = accept_uni(self.connection.clone());
+        Poll::Ready(Ok(Receiving { stream, left: self.left.clone() }))
+    }
+
+    fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Request, ConnectionErrorIncoming>> {
+        let (sending, stream) = ready!(self.requests.as_mut().poll(context)).map_err(lost)?;
+        self.requests = accept_bi(self.connection.clone());
+        // What has been said is forgiven bit by bit, not saved up.
+        let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some((left + CONTROL_A_REQUEST).min(CONTROL)));
+        let receiving = Receiving { stream, left: Arc::new(AtomicUsize::new(REQUEST)) };
+        Poll::Ready(Ok(Request { sending: Sending { stream: sending, data: None }, receiving }))
+    }
+
+    fn opener(&self) -> Opener {
+        Opener { connection: self.connection.clone(), opening: None }
+    }
+}
+
+impl quic::OpenStreams<Bytes> for Carried {
+    type BidiStream = Request;
+    type SendStream = Sending;
+
+    fn poll_open_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+        self.opener.poll_open_bidi(context)
+    }
+
+    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+        self.opener.poll_open_send(context)
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.opener.close(code, reason);
+    }
+}
+
+/// Opens the server's own streams.
+pub(super) struct Opener {
+    connection: quinn::Connection,
+    opening: Option<Accepting<quinn::SendStream>>,
+}
+
+impl quic::OpenStreams<Bytes> for Opener {
+    type BidiStream = Request;
+    type SendStream = Sending;
+
+    /// A server opens no requests.
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+        Poll::Ready(Err(StreamErrorIncoming::Unknown("a server opens no requests".into())))
+    }
+
+    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+        let connection = &self.connection;
+        let opening = self.opening.get_or_insert_with(|| {
+            let connection = connection.clone();
+            Box::pin(async move { connection.open_uni().await })
+        });
+        let opened = ready!(opening.as_mut().poll(context));
+        self.opening = None;
+        let stream = opened.map_err(lost_stream)?;
+        Poll::Ready(Ok(Sending { stream, data: None }))
+    }
+
+    fn close(&mut self, code: Code, reason: &[u8]) {
+        self.connection.close(number(code.value()), reason);
+    }
+}
+
+/// A stream that the client speaks on, and how much it may still say.
+pub(super) struct Receiving {
+    stream: quinn::RecvStream,
+    left: Arc<AtomicUsize>,
+}
+
+impl quic::RecvStream for Receiving {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        let mut piece = [0; PIECE];
+        let length = match ready!(self.stream.poll_read(context, &mut piece)) {
+            Ok(0) => return Poll::Ready(Ok(None)),
+            Ok(length) => length,
+            Err(ReadError::Reset(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
+            Err(ReadError::ConnectionLost(why)) => return Poll::Ready(Err(lost_stream(why))),
+            Err(why) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(why.into()))),
+        };
+        if self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(length)).is_err() {
+            return Poll::Ready(Err(terminated(Code::H3_EXCESSIVE_LOAD.value())));
+        }
+        Poll::Ready(Ok(Some(Bytes::copy_from_slice(&piece[..length]))))
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        let _ = self.stream.stop(number(code));
+    }
+
+    fn recv_id(&self) -> StreamId {
+        id(self.stream.id())
+    }
+}
+
+/// A stream that the server speaks on.
+pub(super) struct Sending {
+    stream: quinn::SendStream,
+    data: Option<WriteBuf<Bytes>>,
+}
+
+impl quic::SendStream<Bytes> for Sending {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        while let Some(data) = self.data.as_mut().filter(|data| data.has_remaining()) {
+            let written = match ready!(Pin::new(&mut self.stream).poll_write(context, data.chunk())) {
+                Ok(written) => written,
+                Err(WriteError::Stopped(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
+                Err(WriteError::ConnectionLost(why)) => return Poll::Ready(Err(lost_stream(why))),
+                Err(why) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(why.into()))),
+            };
+            data.advance(written);
+        }
+        self.data = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        if self.data.is_some() {
+            return Err(StreamErrorIncoming::Unknown("what was to be sent before has not been".into()));
+        }
+        self.data = Some(data.into());
+        Ok(())
+    }
+
+    fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        ready!(self.poll_ready(context))?;
+        Poll::Ready(self.stream.finish().map_err(|why| StreamErrorIncoming::Unknown(why.into())))
+    }
+
+    fn reset(&mut self, code: u64) {
+        let _ = self.stream.reset(number(code));
+    }
+
+    fn send_id(&self) -> StreamId {
+        id(self.stream.id())
+    }
+}
+
+/// Both directions of a request.
+pub(super) struct Request {
+    sending: Sending,
+    receiving: Receiving,
+}
+
+impl quic::BidiStream<Bytes> for Request {
+    type SendStream = Sending;
+    type RecvStream = Receiving;
+
+    fn split(self) -> (Sending, Receiving) {
+        (self.sending, self.receiving)
+    }
+}
+
+impl quic::RecvStream for Request {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        self.receiving.poll_data(context)
+    }
+
+    fn stop_sending(&mut self, code: u64) {
+        self.receiving.stop_sending(code);
+    }
+
+    fn recv_id(&self) -> StreamId {
+        self.receiving.recv_id()
+    }
+}
+
+impl quic::SendStream<Bytes> for Request {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.sending.poll_ready(context)
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        self.sending.send_data(data)
+    }
+
+    fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        self.sending.poll_finish(context)
+    }
+
+    fn reset(&mut self, code: u64) {
+        self.sending.reset(code);
+    }
+
+    fn send_id(&self) -> StreamId {
+        self.sending.send_id()
+    }
+}
+
+fn number(code: u64) -> VarInt {
+    VarInt::from_u64(code).unwrap_or(VarInt::MAX)
+}
+
+#[expect(clippy::expect_used, reason = "ids of both crates have the same 62 bits")]
+fn id(id: quinn::StreamId) -> StreamId {
+    StreamId::try_from(VarInt::from(id).into_inner()).expect("62 bits")
+}
+
+fn terminated(error_code: u64) -> StreamErrorIncoming {
+    StreamErrorIncoming::StreamTerminated { error_code }
+}
+
+fn lost(why: ConnectionError) -> ConnectionErrorIncoming {
+    match why {
+        ConnectionError::ApplicationClosed(close) => {
+            ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into_inner() }
+        }
+        ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
+        why => ConnectionErrorIncoming::Undefined(Arc::new(why)),
+    }
+}
+
+fn lost_stream(why: ConnectionError) -> StreamErrorIncoming {
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(why) }
+}

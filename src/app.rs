@@ -147,7 +147,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let admin_address = admin_listener.local_addr().map_err(system("address"))?;
 
     let mut settings = config.settings.clone();
-    settings.advertise(&config::advertised(&config, &all));
+    settings.advertise(&config::advertised(&config, if addresses.is_empty() { &all } else { &addresses }));
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
     let status = Status::default();

@@ -259,7 +259,16 @@ async fn client_certificates() {
         }
     }
     assert!(it.metric("encrypted_handshake_failures_total") >= 12.0);
-    // Other authorities: who was let in by the one before is not, not even with a session of before.
+    // With a session a certificate would stay good for as long as its client comes back.
+    let config = with(Some(clients.issue("A client"))).config(Some("dot"));
+    for _ in 0..2 {
+        let mut client =
+            Client::Tls(Box::new(encrypted::tls(it.address(Transport::Tls), config.clone()).await.unwrap()));
+        client.ask(&question()).await.unwrap();
+        let Client::Tls(stream) = &client else { unreachable!() };
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+    // Other authorities: who was let in by the one before is not any more.
     std::fs::write(&authorities, &strangers.pem).unwrap();
     let known = with(Some(clients.issue("A client")));
     let start = Instant::now();
@@ -676,7 +685,7 @@ async fn strangers_at_the_ports() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_says_nothing_is_let_go() {
-    let it = Encrypted::start(&["--tcp-idle", "1s"]);
+    let it = Encrypted::start(&["--tcp-idle", "3s"]);
     for endpoint in it.endpoints() {
         let client = Client::connect(endpoint, &it.trust).await.unwrap();
         let asked = {
@@ -687,9 +696,76 @@ async fn who_says_nothing_is_let_go() {
         it.becomes("encrypted_connections", 2.0);
         let start = Instant::now();
         it.becomes("encrypted_connections", 0.0);
-        assert!((500..4000).contains(&start.elapsed().as_millis()), "{endpoint}: {:?}", start.elapsed());
+        assert!((1000..8000).contains(&start.elapsed().as_millis()), "{endpoint}: {:?}", start.elapsed());
         drop((client, asked));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_asks_now_and_then_stays() {
+    let it = Encrypted::start(&["--tcp-idle", "8s"]);
+    let mut clients = vec![Client::http1(it.address(Transport::Https), &it.trust).await.unwrap()];
+    for endpoint in it.endpoints() {
+        clients.push(Client::connect(endpoint, &it.trust).await.unwrap());
+    }
+    for pause in [0, 6] {
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+        for client in &mut clients {
+            client.ask(&question()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn tls_says_that_it_ends() {
+    let it = Encrypted::start(&["--tcp-idle", "1s"]);
+    let mut stream = encrypted::tls(it.address(Transport::Tls), it.trust.config(None)).await.unwrap();
+    let mut octets = [0; 16];
+    // rustls takes an end without close_notify for an error: somebody else may have cut the connection.
+    assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut octets).await.unwrap(), 0);
+}
+
+/// h3 keeps a frame until it is whole: one that says that it has a thousand million octets must not be kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn frames_of_http3_without_end() {
+    let it = Encrypted::start(&[]);
+    const LENGTH: [u8; 4] = [0xbf, 0xff, 0xff, 0xff];
+    let connect = async || encrypted::quic(it.address(Transport::H3), it.trust.config(Some("h3"))).await.unwrap();
+    // Stops when nobody reads any more; says how much was taken.
+    let pour = async |stream: &mut quinn::SendStream| {
+        let mut poured = 0;
+        while poured < 4_000_000 {
+            match tokio::time::timeout(Duration::from_secs(5), stream.write_all(&[0; 4096])).await {
+                Ok(Ok(())) => poured += 4096,
+                _ => break,
+            }
+        }
+        poured
+    };
+    for (case, kind) in [("HEADERS", 1), ("a frame that nobody knows", 0x21)] {
+        let (_endpoint, connection) = connect().await;
+        let (mut request, _reply) = connection.open_bi().await.unwrap();
+        request.write_all(&[&[kind][..], &LENGTH].concat()).await.unwrap();
+        let poured = pour(&mut request).await;
+        assert!(poured < 200_000, "{case}: {poured}");
+    }
+    for (case, start) in [("SETTINGS", [0, 4]), ("a frame that nobody knows on the control stream", [0, 0x21])] {
+        let (_endpoint, connection) = connect().await;
+        let mut control = connection.open_uni().await.unwrap();
+        control.write_all(&[&start[..], &LENGTH].concat()).await.unwrap();
+        let poured = pour(&mut control).await;
+        assert!(poured < 200_000, "{case}: {poured}");
+    }
+    // Streams that end before they are requests.
+    let (_endpoint, connection) = connect().await;
+    let mut opened = 0;
+    while let Ok(Ok((mut stream, _reply))) = tokio::time::timeout(Duration::from_secs(5), connection.open_bi()).await {
+        opened += 1;
+        assert!(opened < 3000, "they are counted");
+        let _ = stream.finish();
+    }
+    assert_eq!(closed(&connection).await, Some(0x107), "H3_EXCESSIVE_LOAD");
+    it.is_well("after all that").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -245,7 +245,10 @@ fn what_is_not_passed_on() {
         message
     };
     let two = || parse("www.example 300 A 192.0.2.1\nwww.example 300 PTR www.example.");
-    let cases: [(&str, Vec<u8>, Unfit); 10] = [
+    let record = |owner: usize, rtype: u8, data: &[u8]| {
+        [&[0xc0, owner as u8, 0, rtype, 0, 1, 0, 0, 1, 44, 0, data.len() as u8], data].concat()
+    };
+    let cases: [(&str, Vec<u8>, Unfit); 11] = [
         ("nothing", vec![], Unfit::Foreign),
         ("a query", query.clone(), Unfit::Foreign),
         (
@@ -283,6 +286,17 @@ fn what_is_not_passed_on() {
                 assert_eq!(octets[ttl..ttl + 4], [0, 0, 1, 44]);
                 octets[last] = ttl as u8 + 2;
                 octets
+            },
+            Unfit::Damaged,
+        ),
+        (
+            "a label that reaches from an earlier record over the TTL of the one that it names",
+            {
+                let head = reply(&asked, ResponseCode::NoError, &two()).to_vec().unwrap();
+                let head = &head[..12 + question(&query).len()];
+                let first = record(12, 16, &[0, 15]);
+                // The last octet of the first record, and what follows, up to the zero that ends the address.
+                [head, &first, &record(head.len() + first.len() - 1, 1, &[192, 0, 2, 0])].concat()
             },
             Unfit::Damaged,
         ),

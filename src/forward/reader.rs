@@ -115,13 +115,15 @@ impl<'m> Reader<'m> {
         Some(name)
     }
 
-    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, so that it ends.
+    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, to labels that end before
+    /// it: a name that stood there before (RFC 1035 section 4.1.4).
     fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
-        let (mut before, mut length) = (at, 0);
+        let (mut before, mut end, mut length) = (at, self.message.len(), 0);
         loop {
             match *self.message.get(at)? {
                 octets @ 0..=63 => {
-                    let octets = self.message.get(at..=at + usize::from(octets))?;
+                    let octets =
+                        self.message.get(at..=at + usize::from(octets)).filter(|octets| at + octets.len() <= end)?;
                     if self.is_fixed(at, octets.len()) {
                         return None;
                     }
@@ -136,10 +138,10 @@ impl<'m> Reader<'m> {
                 }
                 0xc0..=0xff => {
                     let target = usize::from(u16_at(self.message, at)? & 0x3fff);
-                    if target >= before || target < HEADER_LEN || self.is_fixed(at, 2) {
+                    if target >= before || target < HEADER_LEN || at + 2 > end || self.is_fixed(at, 2) {
                         return None;
                     }
-                    (at, before) = (target, target);
+                    (at, before, end) = (target, target, end.min(at));
                 }
                 _ => return None,
             }

@@ -36,6 +36,10 @@ pub struct Clients {
 struct Open {
     next: u64,
     connections: HashMap<u64, Connection>,
+    /// How many each address has: counting them one by one would be work for whoever sends first packets.
+    by_address: HashMap<IpAddr, usize>,
+    /// Those that have not sent a whole message yet.
+    unproven: usize,
 }
 
 struct Connection {
@@ -82,7 +86,7 @@ impl Clients {
 
     /// Connections that have not sent a whole message yet.
     pub(super) fn unproven(&self) -> usize {
-        self.lock().connections.values().filter(|connection| !connection.proven).count()
+        self.lock().unproven
     }
 
     /// Makes room for a connection, and serves it in a task of its own.
@@ -105,12 +109,26 @@ impl Clients {
         };
         let task = tokio::spawn(serve(place)).abort_handle();
         open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
+        *open.by_address.entry(from).or_default() += 1;
+        open.unproven += 1;
     }
 }
 
 impl Open {
     fn of(&self, from: IpAddr) -> usize {
-        self.connections.values().filter(|connection| connection.from == from).count()
+        self.by_address.get(&from).copied().unwrap_or(0)
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        self.unproven -= usize::from(!connection.proven);
+        if let Some(count) = self.by_address.get_mut(&connection.from) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&connection.from);
+            }
+        }
+        Some(connection)
     }
 
     fn make_room(&mut self, from: IpAddr, limits: &Limits) {
@@ -122,7 +140,7 @@ impl Open {
         let candidates = self.connections.iter().filter(|(_, connection)| !mine || connection.from == from);
         let stalest =
             candidates.min_by_key(|(_, connection)| (connection.proven, connection.useful)).map(|(id, _)| *id);
-        if let Some(connection) = stalest.and_then(|id| self.connections.remove(&id)) {
+        if let Some(connection) = stalest.and_then(|id| self.remove(id)) {
             connection.task.abort();
         }
     }
@@ -136,7 +154,9 @@ impl Place {
 
     /// It has sent a whole message.
     pub(super) fn was_useful(&self) {
-        if let Some(connection) = self.clients.lock().connections.get_mut(&self.id) {
+        let open = &mut *self.clients.lock();
+        if let Some(connection) = open.connections.get_mut(&self.id) {
+            open.unproven -= usize::from(!connection.proven);
             connection.proven = true;
             connection.useful = Instant::now();
         }
@@ -186,7 +206,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.lock().connections.remove(&self.id);
+        self.clients.lock().remove(self.id);
     }
 }
 

@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode, request};
 use hyper::body::Bytes;
 use tokio::time::timeout;
 
-use super::{HANDSHAKE, Shared};
+use super::{HANDSHAKE, LEAVE, Shared};
 use crate::server::clients::Place;
 use crate::server::handler::{NoReply, QUERY};
 use crate::wire::freshness;
@@ -105,9 +105,14 @@ impl Shared {
         body: impl Future<Output = Result<Vec<u8>, Refusal>>,
     ) -> Response<Bytes> {
         let reply = async {
-            let message = match asked(head)? {
-                Asked::Message(message) => message,
-                Asked::Body => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
+            let message = match asked(head) {
+                Ok(Asked::Message(message)) => message,
+                Ok(Asked::Body) => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
+                Err(refusal) => {
+                    // Some clients that are refused while they are still sending say that the connection is broken.
+                    let _ = timeout(LEAVE, body).await;
+                    return Err(refusal);
+                }
             };
             Ok(self.reply(place, &message).await?)
         };

@@ -86,14 +86,18 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
                 let why = "the content type of POST has to be application/dns-message";
                 return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
             }
-            let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-            if length.is_some_and(|length| length > QUERY as u64) {
+            if length(head).is_some_and(|length| length > QUERY as u64) {
                 return Err(too_large());
             }
             Ok(Asked::Body)
         }
         _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "DNS is asked by GET or POST")),
     }
+}
+
+/// Octets of the body, if the head says.
+fn length(head: &request::Parts) -> Option<u64> {
+    head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl Shared {
@@ -109,8 +113,11 @@ impl Shared {
                 Ok(Asked::Message(message)) => message,
                 Ok(Asked::Body) => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
                 Err(refusal) => {
-                    // Some clients that are refused while they are still sending say that the connection is broken.
-                    let _ = timeout(LEAVE, body).await;
+                    // Some clients that are refused while they are still sending say that the connection is broken. What is
+                    // small is read first.
+                    if length(head).is_some_and(|length| length <= QUERY as u64) {
+                        let _ = timeout(LEAVE, body).await;
+                    }
                     return Err(refusal);
                 }
             };

@@ -23,7 +23,7 @@ use crate::cluster::{Event, Events, Part, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
-use crate::server::encrypted::{self, Endpoint, OpenError};
+use crate::server::encrypted::{self, Endpoint, OpenError, Transport};
 use crate::server::{BindError, Clients, Handler, Published, Tally, tcp, udp};
 use crate::zone::{Builder, Cidr, Zone};
 
@@ -142,7 +142,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let encrypted = config.encrypted.as_ref().map(encrypted::open).transpose()?;
     let endpoints = encrypted.as_ref().map(encrypted::Bound::endpoints).unwrap_or_default();
     let all: Vec<SocketAddr> = addresses.iter().copied().chain(endpoints.iter().map(|bound| bound.address)).collect();
-    refuse_loops(&config, &all)?;
+    refuse_loops(&config, &addresses, &endpoints)?;
     let admin_listener = tcp::bind(config.admin)?;
     let admin_address = admin_listener.local_addr().map_err(system("address"))?;
 
@@ -246,9 +246,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 }
 
 /// An upstream that is this server would be asked by itself, for ever.
-fn refuse_loops(config: &Config, addresses: &[SocketAddr]) -> Result<(), StartError> {
+fn refuse_loops(config: &Config, plain: &[SocketAddr], encrypted: &[Endpoint]) -> Result<(), StartError> {
+    // Nobody is asked over QUIC: on its ports, which are UDP's, another server may listen to TLS.
+    let streams = encrypted.iter().filter(|endpoint| matches!(endpoint.transport, Transport::Tls | Transport::Https));
     for server in config.forwarding.servers() {
-        if let Some(listens) = addresses.iter().find(|bound| config::reaches(server.socket, **bound)) {
+        let streams = streams.clone().map(|endpoint| &endpoint.address).filter(|_| server.tls.is_some());
+        if let Some(listens) = plain.iter().chain(streams).find(|bound| config::reaches(server.socket, **bound)) {
             let file = config.forwarding.file.as_ref().map(|file| format!(" of {}", file.display()));
             let file = file.unwrap_or_default();
             return Err(StartError::Loop { upstream: server.to_string(), file, listens: *listens });

@@ -487,7 +487,7 @@ async fn requests_and_responses() {
             let response = match client.request(request).await {
                 Ok(response) => response,
                 // A client that is still sending when it is refused may see the end before the response.
-                Err(_) if body.len() > 1_000_000 && version != "3" => continue,
+                Err(why) if body.len() > 1_000_000 && version != "3" && why.to_string() != "too long" => continue,
                 Err(why) => panic!("{case}, HTTP/{version}: {why}"),
             };
             let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
@@ -657,7 +657,7 @@ async fn strangers_at_the_ports() {
         }
     }
     // Handshakes have five seconds: all of these at the same time.
-    let mut slow = Vec::new();
+    let (mut slow, start) = (Vec::new(), Instant::now());
     for transport in [Transport::Tls, Transport::Https] {
         for (case, octets) in [("silence", &[][..]), ("half a handshake", &[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3])] {
             let mut stream = connect(it.address(transport));
@@ -665,10 +665,9 @@ async fn strangers_at_the_ports() {
             slow.push((transport, case, stream));
         }
     }
-    let start = Instant::now();
     for (transport, case, mut stream) in slow {
         assert!(rest(&mut stream).1, "{transport:?}: {case}");
-        assert!((4500..8000).contains(&start.elapsed().as_millis()), "{transport:?}: {case}: {:?}", start.elapsed());
+        assert!((4900..9000).contains(&start.elapsed().as_millis()), "{transport:?}: {case}: {:?}", start.elapsed());
     }
     // Noise is no QUIC; nobody answers it.
     for transport in [Transport::Quic, Transport::H3] {
@@ -686,19 +685,18 @@ async fn strangers_at_the_ports() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_says_nothing_is_let_go() {
     let it = Encrypted::start(&["--tcp-idle", "3s"]);
+    let (mut held, start) = (Vec::new(), Instant::now());
     for endpoint in it.endpoints() {
-        let client = Client::connect(endpoint, &it.trust).await.unwrap();
-        let asked = {
-            let mut client = Client::connect(endpoint, &it.trust).await.unwrap();
-            client.ask(&question()).await.unwrap();
-            client
-        };
-        it.becomes("encrypted_connections", 2.0);
-        let start = Instant::now();
-        it.becomes("encrypted_connections", 0.0);
-        assert!((1000..8000).contains(&start.elapsed().as_millis()), "{endpoint}: {:?}", start.elapsed());
-        drop((client, asked));
+        held.push(Client::connect(endpoint, &it.trust).await.unwrap());
+        let mut asks = Client::connect(endpoint, &it.trust).await.unwrap();
+        asks.ask(&question()).await.unwrap();
+        held.push(asks);
     }
+    let last = Instant::now();
+    it.becomes("encrypted_connections", 0.0);
+    assert!(start.elapsed() > Duration::from_millis(2900), "{:?}", start.elapsed());
+    assert!(last.elapsed() < Duration::from_secs(8), "{:?}", last.elapsed());
+    drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -708,7 +706,7 @@ async fn who_asks_now_and_then_stays() {
     for endpoint in it.endpoints() {
         clients.push(Client::connect(endpoint, &it.trust).await.unwrap());
     }
-    for pause in [0, 6] {
+    for pause in [0, 5, 5] {
         tokio::time::sleep(Duration::from_secs(pause)).await;
         for client in &mut clients {
             client.ask(&question()).await.unwrap();
@@ -857,15 +855,36 @@ async fn clients_that_take_nothing_are_owed_little() {
     let (mut kept, mut carried) = (Vec::new(), quinn::TransportConfig::default());
     carried.stream_receive_window(500u32.into()).receive_window(1000u32.into());
     let carried = Arc::new(carried);
-    for transport in [Transport::Quic, Transport::Https] {
+    for transport in [Transport::Quic, Transport::H3, Transport::Https] {
         let address = it.address(transport);
         for _ in 0..20 {
-            if transport == Transport::Quic {
-                let config = quinn::crypto::rustls::QuicClientConfig::try_from(it.trust.config(Some("doq"))).unwrap();
+            if transport != Transport::Https {
+                let protocol = if transport == Transport::Quic { "doq" } else { "h3" };
+                let config = it.trust.config(Some(protocol));
+                let config = quinn::crypto::rustls::QuicClientConfig::try_from(config).unwrap();
                 let mut config = quinn::ClientConfig::new(Arc::new(config));
                 config.transport_config(carried.clone());
                 let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
                 let connection = endpoint.connect_with(config, address, NAME).unwrap().await.unwrap();
+                if transport == Transport::H3 {
+                    let carried = h3_quinn::Connection::new(connection.clone());
+                    let (mut driver, mut client) = h3::client::new(carried).await.unwrap();
+                    kept.push(tokio::spawn(async move { drop(driver.wait_idle().await) }));
+                    let mut streams = Vec::new();
+                    for _ in 0..100 {
+                        let (head, body) =
+                            http("POST", "/dns-query", "application/dns-message", big.clone()).into_parts();
+                        let mut stream = client.send_request(Request::from_parts(head, ())).await.unwrap();
+                        stream.send_data(body).await.unwrap();
+                        stream.finish().await.unwrap();
+                        streams.push(stream);
+                    }
+                    kept.push(tokio::spawn(async move {
+                        let _kept = (endpoint, connection, client, streams);
+                        std::future::pending::<()>().await;
+                    }));
+                    continue;
+                }
                 let mut streams = Vec::new();
                 for _ in 0..100 {
                     let (mut question, reply) = connection.open_bi().await.unwrap();
@@ -902,7 +921,7 @@ async fn clients_that_take_nothing_are_owed_little() {
         assert!(taken < 40_000, "{transport:?}: {taken} kB");
         it.is_well("meanwhile").await;
     }
-    assert!(it.metric("encrypted_connections") >= 40.0, "they are there");
+    assert!(it.metric("encrypted_connections") >= 60.0, "they are there");
     for task in kept {
         task.abort();
     }
@@ -943,7 +962,7 @@ async fn names_of_others_and_the_end() {
     let waits = slow.clone();
     let upstream = upstream::Upstream::start(move |question, _| {
         if waits.load(Relaxed) {
-            std::thread::sleep(Duration::from_millis(700));
+            std::thread::sleep(Duration::from_millis(1500));
         }
         vec![upstream::from_zone(&records, question)]
     });
@@ -959,12 +978,13 @@ async fn names_of_others_and_the_end() {
     }
     // What has been asked when the server is told to end is answered.
     slow.store(true, Relaxed);
+    let before = it.metric("cache_misses_total");
     let mut waiting = tokio::task::JoinSet::new();
     for (endpoint, mut client) in clients {
         let asked = asked.clone();
         waiting.spawn(async move { (endpoint, client.ask(&asked).await) });
     }
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    it.becomes("cache_misses_total", before + 4.0);
     it.server.signal("-INT");
     while let Some(answer) = waiting.join_next().await {
         let (endpoint, answer) = answer.unwrap();

@@ -127,6 +127,31 @@ fn frames_that_are_no_queries() {
 }
 
 #[test]
+fn newcomers_at_a_limit_are_answered() {
+    let (server, _scratch) = start(&["--tcp-connections-per-address", "8"]);
+    // All places are taken by clients that have asked, and say nothing now.
+    let held: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = connect(server.dns);
+            stream.write_all(&framed(&query(QUESTION, None))).unwrap();
+            read_reply(&mut stream).unwrap();
+            stream
+        })
+        .collect();
+    for _ in 0..20 {
+        // Some at once: one does not make room for the next.
+        let mut burst: Vec<_> = (0..4).map(|_| connect(server.dns)).collect();
+        for stream in &mut burst {
+            stream.write_all(&framed(&query(QUESTION, None))).unwrap();
+        }
+        for stream in &mut burst {
+            read_reply(stream).unwrap();
+        }
+    }
+    drop(held);
+}
+
+#[test]
 fn replies_and_noise_over_udp_get_nothing() {
     let (server, _scratch) = start(&[]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -119,7 +119,8 @@ impl<'m> Reader<'m> {
     /// it: a name that stood there before (RFC 1035 section 4.1.4).
     fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
         let (mut before, mut end, mut length) = (at, self.message.len(), 0);
-        loop {
+        // No name has more labels, each behind a pointer of its own.
+        for _ in 0..=MAX_NAME {
             match *self.message.get(at)? {
                 octets @ 0..=63 => {
                     let octets =
@@ -146,6 +147,7 @@ impl<'m> Reader<'m> {
                 _ => return None,
             }
         }
+        None
     }
 
     /// Whether any of the `length` octets at `at` belongs to what stands between a record's owner and its contents.

@@ -1,5 +1,5 @@
 //! Connections that are open, and the limits on them. Where a limit is reached, the one that has been of no use for longest
-//! makes room; those that never were of any use go first.
+//! makes room. Where many have never been of any use, these go first: they take no place from those who ask.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,9 +37,23 @@ struct Open {
     next: u64,
     connections: HashMap<u64, Connection>,
     /// How many each address has: counting them one by one would be work for whoever sends first packets.
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, Count>,
+    all: Count,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    open: usize,
     /// Those that have not sent a whole message yet.
     unproven: usize,
+}
+
+impl Count {
+    /// Whether there are so many that never asked anything that one of them makes room. With a few it would be the one who
+    /// came just before, and whoever has a place would keep it.
+    fn is_crowded(self, limit: usize) -> bool {
+        self.unproven > limit / 2
+    }
 }
 
 struct Connection {
@@ -81,12 +95,12 @@ impl Clients {
     /// Whether one more of `from` takes nothing from others.
     pub(super) fn has_room(&self, from: IpAddr) -> bool {
         let open = self.lock();
-        open.connections.len() < self.limits.connections && open.of(from) < self.limits.per_address
+        open.all.open < self.limits.connections && open.of(from).open < self.limits.per_address
     }
 
     /// Connections that have not sent a whole message yet.
     pub(super) fn unproven(&self) -> usize {
-        self.lock().unproven
+        self.lock().all.unproven
     }
 
     /// Makes room for a connection, and serves it in a task of its own.
@@ -109,37 +123,48 @@ impl Clients {
         };
         let task = tokio::spawn(serve(place)).abort_handle();
         open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
-        *open.by_address.entry(from).or_default() += 1;
-        open.unproven += 1;
+        open.count(from, |count| {
+            count.open += 1;
+            count.unproven += 1;
+        });
     }
 }
 
 impl Open {
-    fn of(&self, from: IpAddr) -> usize {
-        self.by_address.get(&from).copied().unwrap_or(0)
+    fn of(&self, from: IpAddr) -> Count {
+        self.by_address.get(&from).copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, from: IpAddr, change: impl Fn(&mut Count)) {
+        change(&mut self.all);
+        let own = self.by_address.entry(from).or_default();
+        change(own);
+        if own.open == 0 {
+            self.by_address.remove(&from);
+        }
     }
 
     fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
-        self.unproven -= usize::from(!connection.proven);
-        if let Some(count) = self.by_address.get_mut(&connection.from) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&connection.from);
-            }
-        }
+        self.count(connection.from, |count| {
+            count.open -= 1;
+            count.unproven -= usize::from(!connection.proven);
+        });
         Some(connection)
     }
 
     fn make_room(&mut self, from: IpAddr, limits: &Limits) {
-        let mine = self.of(from) >= limits.per_address;
-        if !mine && self.connections.len() < limits.connections {
+        let own = self.of(from);
+        let mine = own.open >= limits.per_address;
+        if !mine && self.all.open < limits.connections {
             return;
         }
         // At its own limit a client loses one of its own, else whoever is least useful.
+        let crowded = if mine { own.is_crowded(limits.per_address) } else { self.all.is_crowded(limits.connections) };
         let candidates = self.connections.iter().filter(|(_, connection)| !mine || connection.from == from);
-        let stalest =
-            candidates.min_by_key(|(_, connection)| (connection.proven, connection.useful)).map(|(id, _)| *id);
+        let stalest = candidates
+            .min_by_key(|(_, connection)| (crowded && connection.proven, connection.useful))
+            .map(|(id, _)| *id);
         if let Some(connection) = stalest.and_then(|id| self.remove(id)) {
             connection.task.abort();
         }
@@ -155,10 +180,11 @@ impl Place {
     /// It has sent a whole message.
     pub(super) fn was_useful(&self) {
         let open = &mut *self.clients.lock();
-        if let Some(connection) = open.connections.get_mut(&self.id) {
-            open.unproven -= usize::from(!connection.proven);
+        let Some(connection) = open.connections.get_mut(&self.id) else { return };
+        connection.useful = Instant::now();
+        if !connection.proven {
             connection.proven = true;
-            connection.useful = Instant::now();
+            open.count(self.from, |count| count.unproven -= 1);
         }
     }
 

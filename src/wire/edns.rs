@@ -82,14 +82,14 @@ fn options_are_whole(mut rdata: &[u8]) -> bool {
 /// Whether the OPT record of a query has this option. What is malformed has none.
 pub fn has_option(message: &[u8], code: u16) -> bool {
     let mut found = false;
-    let _ = each_record(message, |_, record| {
+    let whole = each_record(message, |_, record| {
         let mut options = if record.rtype == rtype::OPT { record.rdata } else { &[] };
         while let (Some(this), Some(length)) = (u16_at(options, 0), u16_at(options, 2)) {
             found |= this == code;
             options = options.get(4 + usize::from(length)..).unwrap_or(&[]);
         }
     });
-    found
+    found && whole.is_some()
 }
 
 /// Seconds for which a reply may be kept by somebody who knows nothing of DNS (RFC 8484 section 5.1): the smallest TTL of

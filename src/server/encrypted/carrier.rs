@@ -14,10 +14,15 @@ use hyper::body::{Buf, Bytes};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
 use super::http::HEAD;
+use crate::server::BACKLOG;
 use crate::server::handler::QUERY;
 
 /// Octets that a request may have, its head, its body and frames that nobody knows.
 const REQUEST: usize = HEAD + 2 * QUERY;
+/// And all requests of a connection together.
+const REQUESTS: usize = BACKLOG;
+/// What a piece takes in any case, however few octets are in it.
+const AT_LEAST: usize = 64;
 /// Octets of all control streams together, and what each request adds: priorities are told there.
 const CONTROL: usize = 16 * 1024;
 const CONTROL_A_REQUEST: usize = 256;
@@ -34,13 +39,22 @@ pub(super) struct Carried {
     opener: Opener,
     /// What control streams may still say.
     left: Arc<AtomicUsize>,
+    /// What requests may hold.
+    room: Arc<AtomicUsize>,
 }
 
 impl Carried {
     pub(super) fn new(connection: quinn::Connection) -> Carried {
         let opener = Opener { connection: connection.clone(), opening: None };
         let (requests, controls) = (accept_bi(connection.clone()), accept_uni(connection.clone()));
-        Carried { connection, requests, controls, opener, left: Arc::new(AtomicUsize::new(CONTROL)) }
+        Carried {
+            connection,
+            requests,
+            controls,
+            opener,
+            left: Arc::new(AtomicUsize::new(CONTROL)),
+            room: Arc::new(AtomicUsize::new(REQUESTS)),
+        }
     }
 }
 
@@ -59,7 +73,7 @@ impl quic::Connection<Bytes> for Carried {
     fn poll_accept_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
         let stream = ready!(self.controls.as_mut().poll(context)).map_err(lost)?;
         self.controls = accept_uni(self.connection.clone());
-        Poll::Ready(Ok(Receiving { stream, left: self.left.clone() }))
+        Poll::Ready(Ok(Receiving { stream, left: usize::MAX, room: self.left.clone(), held: None }))
     }
 
     fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Request, ConnectionErrorIncoming>> {
@@ -67,8 +81,8 @@ impl quic::Connection<Bytes> for Carried {
         self.requests = accept_bi(self.connection.clone());
         // What has been said is forgiven bit by bit, not saved up.
         let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some((left + CONTROL_A_REQUEST).min(CONTROL)));
-        let receiving = Receiving { stream, left: Arc::new(AtomicUsize::new(REQUEST)) };
-        Poll::Ready(Ok(Request { sending: Sending { stream: sending, data: None }, receiving }))
+        let receiving = Receiving { stream, left: REQUEST, room: self.room.clone(), held: Some(0) };
+        Poll::Ready(Ok(Request { sending: Sending::new(sending), receiving }))
     }
 
     fn opener(&self) -> Opener {
@@ -117,7 +131,7 @@ impl quic::OpenStreams<Bytes> for Opener {
         let opened = ready!(opening.as_mut().poll(context));
         self.opening = None;
         let stream = opened.map_err(lost_stream)?;
-        Poll::Ready(Ok(Sending { stream, data: None }))
+        Poll::Ready(Ok(Sending::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -128,7 +142,17 @@ impl quic::OpenStreams<Bytes> for Opener {
 /// A stream that the client speaks on, and how much it may still say.
 pub(super) struct Receiving {
     stream: quinn::RecvStream,
-    left: Arc<AtomicUsize>,
+    left: usize,
+    /// And all of its kind together.
+    room: Arc<AtomicUsize>,
+    /// What it has taken of that, if it gives it back at its end.
+    held: Option<usize>,
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.room.fetch_add(self.held.unwrap_or(0), Relaxed);
+    }
 }
 
 impl quic::RecvStream for Receiving {
@@ -143,9 +167,14 @@ impl quic::RecvStream for Receiving {
             Err(ReadError::ConnectionLost(why)) => return Poll::Ready(Err(lost_stream(why))),
             Err(why) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(why.into()))),
         };
-        if self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(length)).is_err() {
+        let taken = length.max(AT_LEAST);
+        let has_room = || self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(taken)).is_ok();
+        if self.left < taken || !has_room() {
+            let _ = self.stream.stop(number(Code::H3_EXCESSIVE_LOAD.value()));
             return Poll::Ready(Err(terminated(Code::H3_EXCESSIVE_LOAD.value())));
         }
+        self.left -= taken;
+        self.held = self.held.map(|held| held + taken);
         Poll::Ready(Ok(Some(Bytes::copy_from_slice(&piece[..length]))))
     }
 
@@ -162,6 +191,22 @@ impl quic::RecvStream for Receiving {
 pub(super) struct Sending {
     stream: quinn::SendStream,
     data: Option<WriteBuf<Bytes>>,
+    finished: bool,
+}
+
+impl Sending {
+    fn new(stream: quinn::SendStream) -> Sending {
+        Sending { stream, data: None, finished: false }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // Else quinn would end it as if what was sent were all.
+        if !self.finished {
+            let _ = self.stream.reset(number(Code::H3_INTERNAL_ERROR.value()));
+        }
+    }
 }
 
 impl quic::SendStream<Bytes> for Sending {
@@ -189,10 +234,12 @@ impl quic::SendStream<Bytes> for Sending {
 
     fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         ready!(self.poll_ready(context))?;
+        self.finished = true;
         Poll::Ready(self.stream.finish().map_err(|why| StreamErrorIncoming::Unknown(why.into())))
     }
 
     fn reset(&mut self, code: u64) {
+        self.finished = true;
         let _ = self.stream.reset(number(code));
     }
 

@@ -50,12 +50,12 @@ pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Sha
     let place = Arc::new(place);
     // They end with the connection.
     let mut asked = JoinSet::new();
-    let mut stopping = shared.stopping.clone();
-    loop {
+    let (mut stopping, mut leaving) = (shared.stopping.clone(), false);
+    while !(leaving && asked.is_empty()) {
         tokio::select! {
             // What has come is answered, though the server ends.
             biased;
-            stream = connection.accept_bi() => match stream {
+            stream = connection.accept_bi(), if !leaving => match stream {
                 Ok((reply, question)) => {
                     asked.spawn(answer(connection.clone(), question, reply, place.clone(), shared.clone()));
                 }
@@ -63,8 +63,8 @@ pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Sha
                 Err(_) => return,
             },
             Some(_) = asked.join_next() => {}
-            () = quic::idle(&place) => break,
-            () = end(&mut stopping), if asked.is_empty() => break,
+            () = quic::idle(&place), if !leaving => leaving = true,
+            () = end(&mut stopping), if !leaving => leaving = true,
         }
     }
     connection.close(NO_ERROR, b"");
@@ -107,6 +107,7 @@ async fn answer(
 async fn read(stream: &mut RecvStream) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     while let Some(chunk) = stream.read_chunk(QUERY, true).await.ok()? {
+        octets.reserve_exact(chunk.bytes.len());
         octets.extend_from_slice(&chunk.bytes);
         if octets.len() > QUERY + 2 {
             break;

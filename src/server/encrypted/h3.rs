@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use h3::error::Code;
 use h3::server::{RequestResolver, RequestStream};
 use http::Method;
 use hyper::body::{Buf, Bytes};
@@ -31,7 +30,7 @@ pub(super) async fn serve(connection: quinn::Connection, place: Place, shared: &
     let Ok(Ok(mut server)) = timeout(HANDSHAKE, server).await else { return };
     // They end with the connection.
     let mut asked = JoinSet::new();
-    let mut stillborn = 0;
+    let (mut stillborn, mut leaving) = (0, false);
     let mut stopping = shared.stopping.clone();
     loop {
         tokio::select! {
@@ -39,50 +38,55 @@ pub(super) async fn serve(connection: quinn::Connection, place: Place, shared: &
             biased;
             request = server.accept() => match request {
                 Ok(Some(request)) => drop(asked.spawn(answer(request, place.clone(), shared.clone()))),
-                // The client has gone, or broke a rule.
+                // The client has gone, or broke a rule, or all is answered that came before we took our leave.
                 Ok(None) | Err(_) => break,
             },
-            Some(was) = asked.join_next() => {
-                stillborn += u32::from(!was.unwrap_or(false));
-                if stillborn > STILLBORN {
-                    return connection.close(EXCESSIVE_LOAD, b"");
-                }
+            Some(was) = asked.join_next() => stillborn += u32::from(!was.unwrap_or(false)),
+            () = quic::idle(&place), if !leaving => leaving = true,
+            () = end(&mut stopping), if !leaving => leaving = true,
+        }
+        if leaving || stillborn > STILLBORN {
+            leaving = true;
+            // What came before the next request is answered. Who does not take this in time does not take anything.
+            if !matches!(timeout(LEAVE, server.shutdown(1)).await, Ok(Ok(()))) || asked.is_empty() {
+                break;
             }
-            () = quic::idle(&place) => return connection.close(NO_ERROR, b""),
-            () = end(&mut stopping), if asked.is_empty() => break,
         }
     }
-    // What was sent last may still be on its way: who has it closes the connection. Those are answered that came before the next.
-    let leave = async {
-        let _ = server.shutdown(1).await;
-        connection.closed().await
-    };
-    let _ = timeout(LEAVE, leave).await;
-    connection.close(NO_ERROR, b"");
+    // What was sent last may still be on its way: who has it closes the connection.
+    let _ = timeout(LEAVE, connection.closed()).await;
+    connection.close(if stillborn > STILLBORN { EXCESSIVE_LOAD } else { NO_ERROR }, b"");
 }
 
-/// Answers a request; says whether it was one.
+/// Answers a request; says whether it was one. What is not sent in time, or cannot be, is reset when it is dropped.
 async fn answer(request: RequestResolver<Carried, Bytes>, place: Arc<Place>, shared: Arc<Shared>) -> bool {
     let Ok(Ok((request, mut stream))) = timeout(HANDSHAKE, request.resolve_request()).await else { return false };
     let head = request.into_parts().0;
-    let (answer, body) = shared.exchange(&place, &head, body(&mut stream)).await.into_parts();
+    let (is_head, length) = (head.method == Method::HEAD, doh::length(&head));
+    let (answer, body) = shared.exchange(&place, head, body(&mut stream, length)).await.into_parts();
     let sent = async {
         stream.send_response(http::Response::from_parts(answer, ())).await?;
-        if head.method != Method::HEAD {
+        if !is_head {
             stream.send_data(body).await?;
         }
         stream.finish().await
     };
-    if timeout(place.limits().idle, sent).await.is_err() {
-        // Else it would end as if this were all.
-        stream.stop_stream(Code::H3_INTERNAL_ERROR);
-    }
+    let _ = timeout(place.limits().idle, sent).await;
     true
 }
 
-async fn body(stream: &mut RequestStream<Request, Bytes>) -> Result<Vec<u8>, Refusal> {
-    let mut body = Vec::new();
-    while let Some(mut data) = stream.recv_data().await.map_err(|_| doh::broken())? {
+async fn body(stream: &mut RequestStream<Request, Bytes>, length: Option<u64>) -> Result<Vec<u8>, Refusal> {
+    let (mut body, mut ended) = (Vec::new(), false);
+    loop {
+        let Some(mut data) = stream.recv_data().await.map_err(|_| doh::broken())? else {
+            // h3 says so of an empty frame of data as well.
+            match length.is_some_and(|length| length != body.len() as u64) {
+                true if ended => return Err(doh::broken()),
+                true => ended = true,
+                false => return Ok(body),
+            }
+            continue;
+        };
         while data.has_remaining() {
             let chunk = data.chunk();
             if body.len() + chunk.len() > QUERY {
@@ -92,5 +96,4 @@ async fn body(stream: &mut RequestStream<Request, Bytes>) -> Result<Vec<u8>, Ref
             data.advance(data.chunk().len());
         }
     }
-    Ok(body)
 }

@@ -96,26 +96,29 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
 }
 
 /// Octets of the body, if the head says.
-fn length(head: &request::Parts) -> Option<u64> {
+pub(super) fn length(head: &request::Parts) -> Option<u64> {
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 impl Shared {
-    /// The response to a request with this head, and this body if its question is there.
+    /// The response to a request with this head, and this body if its question is there. The head is not kept while anything is
+    /// waited for: hundreds of fields take more memory than they took on the wire.
     pub(super) async fn exchange(
         &self,
         place: &Arc<Place>,
-        head: &request::Parts,
+        head: request::Parts,
         body: impl Future<Output = Result<Vec<u8>, Refusal>>,
     ) -> Response<Bytes> {
+        let (asked, is_small) = (asked(&head), length(&head).is_some_and(|length| length <= QUERY as u64));
+        drop(head);
         let reply = async {
-            let message = match asked(head) {
+            let message = match asked {
                 Ok(Asked::Message(message)) => message,
                 Ok(Asked::Body) => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
                 Err(refusal) => {
                     // Some clients that are refused while they are still sending say that the connection is broken. What is
                     // small is read first.
-                    if length(head).is_some_and(|length| length <= QUERY as u64) {
+                    if is_small {
                         let _ = timeout(LEAVE, body).await;
                     }
                     return Err(refusal);

@@ -83,5 +83,5 @@ async fn respond(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared
         let body = body.map_err(|why| if why.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
         Ok(body.to_bytes().into())
     };
-    shared.exchange(place, &head, body).await.map(Full::new)
+    shared.exchange(place, head, body).await.map(Full::new)
 }

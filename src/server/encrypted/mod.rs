@@ -165,6 +165,8 @@ impl Shared {
         let _asking = place.asks();
         place.room().await;
         let reply = self.stream.handler.reply(&self.stream.tally, place.from, message).await?;
+        // Its time begins when it has its answer.
+        place.was_useful();
         // What upstreams said may come all at once, to a client that takes nothing.
         place.owes(reply).ok_or(NoReply::Busy)
     }
@@ -290,8 +292,11 @@ impl Bound {
                 let _ = timeout(Duration::from_millis(300), endpoint.wait_idle()).await;
             }
         };
-        let thread =
-            std::thread::Builder::new().name("encrypted".to_owned()).spawn(move || runtime.block_on(serving))?;
+        let thread = std::thread::Builder::new().name("encrypted".to_owned()).spawn(move || {
+            runtime.block_on(serving);
+            // Not waiting for a file system that hangs.
+            runtime.shutdown_background();
+        })?;
         Ok(Started { tallies, clients, stats, thread })
     }
 }

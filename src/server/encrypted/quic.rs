@@ -95,7 +95,7 @@ impl Listener {
             tokio::select! {
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) => self.admit(incoming, &shared),
-                    None => return Ok(()),
+                    None => return Err(io::Error::other("its socket is of no use any more")),
                 },
                 Ok(()) = self.configs.changed() => {
                     let crypto = crypto(&self.configs.borrow_and_update(), self.transport)?;

@@ -996,3 +996,41 @@ async fn names_of_others_and_the_end() {
     assert_eq!(status, Some(0), "{log}");
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn busy_connections_do_not_hold_the_end() {
+    let it = Encrypted::start(&[]);
+    let mut busy = tokio::task::JoinSet::new();
+    let asked = Arc::new(AtomicU32::new(0));
+    for endpoint in it.endpoints() {
+        let client = Client::connect(endpoint, &it.trust).await.unwrap();
+        // Several questions at a time where that can be: there is never a moment without one.
+        let clients = match client {
+            Client::Quic(endpoint, connection) => {
+                (0..8).map(|_| Client::Quic(endpoint.clone(), connection.clone())).collect()
+            }
+            Client::H3(endpoint, connection, client) => {
+                (0..8).map(|_| Client::H3(endpoint.clone(), connection.clone(), client.clone())).collect()
+            }
+            Client::Http2(client) => (0..8).map(|_| Client::Http2(client.clone())).collect(),
+            other => vec![other],
+        };
+        for mut client in clients {
+            let asked = asked.clone();
+            busy.spawn(async move {
+                while client.ask(&question()).await.is_ok() {
+                    asked.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    }
+    while asked.load(Relaxed) < 200 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let start = Instant::now();
+    it.server.signal("-INT");
+    let (status, log) = it.server.wait();
+    assert_eq!(status, Some(0), "{log}");
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    while busy.join_next().await.is_some() {}
+}

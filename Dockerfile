@@ -5,7 +5,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY docs docs
 # A static binary needs nothing of the image that it runs in.
-ENV RUSTFLAGS="-C target-feature=+crt-static"
+# Relocations are packed: half a megabyte less to read at the start, and to hold.
+ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs"
 RUN cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" \
  && cp target/*/release/callsign /callsign
 

@@ -333,12 +333,25 @@ async fn certificates_are_read_again() {
     third.write(folder);
     it.becomes("tls_certificate_not_after_timestamp_seconds", 3_692_217_600.0);
     all_show(&third, "after all that").await;
+    // One that nobody renews is told when its time is over; it is shown all the same.
+    let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 4;
+    let last = it.authority.issue_until("The last", soon);
+    last.write(folder);
+    it.becomes("tls_certificate_not_after_timestamp_seconds", soon as f64);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    it.folder.file("unrelated", "");
+    tokio::time::sleep(Duration::from_secs(1)).await;
     it.server.signal("-INT");
     let (status, log) = it.server.wait();
     assert_eq!(status, Some(0), "{log}");
-    for part in
-        ["the certificate of before stays", "not the key of", "expired at 2021", "No such file", "has been read again"]
-    {
+    for part in [
+        "the certificate of before stays",
+        "not the key of",
+        "expired at 2021",
+        "No such file",
+        "has been read again",
+        "has expired",
+    ] {
         assert!(log.contains(part), "'{part}' is missing: {log}");
     }
 }

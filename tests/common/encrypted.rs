@@ -65,9 +65,21 @@ impl Authority {
 
     /// From and to the first day of these years.
     pub fn issue_for(&self, name: &str, years: std::ops::Range<i32>) -> Pair {
-        let key = KeyPair::generate().unwrap();
         let mut params = params(name);
         (params.not_before, params.not_after) = (date_time_ymd(years.start, 1, 1), date_time_ymd(years.end, 1, 1));
+        self.sign(params)
+    }
+
+    /// Expires so many seconds after 1970 began.
+    pub fn issue_until(&self, name: &str, end: u64) -> Pair {
+        let mut params = params(name);
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Pair {
+        let key = KeyPair::generate().unwrap();
         Pair { certificate: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 }

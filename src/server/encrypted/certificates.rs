@@ -178,7 +178,7 @@ impl Files {
         stats: Arc<Stats>,
     ) {
         // What is shown, and what was said of what is not.
-        let (mut used, mut told) = (first, None);
+        let (mut used, mut told, mut expired) = (first, None, false);
         loop {
             let changes = watched.iter().map(|folder| Box::pin(folder.changed()));
             tokio::select! {
@@ -209,6 +209,11 @@ impl Files {
                 }
                 Err(_) => {}
             }
+            let until = stats.not_after.load(Relaxed);
+            if until < Timestamp::now().as_second() && !expired {
+                tracing::error!(until = %moment(until), "the certificate that is shown has expired");
+            }
+            expired = until < Timestamp::now().as_second();
         }
     }
 }

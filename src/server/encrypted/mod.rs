@@ -170,9 +170,7 @@ impl Shared {
         // What upstreams said may come all at once, to a client that takes nothing.
         place.owes(reply).ok_or(NoReply::Busy)
     }
-}
 
-impl Shared {
     /// What client and server have come to terms on, in time and before the server ends.
     async fn handshake<T, E>(&self, shaking: impl Future<Output = Result<T, E>>) -> Option<T> {
         let mut stopping = self.stopping.clone();

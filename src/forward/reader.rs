@@ -2,7 +2,7 @@
 //! inside other types is nobody's concern.
 
 use super::reply::Unfit;
-use crate::wire::{HEADER_LEN, MAX_NAME, Name, rtype, skip_name, u16_at};
+use crate::wire::{FIXED, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
 
 /// The longest chain of aliases that is followed.
 const CHAIN: usize = 16;
@@ -29,21 +29,6 @@ pub(super) struct Reader<'m> {
     pub(super) floor_of_answers: u32,
 }
 
-/// Octets of type, class, TTL and length.
-const FIXED: usize = 10;
-
-/// One record.
-pub(super) struct Record<'m> {
-    /// Where its owner is.
-    pub(super) owner: usize,
-    /// Whether that is the root.
-    pub(super) root: bool,
-    pub(super) rtype: u16,
-    pub(super) ttl_at: usize,
-    pub(super) ttl: u32,
-    pub(super) rdata: &'m [u8],
-}
-
 impl<'m> Reader<'m> {
     /// Reads from `at` on, where the question ends.
     pub(super) fn new(message: &'m [u8], at: usize) -> Reader<'m> {
@@ -61,15 +46,11 @@ impl<'m> Reader<'m> {
     /// Reads one of the answer (section 0), the authority (1) or what is additional; `None` if it is damaged.
     pub(super) fn record(&mut self, section: usize) -> Option<Record<'m>> {
         let owner = self.at;
-        let fixed = skip_name(self.message, owner)?;
         self.walk(owner, |_| {})?;
-        let rtype = u16_at(self.message, fixed)?;
-        let ttl_at = fixed + 4;
-        let ttl = u32::from_be_bytes(*self.message.get(ttl_at..)?.first_chunk()?);
-        let start = fixed + FIXED;
+        let record = Record::parse(self.message, owner)?;
+        let Record { fixed, rtype, rdata, end, .. } = record;
+        let (start, ttl) = (fixed + FIXED, u32::from_be_bytes(record.ttl));
         self.fixed.push(fixed);
-        let end = start + usize::from(u16_at(self.message, fixed + 8)?);
-        let rdata = self.message.get(start..end)?;
         let sound = match rtype {
             rtype::A => rdata.len() == 4,
             rtype::AAAA => rdata.len() == 16,
@@ -94,7 +75,7 @@ impl<'m> Reader<'m> {
             self.negative = Some(seconds(ttl).min(seconds(minimum)));
         }
         self.at = end;
-        Some(Record { owner, root: fixed == owner + 1, rtype, ttl_at, ttl, rdata })
+        Some(record)
     }
 
     /// Whether a name starts at `start` and ends at `end`.

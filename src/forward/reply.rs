@@ -9,7 +9,9 @@ use thiserror::Error;
 
 use super::reader::{Reader, seconds};
 use crate::answer::Ask;
-use crate::wire::{HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, rcode, rtype, u16_at};
+use crate::wire::{
+    HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
+};
 
 /// TTL of records that are past their time, in seconds (RFC 8767 section 5).
 pub(super) const STALE_TTL: u32 = 30;
@@ -137,17 +139,18 @@ impl Entry {
         let mut passing = true;
         for (section, records) in [header.answers, header.authorities, header.additionals].into_iter().enumerate() {
             for _ in 0..records {
+                let owner = reader.at;
                 let record = reader.record(section).ok_or(Unfit::Damaged)?;
                 if record.rtype == rtype::OPT {
                     if section != 2 || !record.root {
                         return Err(Unfit::Damaged);
                     }
-                    entry.rcode |= u16::from(record.ttl.to_be_bytes()[0]) << 4;
+                    entry.rcode |= u16::from(record.ttl[0]) << 4;
                     entry.errors = extended_errors(record.rdata).ok_or(Unfit::Damaged)?;
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
-                } else if section == 2 && reader.owner_is(record.owner, &ours) {
+                } else if section == 2 && reader.owner_is(owner, &ours) {
                     // What the cluster's names are is said by the table, to whom it may be said.
                     passing = false;
                 } else if passing {
@@ -155,7 +158,7 @@ impl Entry {
                     if let Some(count) = entry.counts.get_mut(section) {
                         *count += 1;
                     }
-                    cuts.push(Cut { ttl: (record.ttl_at - start) as u16, end: (reader.at - start) as u16 });
+                    cuts.push(Cut { ttl: (record.fixed + 4 - start) as u16, end: (reader.at - start) as u16 });
                     end = reader.at;
                 }
             }
@@ -346,16 +349,14 @@ impl Entry {
 }
 
 /// The extended errors among the options of an OPT record; `None` if an option does not end.
-fn extended_errors(mut rdata: &[u8]) -> Option<Box<[u8]>> {
+fn extended_errors(rdata: &[u8]) -> Option<Box<[u8]>> {
     let mut errors = Vec::new();
-    while !rdata.is_empty() {
-        let length = 4 + usize::from(u16_at(rdata, 2)?);
-        let option = rdata.get(..length)?;
+    for option in options(rdata) {
+        let (code, option) = option?;
         // A text as long as that is for people with logs, not for a datagram.
-        if u16_at(rdata, 0)? == EXTENDED_ERROR && (6..=256).contains(&option.len()) && errors.len() < 512 {
+        if code == EXTENDED_ERROR && (6..=256).contains(&option.len()) && errors.len() < 512 {
             errors.extend_from_slice(option);
         }
-        rdata = rdata.get(length..)?;
     }
     Some(errors.into())
 }

@@ -38,7 +38,7 @@ pub type Published = Arc<ArcSwap<Zone>>;
 pub struct BindError {
     /// The address that was asked for.
     pub address: SocketAddr,
-    /// `udp` or `tcp`.
+    /// As metrics name it.
     pub transport: &'static str,
     /// What the system says.
     pub source: std::io::Error,

@@ -59,7 +59,7 @@ impl Edns {
             if found.is_some() {
                 return Err(Malformed::TwoOpts);
             }
-            if !record.root || !options_are_whole(record.rdata) {
+            if !record.root || !options(record.rdata).all(|option| option.is_some()) {
                 return Err(Malformed::Records);
             }
             let [_, version, flags, _] = record.ttl;
@@ -69,25 +69,25 @@ impl Edns {
     }
 }
 
-/// RFC 6891 section 6.1.2: each option is a code, a length and that many octets.
-fn options_are_whole(mut rdata: &[u8]) -> bool {
-    while !rdata.is_empty() {
-        let Some(length) = u16_at(rdata, 2) else { return false };
-        let Some(rest) = rdata.get(4 + usize::from(length)..) else { return false };
+/// The options of an OPT record, each its code and all its octets, code and length among them (RFC 6891 section 6.1.2);
+/// `None` at the end if the last does not end.
+pub(crate) fn options(mut rdata: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
+    std::iter::from_fn(move || {
+        if rdata.is_empty() {
+            return None;
+        }
+        let first = || rdata.split_at_checked(4 + usize::from(u16_at(rdata, 2)?));
+        let (option, rest) = first().unwrap_or_default();
         rdata = rest;
-    }
-    true
+        Some(u16_at(option, 0).map(|code| (code, option)))
+    })
 }
 
 /// Whether the OPT record of a query has this option. What is malformed has none.
 pub fn has_option(message: &[u8], code: u16) -> bool {
     let mut found = false;
     let whole = each_record(message, |_, record| {
-        let mut options = if record.rtype == rtype::OPT { record.rdata } else { &[] };
-        while let (Some(this), Some(length)) = (u16_at(options, 0), u16_at(options, 2)) {
-            found |= this == code;
-            options = options.get(4 + usize::from(length)..).unwrap_or(&[]);
-        }
+        found |= record.rtype == rtype::OPT && options(record.rdata).flatten().any(|(this, _)| this == code);
     });
     found && whole.is_some()
 }
@@ -135,25 +135,31 @@ fn each_record<'m>(message: &'m [u8], mut show: impl FnMut(Part, &Record<'m>)) -
 }
 
 /// One resource record, of which only the frame is looked at.
-struct Record<'m> {
-    root: bool,
-    rtype: u16,
+pub(crate) struct Record<'m> {
+    /// Whether its owner is the root.
+    pub(crate) root: bool,
+    /// Where its type is: behind the owner.
+    pub(crate) fixed: usize,
+    pub(crate) rtype: u16,
     class: u16,
-    ttl: [u8; 4],
-    rdata: &'m [u8],
-    end: usize,
+    pub(crate) ttl: [u8; 4],
+    pub(crate) rdata: &'m [u8],
+    pub(crate) end: usize,
 }
+
+/// Octets of type, class, TTL and length.
+pub(crate) const FIXED: usize = 10;
 
 impl<'m> Record<'m> {
     #[inline]
-    fn parse(message: &'m [u8], at: usize) -> Option<Record<'m>> {
+    pub(crate) fn parse(message: &'m [u8], at: usize) -> Option<Record<'m>> {
         let fixed = skip_name(message, at)?;
         let rtype = u16_at(message, fixed)?;
         let class = u16_at(message, fixed + 2)?;
         let ttl = *message.get(fixed + 4..)?.first_chunk()?;
-        let start = fixed + 10;
+        let start = fixed + FIXED;
         let end = start + usize::from(u16_at(message, fixed + 8)?);
-        Some(Record { root: fixed == at + 1, rtype, class, ttl, rdata: message.get(start..end)?, end })
+        Some(Record { root: fixed == at + 1, fixed, rtype, class, ttl, rdata: message.get(start..end)?, end })
     }
 }
 

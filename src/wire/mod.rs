@@ -9,8 +9,8 @@ mod name;
 mod query;
 mod reply;
 
-pub(crate) use edns::skip_name;
 pub use edns::{Edns, freshness, has_option};
+pub(crate) use edns::{FIXED, Record, options, skip_name};
 pub use header::{HEADER_LEN, Header, flags};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, label_of, name_from_text, same, text_of};
 pub use query::{Malformed, Query, Question};

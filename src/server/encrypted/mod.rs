@@ -202,9 +202,10 @@ pub fn open(options: &Options) -> Result<Bound, OpenError> {
     let mut sockets = Vec::new();
     for endpoint in &options.listen {
         let socket = match endpoint.transport {
-            Transport::Tls | Transport::Https => Socket::Stream(tcp::bind(endpoint.address)?),
-            Transport::Quic | Transport::H3 => Socket::Datagram(quic::bind(endpoint)?),
+            Transport::Tls | Transport::Https => tcp::bind(endpoint.address).map(Socket::Stream),
+            Transport::Quic | Transport::H3 => quic::bind(endpoint.address).map(Socket::Datagram),
         };
+        let socket = socket.map_err(|why| BindError { transport: endpoint.transport.name(), ..why })?;
         let address = match &socket {
             Socket::Stream(listener) => listener.local_addr(),
             Socket::Datagram(socket) => socket.local_addr(),

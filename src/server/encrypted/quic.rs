@@ -1,7 +1,7 @@
 //! QUIC, for DNS over it (RFC 9250) and for HTTP/3: endpoint, admission and handshake.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,7 @@ pub(super) struct Listener {
 ///
 /// # Errors
 /// Names the address.
-pub(super) fn bind(endpoint: &super::Endpoint) -> Result<UdpSocket, BindError> {
-    let address = endpoint.address;
+pub(super) fn bind(address: SocketAddr) -> Result<UdpSocket, BindError> {
     let bound = || -> io::Result<UdpSocket> {
         let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::DGRAM, None)?;
         if address.is_ipv6() {
@@ -42,7 +41,7 @@ pub(super) fn bind(endpoint: &super::Endpoint) -> Result<UdpSocket, BindError> {
         socket.bind(&address.into())?;
         Ok(socket.into())
     };
-    bound().map_err(|source| BindError { address, transport: endpoint.transport.name(), source })
+    bound().map_err(|source| BindError { address, transport: "quic", source })
 }
 
 fn crypto(configs: &Configs, transport: Transport) -> io::Result<Arc<QuicServerConfig>> {

@@ -70,10 +70,16 @@ pub(super) struct Place {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
-    /// For transports whose questions have tasks of their own: those that are being answered, and octets of replies that the
-    /// client has not taken yet.
+    /// See [`Backlog`].
+    pub(super) backlog: Arc<Backlog>,
+    /// For transports whose questions have tasks of their own: those that are being answered.
     asking: AtomicUsize,
-    owed: AtomicUsize,
+}
+
+/// Replies to one connection that its client has not taken yet.
+#[derive(Default)]
+pub(super) struct Backlog {
+    octets: AtomicUsize,
     taken: Notify,
 }
 
@@ -113,14 +119,7 @@ impl Clients {
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let place = Place {
-            clients: self.clone(),
-            id,
-            from,
-            asking: AtomicUsize::new(0),
-            owed: AtomicUsize::new(0),
-            taken: Notify::new(),
-        };
+        let place = Place { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
         let task = tokio::spawn(serve(place)).abort_handle();
         open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
         open.count(from, |count| {
@@ -200,26 +199,6 @@ impl Place {
         self.asking.load(Relaxed) > 0
     }
 
-    /// Waits until the client has taken so much of its replies that it may have more.
-    pub(super) async fn room(&self) {
-        loop {
-            let taken = self.taken.notified();
-            if self.owed.load(Relaxed) < BACKLOG {
-                return;
-            }
-            taken.await;
-        }
-    }
-
-    /// A reply that counts as owed until it is dropped, which is when the client has it; `None` if the client takes nothing.
-    pub(super) fn owes(self: &Arc<Self>, reply: Vec<u8>) -> Option<Bytes> {
-        if self.owed.load(Relaxed) >= BACKLOG {
-            return None;
-        }
-        self.owed.fetch_add(reply.len(), Relaxed);
-        Some(Bytes::from_owner(Owed { reply, place: self.clone() }))
-    }
-
     /// When it has been idle for too long, if nothing more comes.
     pub(super) fn deadline(&self) -> Instant {
         let useful = self.clients.lock().connections.get(&self.id).map(|connection| connection.useful);
@@ -245,9 +224,32 @@ impl Drop for Asking {
     }
 }
 
+impl Backlog {
+    /// Waits until the client has taken so much of its replies that it may have more.
+    pub(super) async fn room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if self.octets.load(Relaxed) < BACKLOG {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// A reply that is part of the backlog until it is dropped, which is when the client has it; `None` if there is no room.
+    pub(super) fn keep(self: &Arc<Self>, reply: impl Into<Vec<u8>>) -> Option<Bytes> {
+        if self.octets.load(Relaxed) >= BACKLOG {
+            return None;
+        }
+        let (reply, backlog) = (reply.into(), self.clone());
+        self.octets.fetch_add(reply.len(), Relaxed);
+        Some(Bytes::from_owner(Owed { reply, backlog }))
+    }
+}
+
 struct Owed {
     reply: Vec<u8>,
-    place: Arc<Place>,
+    backlog: Arc<Backlog>,
 }
 
 impl AsRef<[u8]> for Owed {
@@ -258,7 +260,7 @@ impl AsRef<[u8]> for Owed {
 
 impl Drop for Owed {
     fn drop(&mut self) {
-        self.place.owed.fetch_sub(self.reply.len(), Relaxed);
-        self.place.taken.notify_waiters();
+        self.backlog.octets.fetch_sub(self.reply.len(), Relaxed);
+        self.backlog.taken.notify_waiters();
     }
 }

@@ -6,15 +6,15 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::clients::{Clients, Place};
+use super::clients::{Backlog, Clients, Place};
 use super::handler::{Handled, Handler, QUERY, Tally};
 use super::{BACKLOG, BindError, LEAVE, UPSTREAM, canonical};
 use crate::wire::HEADER_LEN;
@@ -104,38 +104,33 @@ pub async fn serve(
 }
 
 /// A reply that was waited for, or that there will be none.
-type Reply = Option<Vec<u8>>;
+type Reply = Option<Bytes>;
 struct Late {
     sender: mpsc::Sender<Reply>,
     replies: mpsc::Receiver<Reply>,
-    queued: Arc<AtomicUsize>,
 }
 
 impl Late {
     fn new() -> Late {
         let (sender, replies) = mpsc::channel(WAITING);
-        Late { sender, replies, queued: Arc::default() }
+        Late { sender, replies }
     }
 }
 
 /// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
 struct Sender {
     replies: mpsc::Sender<Reply>,
-    /// Octets of replies that the connection has not taken yet.
-    queued: Arc<AtomicUsize>,
+    backlog: Arc<Backlog>,
     sent: bool,
 }
 
 impl Sender {
     fn send(mut self, reply: &[u8]) {
         // A client that does not read gets no more kept for it than it would get of replies at once.
-        if self.queued.load(Relaxed) > BACKLOG {
-            return;
-        }
-        self.queued.fetch_add(reply.len(), Relaxed);
+        let Some(reply) = self.backlog.keep(reply) else { return };
         self.sent = true;
         // There is room for as many as a connection may wait for.
-        let _ = self.replies.try_send(Some(reply.to_vec()));
+        let _ = self.replies.try_send(Some(reply));
     }
 }
 
@@ -242,11 +237,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     at += 2 + message.len();
                     any = true;
                     // An empty message is no message (RFC 7766 section 8 leaves it without meaning).
-                    let handled = respond(&self.shared, self.place.from, message, &mut self.output, &mut self.late);
+                    let handled = respond(&self.shared, &self.place, message, &mut self.output, &mut self.late);
                     self.waiting += usize::from(handled == Handled::Waits);
                 }
                 Frame::Overlong { head, length } => {
-                    respond(&self.shared, self.place.from, head, &mut self.output, &mut self.late);
+                    respond(&self.shared, &self.place, head, &mut self.output, &mut self.late);
                     at += 2;
                     self.skip = length;
                 }
@@ -289,11 +284,7 @@ impl<'s> Frame<'s> {
 /// The next reply that was waited for.
 async fn next(late: &mut Option<Late>) -> Reply {
     match late {
-        Some(Late { replies, queued, .. }) => {
-            let reply = replies.recv().await.flatten();
-            queued.fetch_sub(reply.as_ref().map_or(0, Vec::len), Relaxed);
-            reply
-        }
+        Some(late) => late.replies.recv().await.flatten(),
         None => std::future::pending().await,
     }
 }
@@ -304,13 +295,13 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
 }
 
 /// Appends the framed reply to one message, or has it sent later.
-fn respond(shared: &Shared, from: IpAddr, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> Handled {
+fn respond(shared: &Shared, place: &Place, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> Handled {
     let later = || {
         let late = late.get_or_insert_with(Late::new);
-        let sender = Sender { replies: late.sender.clone(), queued: late.queued.clone(), sent: false };
+        let sender = Sender { replies: late.sender.clone(), backlog: place.backlog.clone(), sent: false };
         move |reply: &[u8]| sender.send(reply)
     };
-    shared.handler.handle(&shared.tally, from, message, |reply| push_framed(reply, output), later)
+    shared.handler.handle(&shared.tally, place.from, message, |reply| push_framed(reply, output), later)
 }
 
 #[cfg(test)]

@@ -163,12 +163,12 @@ impl Shared {
     /// Why there is none.
     async fn reply(&self, place: &Arc<Place>, message: &[u8]) -> Result<Bytes, NoReply> {
         let _asking = place.asks();
-        place.room().await;
+        place.backlog.room().await;
         let reply = self.stream.handler.reply(&self.stream.tally, place.from, message).await?;
         // Its time begins when it has its answer.
         place.was_useful();
         // What upstreams said may come all at once, to a client that takes nothing.
-        place.owes(reply).ok_or(NoReply::Busy)
+        place.backlog.keep(reply).ok_or(NoReply::Busy)
     }
 
     /// What client and server have come to terms on, in time and before the server ends.

@@ -14,17 +14,17 @@ use thiserror::Error;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::{self, Admin, Listener};
+use crate::admin::{self, Admin, ListenerCounters};
 use crate::cluster::kubernetes::Pods;
-use crate::cluster::manifests::{ManifestError, Manifests, Options};
-use crate::cluster::object::Reading;
-use crate::cluster::publish::{Publisher, Status};
-use crate::cluster::{Event, Events, Part, causes, kubernetes};
+use crate::cluster::manifests::{ManifestError, Manifests, ManifestOptions};
+use crate::cluster::object::ParseOptions;
+use crate::cluster::publish::{Publisher, SharedStatus};
+use crate::cluster::{Event, Events, Resource, causes, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
-use crate::server::encrypted::{self, Endpoint, OpenError, Transport};
-use crate::server::{BindError, Clients, Handler, Published, Tally, tcp, udp};
+use crate::server::encrypted::{self, ListenUrl, OpenError, Transport};
+use crate::server::{BindError, Clients, Handler, Published, TransportCounters, tcp, udp};
 use crate::zone::{Builder, Cidr, Zone};
 
 /// Events that may wait for the publisher. A flood beyond it waits in the API's connections.
@@ -54,7 +54,7 @@ pub enum StartError {
     Bind(#[from] BindError),
     /// A certificate, its key, or the authorities of clients.
     #[error(transparent)]
-    Certificate(encrypted::Unfit),
+    Certificate(encrypted::CertificateError),
     /// An upstream that is this server.
     #[error(
         "upstream {upstream}{file} is this server, which listens on {listens}: what it asked would come back. Name another \
@@ -114,7 +114,7 @@ pub struct Running {
     /// Addresses that DNS is answered on, with real ports.
     pub addresses: Vec<SocketAddr>,
     /// The same of encrypted transports.
-    pub encrypted: Vec<Endpoint>,
+    pub encrypted: Vec<ListenUrl>,
     /// Address of the admin plane.
     pub admin: SocketAddr,
     /// The table.
@@ -140,7 +140,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     }
     let addresses: Vec<SocketAddr> = bound.iter().map(|(udp, _)| udp.address()).collect();
     let encrypted = config.encrypted.as_ref().map(encrypted::open).transpose()?;
-    let endpoints = encrypted.as_ref().map(encrypted::Bound::endpoints).unwrap_or_default();
+    let endpoints = encrypted.as_ref().map(encrypted::EncryptedSockets::endpoints).unwrap_or_default();
     let all: Vec<SocketAddr> = addresses.iter().copied().chain(endpoints.iter().map(|bound| bound.address)).collect();
     refuse_loops(&config, &addresses, &endpoints)?;
     let admin_listener = tcp::bind(config.admin)?;
@@ -150,7 +150,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     settings.advertise(&config::advertised(&config, if addresses.is_empty() { &all } else { &addresses }));
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
-    let status = Status::default();
+    let status = SharedStatus::default();
 
     let control = RuntimeBuilder::new_multi_thread()
         .worker_threads(1)
@@ -188,19 +188,19 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let kept = forwarder.as_ref().map(|forwarder| forwarder.kept.clone());
     let handler = Handler::new(table.clone(), forwarder.clone());
     let shared =
-        Arc::new(tcp::Shared { handler: handler.clone(), tally: Tally::default(), clients: Clients::new(config.tcp) });
+        Arc::new(tcp::StreamContext { handler: handler.clone(), tally: TransportCounters::default(), clients: Clients::new(config.tcp) });
     let (tcp_stop, stopping) = watch::channel(false);
     let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
     for (udp, tcp) in bound {
         let address = udp.address();
         let started = udp.start(&table, forwarder.as_ref()).map_err(system("thread"))?;
-        listeners.extend(started.counters.iter().map(|counters| Listener::new(address, "udp", counters.clone())));
+        listeners.extend(started.counters.iter().map(|counters| ListenerCounters::new(address, "udp", counters.clone())));
         workers.push(started);
         tcp_listeners.push(tcp);
     }
     if let Some(address) = addresses.first() {
-        listeners.push(Listener::new(*address, "tcp", shared.tally.counters.clone()));
-        listeners.push(Listener::new(*address, "tcp", shared.tally.late.clone()));
+        listeners.push(ListenerCounters::new(*address, "tcp", shared.tally.counters.clone()));
+        listeners.push(ListenerCounters::new(*address, "tcp", shared.tally.late.clone()));
     }
     let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping.clone()).map_err(system("thread"))?;
     let encrypted = match encrypted {
@@ -208,7 +208,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             let started = bound.start(&handler, config.tcp, stopping, lifecycle::DRAIN).map_err(system("thread"))?;
             for (endpoint, tally) in &started.tallies {
                 for counters in [&tally.counters, &tally.late] {
-                    listeners.push(Listener::new(endpoint.address, endpoint.transport.name(), counters.clone()));
+                    listeners.push(ListenerCounters::new(endpoint.address, endpoint.transport.name(), counters.clone()));
                 }
             }
             Some(started)
@@ -246,7 +246,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 }
 
 /// An upstream that is this server would be asked by itself, for ever.
-fn refuse_loops(config: &Config, plain: &[SocketAddr], encrypted: &[Endpoint]) -> Result<(), StartError> {
+fn refuse_loops(config: &Config, plain: &[SocketAddr], encrypted: &[ListenUrl]) -> Result<(), StartError> {
     // Nobody is asked over QUIC: on its ports, which are UDP's, another server may listen to TLS.
     let streams = encrypted.iter().filter(|endpoint| matches!(endpoint.transport, Transport::Tls | Transport::Https));
     for server in config.forwarding.servers() {
@@ -284,7 +284,7 @@ pub struct Following<'c> {
     /// For manifests.
     pub service_cidrs: &'c [Cidr],
     /// What is read of objects.
-    pub reading: Reading,
+    pub reading: ParseOptions,
     /// Which pods are watched.
     pub pods: &'c Pods,
     /// Time between comparisons with what the API has; 0: none.
@@ -294,7 +294,7 @@ pub struct Following<'c> {
 /// A source that has begun to tell.
 pub struct Begun {
     /// What it is learnt by.
-    pub parts: Vec<Part>,
+    pub parts: Vec<Resource>,
     /// What is known already.
     pub first: Vec<Event>,
     /// The API's client, if it is an API.
@@ -311,10 +311,10 @@ pub fn begin(following: &Following<'_>, runtime: &Runtime, events: &Events) -> R
         Source::Manifests(path) => {
             let (reading, service_cidrs) = (following.reading, following.service_cidrs.to_vec());
             let _guard = runtime.enter();
-            let (manifests, mut first) = Manifests::open(Options { path: path.clone(), reading, service_cidrs })?;
-            first.push(Event::Synced(Part::Manifests));
+            let (manifests, mut first) = Manifests::open(ManifestOptions { path: path.clone(), reading, service_cidrs })?;
+            first.push(Event::Synced(Resource::Manifests));
             runtime.spawn(manifests.follow(events.clone()));
-            Ok(Begun { parts: vec![Part::Manifests], first, client: None })
+            Ok(Begun { parts: vec![Resource::Manifests], first, client: None })
         }
         Source::Kubeconfig(..) | Source::InCluster => {
             let client = client(runtime, following.source)?;
@@ -362,7 +362,7 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::C
 
 fn serve_tcp(
     listeners: Vec<std::net::TcpListener>,
-    shared: Arc<tcp::Shared>,
+    shared: Arc<tcp::StreamContext>,
     stopping: watch::Receiver<bool>,
 ) -> std::io::Result<JoinHandle<()>> {
     let runtime = RuntimeBuilder::new_current_thread().enable_all().build()?;

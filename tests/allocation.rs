@@ -147,8 +147,8 @@ fn the_hot_path_names_no_lock() {
 fn what_upstreams_have_said_is_answered_without_allocating() {
     use callsign::forward;
     use std::time::{Duration, Instant};
-    struct Told(std::sync::mpsc::Sender<usize>);
-    impl forward::Client for Told {
+    struct Recorded(std::sync::mpsc::Sender<usize>);
+    impl forward::Client for Recorded {
         fn send(
             self: Box<Self>,
             reply: &[u8],
@@ -176,8 +176,8 @@ fn what_upstreams_have_said_is_answered_without_allocating() {
             panic!("it is somebody else's")
         };
         let (told, tells) = std::sync::mpsc::channel();
-        let (query, client) = (query.as_slice().into(), Box::new(Told(told)));
-        forwarder.hand_over(forward::Question { query, ask, from, received: Instant::now(), client });
+        let (query, client) = (query.as_slice().into(), Box::new(Recorded(told)));
+        forwarder.hand_over(forward::ClientQuery { query, ask, from, received: Instant::now(), client });
         tells.recv_timeout(Duration::from_secs(5)).unwrap();
     }
     let counters = Counters::default();
@@ -188,7 +188,7 @@ fn what_upstreams_have_said_is_answered_without_allocating() {
         let Verdict::Forward(ask) = verdict else { panic!("{verdict:?}") };
         let (verdict, age) = forwarder.answer(scratch.name(), query, &ask, Instant::now(), &mut reply).unwrap();
         counters.count(from, query.len(), &verdict);
-        counters.kept(age == forward::Age::Stale);
+        counters.kept(age == forward::Freshness::Stale);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0, "allocations in 100,000 answers");
 }

@@ -94,11 +94,11 @@ fn a_change_behind_any_trouble_arrives() {
             api.break_watches();
         }),
         ("a reset, then 500", |api| {
-            api.fault("services", Fault::Status(500, "etcd is away".into()));
+            api.fault("services", Fault::SharedStatus(500, "etcd is away".into()));
             api.break_watches();
         }),
         ("a reset, then HTML", |api| {
-            api.fault("services", Fault::Status(502, "<html>Bad Gateway</html>".into()));
+            api.fault("services", Fault::SharedStatus(502, "<html>Bad Gateway</html>".into()));
             api.break_watches();
         }),
         ("a reset, then 429", |api| {

@@ -633,7 +633,7 @@ fn who_may_see_what_over_the_admin_address() {
     }
     // To who may not see it, a hidden app is explained as one that there is not.
     let zone = common::zone(objects, &[]);
-    let stranger = explain::Who::new(None, String::new());
+    let stranger = explain::CallerSpec::new(None, String::new());
     let told = |name: &str| {
         let (wire, qtype) = (explain::name_of(name).unwrap(), explain::type_of("A").unwrap());
         explain::explain(&zone, &stranger, &wire, qtype, explain::Sight::Caller)
@@ -710,7 +710,7 @@ fn the_admin_address_serves_the_same_and_no_more_than_who_asks_may_see() {
     assert!(body("/api/v1/explain?name=ledger.backoffice-workers&from=web").contains("hidden"));
     // What another host would be told.
     let zone = common::zone(&std::fs::read_to_string("deploy/demo/backoffice-workers.yaml").unwrap(), &[]);
-    let who = callsign::report::explain::Who::parse(&zone, Some("192.0.2.1")).unwrap();
+    let who = callsign::report::explain::CallerSpec::parse(&zone, Some("192.0.2.1")).unwrap();
     let name = callsign::report::explain::name_of("ledger.backoffice-workers").unwrap();
     let qtype = callsign::report::explain::type_of("A").unwrap();
     let sight = callsign::report::explain::Sight::Caller;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use callsign::server::encrypted::{Endpoint, Transport};
+use callsign::server::encrypted::{ListenUrl, Transport};
 use common::{Scratch, query};
 use encrypted::{Authority, Client, Failed, NAME, Pair, Trust, framed};
 use hyper::Request;
@@ -68,12 +68,12 @@ impl Encrypted {
         Encrypted { server, trust: Trust { authority: authority.pem.clone(), identity: None }, authority, folder }
     }
 
-    fn endpoints(&self) -> Vec<Endpoint> {
+    fn endpoints(&self) -> Vec<ListenUrl> {
         let words = self.server.line.split([' ', ',']);
         words.filter(|word| word.contains("://")).map(|word| word.parse().unwrap()).collect()
     }
 
-    fn endpoint(&self, transport: Transport) -> Endpoint {
+    fn endpoint(&self, transport: Transport) -> ListenUrl {
         *self.endpoints().iter().find(|endpoint| endpoint.transport == transport).unwrap()
     }
 
@@ -111,7 +111,7 @@ fn question() -> Vec<u8> {
     query
 }
 
-async fn ask_once(endpoint: Endpoint, trust: &Trust) -> Result<(), Failed> {
+async fn ask_once(endpoint: ListenUrl, trust: &Trust) -> Result<(), Failed> {
     let reply = Client::connect(endpoint, trust).await?.ask(&question()).await?;
     if common::text(&reply).contains("10.96.0.10") { Ok(()) } else { Err(common::text(&reply).into()) }
 }
@@ -283,7 +283,7 @@ async fn client_certificates() {
 }
 
 /// The certificate that a client is shown.
-async fn shown(endpoint: Endpoint, trust: &Trust) -> Vec<u8> {
+async fn shown(endpoint: ListenUrl, trust: &Trust) -> Vec<u8> {
     match endpoint.transport {
         Transport::Tls | Transport::Https => {
             let stream = encrypted::tls(endpoint.address, trust.config(None)).await.unwrap();

@@ -129,7 +129,7 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
     for (case, octets, why) in cases {
         let path = scratch.0.join("file");
         std::fs::write(&path, &octets).unwrap();
-        let refused = callsign::cluster::saved::read(&path).unwrap_err().to_string();
+        let refused = callsign::cluster::snapshot::read(&path).unwrap_err().to_string();
         assert!(refused.contains(why) && refused.contains("file"), "{case}: {refused}");
         assert_eq!(std::fs::read(&path).unwrap(), octets, "{case}");
     }
@@ -163,10 +163,10 @@ fn how_long_a_change_took_is_measured() {
 #[test]
 fn trouble_is_told_once_and_retried_within_bounds() {
     for (case, fault, told) in [
-        ("401", Fault::Status(401, "Unauthorized".into()), "401"),
-        ("403", Fault::Status(403, "services is forbidden".into()), "forbidden"),
-        ("500", Fault::Status(500, "etcd is away".into()), "etcd is away"),
-        ("HTML", Fault::Status(503, "<html>Service Unavailable</html>".into()), "503"),
+        ("401", Fault::SharedStatus(401, "Unauthorized".into()), "401"),
+        ("403", Fault::SharedStatus(403, "services is forbidden".into()), "forbidden"),
+        ("500", Fault::SharedStatus(500, "etcd is away".into()), "etcd is away"),
+        ("HTML", Fault::SharedStatus(503, "<html>Service Unavailable</html>".into()), "503"),
         ("half a JSON object", Fault::Reset, "cannot reach the API"),
         ("an ERROR event", Fault::ErrorEvent(500), "something broke"),
         ("no JSON", Fault::Body("what?\n".into()), "no watch event"),
@@ -218,7 +218,7 @@ fn lists_of_odd_objects() {
     ] {
         let api = with_api(Streams::Refused);
         // The streamed list is refused first; then comes the page, as new as all that has happened.
-        api.fault("services", Fault::Status(422, "Invalid".into()));
+        api.fault("services", Fault::SharedStatus(422, "Invalid".into()));
         api.fault("services", Fault::Body(body.into()));
         let follower = Follower::of(&api);
         follower.becomes("nope.web.svc.cluster.local A", "NXDOMAIN");
@@ -320,7 +320,7 @@ fn a_random_walk_ends_where_the_model_does() {
             93..95 if api.faults_left() < 3 => {
                 let resource = ["services", "endpointslices"][dice(2) as usize];
                 let faults = [
-                    Fault::Status(500, "odd".into()),
+                    Fault::SharedStatus(500, "odd".into()),
                     Fault::Reset,
                     Fault::Body("{".into()),
                     Fault::ErrorEvent(410),

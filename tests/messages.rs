@@ -419,7 +419,7 @@ mod carried {
     use callsign::wire::{freshness, has_option};
     use data_encoding::BASE64URL_NOPAD;
 
-    fn get(query: &str) -> Result<doh::Asked, doh::Refusal> {
+    fn get(query: &str) -> Result<doh::QuestionSource, doh::Refusal> {
         let uri = http::Uri::try_from(format!("https://dns.example/dns-query?{query}")).unwrap();
         doh::asked(&http::Request::get(uri).body(()).unwrap().into_parts().0)
     }
@@ -429,7 +429,7 @@ mod carried {
         fn a_question_in_a_uri_is_the_message(message in prop::collection::vec(any::<u8>(), 0..5000)) {
             let found = get(&format!("dns={}", BASE64URL_NOPAD.encode(&message)));
             if message.len() <= 4096 {
-                prop_assert_eq!(found, Ok(doh::Asked::Message(message)));
+                prop_assert_eq!(found, Ok(doh::QuestionSource::Message(message)));
             } else {
                 prop_assert_eq!(found.unwrap_err().status.as_u16(), 414);
             }

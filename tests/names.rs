@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use callsign::answer::Limit;
-use callsign::resolve::{Finding, Node, Outcome, Probes, Silent, Told, resolve};
+use callsign::resolve::{StepResult, Node, Outcome, Probes, NoTrace, Recorded, resolve};
 use callsign::wire::Name;
 use callsign::zone::{Asker, Caller, Zone};
 use common::{query, reply, text};
@@ -343,7 +343,7 @@ fn dotted_names_that_match_nothing() {
         let namespace = zone.settings.namespace_name(namespace).unwrap();
         let name = Name::parse(&callsign::wire::name_from_text(name).unwrap(), 0).unwrap();
         let asker = Asker::new(zone, Caller::Namespace(&namespace));
-        match resolve(zone, &asker, &name, &mut Silent) {
+        match resolve(zone, &asker, &name, &mut NoTrace) {
             Outcome::Found(..) => "found",
             Outcome::Missing(_) => "missing",
             Outcome::NotOurs => "forwarded",
@@ -749,9 +749,9 @@ proptest! {
         for text in names {
             let wire = callsign::wire::name_from_text(&text).unwrap();
             let name = Name::parse(&wire, 0).unwrap();
-            let mut told = Told::default();
+            let mut told = Recorded::default();
             let loud = resolve(&zone, &Asker::new(&zone, caller), &name, &mut told);
-            let silent = resolve(&zone, &Asker::new(&zone, caller), &name, &mut Silent);
+            let silent = resolve(&zone, &Asker::new(&zone, caller), &name, &mut NoTrace);
             prop_assert_eq!(kind(&loud), kind(&silent), "{}", &text);
             let reply = reply(&zone, caller, &query(&format!("{text} A"), None), Limit::Stream).unwrap();
             match loud {
@@ -759,8 +759,8 @@ proptest! {
                     prop_assert_eq!(reply[3] & 15, 0);
                     prop_assert_eq!(usize::from(u16::from_be_bytes([reply[6], reply[7]])), service.a.octets().len() / 16);
                     // The last rule that found something is the one that won.
-                    let won = told.0.iter().rev().find(|step| matches!(step.finding, Finding::Found(_))).unwrap();
-                    let Finding::Found(what) = &won.finding else { unreachable!() };
+                    let won = told.0.iter().rev().find(|step| matches!(step.finding, StepResult::Found(_))).unwrap();
+                    let StepResult::Found(what) = &won.finding else { unreachable!() };
                     prop_assert!(what.starts_with(&service.name.text()), "{}: {} is not {}", &text, what, service.name.text());
                 }
                 Outcome::Found(..) => prop_assert_eq!(reply[3] & 15, 0),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use callsign::answer::Limit;
 use callsign::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
     VisibleTo,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
@@ -20,7 +20,7 @@ fn builder() -> Builder {
     builder
 }
 
-fn service(reach: Reach) -> ServiceFact {
+fn service(reach: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
     ServiceFact {
         reach,
@@ -36,8 +36,8 @@ fn service(reach: Reach) -> ServiceFact {
     }
 }
 
-fn cluster_ip(n: u32) -> Reach {
-    Reach::Cluster(vec![IpAddr::from([10, 96, (n >> 8) as u8, n as u8])])
+fn cluster_ip(n: u32) -> ServiceType {
+    ServiceType::Cluster(vec![IpAddr::from([10, 96, (n >> 8) as u8, n as u8])])
 }
 
 fn slice(service: &str, addresses: &[[u8; 4]]) -> SliceFact {
@@ -59,7 +59,7 @@ fn the_serial_grows_with_what_alters_an_answer_and_with_nothing_else() {
     let mut builder = builder();
     let key = |name: &str| Key::new("web", name);
     builder.apply(Change::Service(key("api"), Some(service(cluster_ip(1)))));
-    builder.apply(Change::Service(key("db"), Some(service(Reach::Headless))));
+    builder.apply(Change::Service(key("db"), Some(service(ServiceType::Headless))));
     builder.apply(Change::Slice(key("db-1"), Some(slice("db", &[[10, 1, 0, 1]]))));
     let mut serial = serial_of(&builder.publish().unwrap());
     let with = |change: fn(&mut ServiceFact)| {
@@ -134,7 +134,7 @@ fn a_change_costs_the_same_in_a_large_cluster() {
                 Some(service(cluster_ip(n))),
             ));
         }
-        builder.apply(Change::Service(Key::new("web", "db"), Some(service(Reach::Headless))));
+        builder.apply(Change::Service(Key::new("web", "db"), Some(service(ServiceType::Headless))));
         builder.apply(Change::Slice(Key::new("web", "db-1"), Some(slice("db", &[[10, 1, 0, 1], [10, 1, 0, 2]]))));
         let _held = builder.publish().unwrap();
         builder.apply(Change::Service(Key::new("ns-3", "s3"), Some(service(cluster_ip(60_000)))));

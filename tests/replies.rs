@@ -7,8 +7,8 @@ mod common;
 #[allow(unused_imports)]
 mod upstream;
 
-use callsign::answer::{Ask, Why};
-use callsign::forward::{Age, Entry, Ttls, Unfit};
+use callsign::answer::{ForwardRequest, ForwardReason};
+use callsign::forward::{Freshness, Entry, Ttls, InvalidReply};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use proptest::prelude::*;
@@ -23,9 +23,9 @@ fn question(query: &[u8]) -> Vec<u8> {
     [name.wire(), &query[end..end + 4]].concat()
 }
 
-fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> Ask {
+fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> ForwardRequest {
     let end = (12 + question(query).len()) as u16;
-    Ask { end, qtype: 1, limit, flags: 0x0100, edns, why: Why::Outside }
+    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, why: ForwardReason::Outside }
 }
 
 /// Types of record whose contents are looked at: another parser has no reason to refuse what is left of them.
@@ -83,7 +83,7 @@ proptest! {
         if let Ok(entry) = Entry::parse(&message, &question(&query), TTLS, 0, |_| false) {
             let ask = ask(&query, limit, edns.then_some(0));
             let mut buffer = vec![0; 65_535];
-            for age in [Age::Fresh(age), Age::Stale] {
+            for age in [Freshness::Fresh(age), Freshness::Stale] {
                 let Some(length) = entry.write(&query, &ask, age, 1232, &mut buffer) else { continue };
                 prop_assert!(length <= usize::from(limit), "{length} of {limit}");
                 prop_assert_eq!(&buffer[..2], &query[..2], "the id");
@@ -112,7 +112,7 @@ fn what_fits_is_sent_and_what_was_asked_for_comes_first() {
     let mut buffer = vec![0; 65_535];
     let mut seen = Vec::new();
     for limit in (29..400).rev() {
-        let length = entry.write(&query, &ask(&query, limit, None), Age::Fresh(0), 1232, &mut buffer).unwrap();
+        let length = entry.write(&query, &ask(&query, limit, None), Freshness::Fresh(0), 1232, &mut buffer).unwrap();
         assert!(length <= usize::from(limit));
         let message = Message::from_vec(&buffer[..length]).unwrap();
         let shape =
@@ -171,8 +171,8 @@ fn ttls_and_what_is_kept() {
         let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 7, |_| false).unwrap();
         assert_eq!(entry.ttl, ttl, "{case}");
         if ttl > 0 {
-            assert_eq!(entry.age(7 + ttl - 1), Age::Fresh(ttl - 1), "{case}");
-            assert_eq!(entry.age(7 + ttl), Age::Expired, "{case}");
+            assert_eq!(entry.age(7 + ttl - 1), Freshness::Fresh(ttl - 1), "{case}");
+            assert_eq!(entry.age(7 + ttl), Freshness::Expired, "{case}");
         }
     }
 }
@@ -211,7 +211,7 @@ fn words_about_an_answer_never_cost_the_answer() {
     let mut buffer = vec![0; 65_535];
     for limit in 60..400 {
         let length =
-            entry.write(&query, &ask(&query, limit, Some(0)), Age::Fresh(0), 1232, &mut buffer).expect("a reply");
+            entry.write(&query, &ask(&query, limit, Some(0)), Freshness::Fresh(0), 1232, &mut buffer).expect("a reply");
         let message = Message::from_vec(&buffer[..length]).unwrap();
         assert!(length <= usize::from(limit) && message.answers.len() == 1, "{limit}");
     }
@@ -224,9 +224,9 @@ fn nothing_stands_in_longer_than_it_may() {
         reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
     let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
     entry.stand_in_until(90, 0);
-    assert_eq!((entry.age(59), entry.age(61)), (Age::Fresh(59), Age::Expired), "--cache-stale 0");
+    assert_eq!((entry.age(59), entry.age(61)), (Freshness::Fresh(59), Freshness::Expired), "--cache-stale 0");
     entry.stand_in_until(90, 3600);
-    assert_eq!((entry.age(61), entry.age(91)), (Age::Stale, Age::Expired));
+    assert_eq!((entry.age(61), entry.age(91)), (Freshness::Stale, Freshness::Expired));
 }
 
 #[test]
@@ -248,15 +248,15 @@ fn what_is_not_passed_on() {
     let record = |owner: usize, rtype: u8, data: &[u8]| {
         [&[0xc0, owner as u8, 0, rtype, 0, 1, 0, 0, 1, 44, 0, data.len() as u8], data].concat()
     };
-    let cases: [(&str, Vec<u8>, Unfit); 11] = [
-        ("nothing", vec![], Unfit::Foreign),
-        ("a query", query.clone(), Unfit::Foreign),
+    let cases: [(&str, Vec<u8>, InvalidReply); 11] = [
+        ("nothing", vec![], InvalidReply::Foreign),
+        ("a query", query.clone(), InvalidReply::Foreign),
         (
             "another name",
             with(&|message| {
                 message.queries[0].set_name(upstream::name("w.example"));
             }),
-            Unfit::Foreign,
+            InvalidReply::Foreign,
         ),
         (
             "another type, which differs by a bit that letters fold",
@@ -265,18 +265,18 @@ fn what_is_not_passed_on() {
                 query[2] |= 0x80;
                 query
             },
-            Unfit::Foreign,
+            InvalidReply::Foreign,
         ),
-        ("cut off", with(&|message| message.metadata.truncation = true), Unfit::Truncated),
-        ("a record that does not end", bytes(&|octets| octets.truncate(octets.len() - 1)), Unfit::Damaged),
-        ("more records than there are", bytes(&|octets| octets[7] = 2), Unfit::Damaged),
+        ("cut off", with(&|message| message.metadata.truncation = true), InvalidReply::Truncated),
+        ("a record that does not end", bytes(&|octets| octets.truncate(octets.len() - 1)), InvalidReply::Damaged),
+        ("more records than there are", bytes(&|octets| octets[7] = 2), InvalidReply::Damaged),
         (
             "a pointer to itself",
             bytes(&|octets| {
                 let at = octets.len() - 16;
                 octets[at + 1] = at as u8;
             }),
-            Unfit::Damaged,
+            InvalidReply::Damaged,
         ),
         (
             "a name that leads into a TTL, which changes with age",
@@ -287,7 +287,7 @@ fn what_is_not_passed_on() {
                 octets[last] = ttl as u8 + 2;
                 octets
             },
-            Unfit::Damaged,
+            InvalidReply::Damaged,
         ),
         (
             "a label that reaches from an earlier record over the TTL of the one that it names",
@@ -298,14 +298,14 @@ fn what_is_not_passed_on() {
                 // The last octet of the first record, and what follows, up to the zero that ends the address.
                 [head, &first, &record(head.len() + first.len() - 1, 1, &[192, 0, 2, 0])].concat()
             },
-            Unfit::Damaged,
+            InvalidReply::Damaged,
         ),
         (
             "aliases in a circle",
             with(&|message| {
                 message.answers = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME WWW.example.");
             }),
-            Unfit::Circle,
+            InvalidReply::Circle,
         ),
     ];
     for (case, message, unfit) in cases {

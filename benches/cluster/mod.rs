@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use callsign::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
 
-fn fact(reach: Reach) -> ServiceFact {
+fn fact(reach: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
     ServiceFact {
         reach,
@@ -32,7 +32,7 @@ pub fn zone(services: u32) -> Arc<Zone> {
     settings.reverse = "10.0.0.0/8".parse().into_iter().collect();
     let mut builder = Builder::new(Arc::new(settings));
     let mut service = |namespace: &str, name: &str, address: u32, change: &dyn Fn(&mut ServiceFact)| {
-        let mut fact = fact(Reach::Cluster(vec![IpAddr::from(address.to_be_bytes())]));
+        let mut fact = fact(ServiceType::Cluster(vec![IpAddr::from(address.to_be_bytes())]));
         change(&mut fact);
         builder.apply(Change::Service(Key::new(namespace, name), Some(fact)));
     };
@@ -48,9 +48,9 @@ pub fn zone(services: u32) -> Arc<Zone> {
         fact.release = Some("sab".into());
         fact.chart = Some("sabnzbd".into());
     });
-    builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(Reach::Headless))));
+    builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(ServiceType::Headless))));
     let ready = (0..100u8).map(|n| EndpointFact { address: IpAddr::from([10, 244, 1, n]), name: None }).collect();
-    let ports = self::fact(Reach::Headless).ports;
+    let ports = self::fact(ServiceType::Headless).ports;
     let slice = SliceFact { service: Some("many".into()), ready, total: 100, ports, targets: Vec::new() };
     builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice)));
     builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));

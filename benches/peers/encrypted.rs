@@ -26,7 +26,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use callsign::server::encrypted::{Endpoint, Transport};
+use callsign::server::encrypted::{ListenUrl, Transport};
 use common::Scratch;
 use encrypted::{Authority, Client, NAME, Trust, framed};
 use http_body_util::{BodyExt, Full};
@@ -45,7 +45,7 @@ const IDLE: usize = 1000;
 
 struct Callsign {
     server: Server,
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<ListenUrl>,
     trust: Trust,
     _scratch: Scratch,
 }
@@ -63,7 +63,7 @@ impl Callsign {
         let kinds = [Transport::Tls, Transport::Https, Transport::Quic, Transport::H3];
         let endpoints = kinds.map(|transport| {
             let address = format!("127.0.0.1:{}", free_port()).parse().unwrap();
-            Endpoint { transport, address }
+            ListenUrl { transport, address }
         });
         for endpoint in &endpoints {
             command.args(["--listen", &endpoint.to_string()]);
@@ -197,8 +197,8 @@ fn main() {
     let _ = Command::new("taskset").args(["-apc", measure::CLIENT_CORE, &own]).output();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let callsign = Callsign::start();
-    let kinds: Vec<Option<Endpoint>> = [None].into_iter().chain(callsign.endpoints.iter().copied().map(Some)).collect();
-    let name = |kind: &Option<Endpoint>| kind.map_or("tcp", |endpoint| endpoint.transport.name());
+    let kinds: Vec<Option<ListenUrl>> = [None].into_iter().chain(callsign.endpoints.iter().copied().map(Some)).collect();
+    let name = |kind: &Option<ListenUrl>| kind.map_or("tcp", |endpoint| endpoint.transport.name());
     let mut all: Vec<Runs> = kinds.iter().map(|_| Runs::default()).collect();
     for _ in 0..rounds {
         for (kind, runs) in kinds.iter().zip(0..) {

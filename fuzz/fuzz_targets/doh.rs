@@ -1,7 +1,7 @@
 //! Requests of DNS over HTTPS: a question or a refusal, never a panic; a question is no longer than any may be.
 #![no_main]
 
-use callsign::server::encrypted::http::{Asked, asked};
+use callsign::server::encrypted::http::{QuestionSource, asked};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, &[u8], &[u8])| {
@@ -13,8 +13,8 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     let request = http::Request::builder().method(method).uri(uri).header("content-type", kind).body(());
     let Ok(request) = request else { return };
     match asked(&request.into_parts().0) {
-        Ok(Asked::Message(message)) => assert!(method == "GET" && message.len() <= 4096),
-        Ok(Asked::Body) => assert_eq!(method, "POST"),
+        Ok(QuestionSource::Message(message)) => assert!(method == "GET" && message.len() <= 4096),
+        Ok(QuestionSource::Body) => assert_eq!(method, "POST"),
         Err(refusal) => assert!(refusal.status.is_client_error()),
     }
 });

@@ -9,22 +9,22 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::metrics::{Scrape, counter_of, histogram};
-use crate::forward::{Kept, RCODES, Stats, TIME_BOUNDS};
+use crate::forward::{ForwardCache, RCODES, UpstreamStats, TIME_BOUNDS};
 
 /// What one scrape tells of forwarding.
-pub(super) struct Forwarding {
-    pub(super) kept: Arc<Kept>,
+pub(super) struct ForwardingMetrics {
+    pub(super) kept: Arc<ForwardCache>,
     /// Whether names are those of the usual cluster DNS.
     pub(super) usual: bool,
 }
 
-impl std::fmt::Debug for Forwarding {
+impl std::fmt::Debug for ForwardingMetrics {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Forwarding")
+        formatter.write_str("ForwardingMetrics")
     }
 }
 
-impl Forwarding {
+impl ForwardingMetrics {
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) -> Result<(), Error> {
         let counts = &self.kept.counts;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
@@ -50,7 +50,7 @@ impl Forwarding {
             scrape.counter(encoder, name, help, value)?;
         }
         let upstreams = self.kept.upstreams();
-        let mut family = |name: &str, help: &str, of: fn(&Stats) -> u64| {
+        let mut family = |name: &str, help: &str, of: fn(&UpstreamStats) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             upstreams.iter().try_for_each(|stats| counter_of(&mut family, &[("to", &stats.server)], of(stats)))
         };

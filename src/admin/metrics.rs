@@ -10,14 +10,14 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Admin;
-use super::forwarding::Forwarding;
-use crate::answer::Realm;
+use super::forwarding::ForwardingMetrics;
+use crate::answer::ZoneClass;
 use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
-use crate::server::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
+use crate::server::{Counters, DURATION_BOUNDS, RCODES, ZONE_CLASSES, SIZE_BOUNDS, Snapshot, TYPES};
 
 /// Counters of one server thread, with the labels they are told under.
 #[derive(Clone)]
-pub struct Listener {
+pub struct ListenerCounters {
     pub(super) server: String,
     pub(super) transport: &'static str,
     pub(super) counters: Arc<Counters>,
@@ -38,18 +38,18 @@ pub(super) fn render(admin: &Admin) -> Result<String, Error> {
 pub(super) struct Scrape {
     domain: String,
     pub(super) servers: Vec<(String, &'static str, Snapshot)>,
-    condition: crate::cluster::publish::Condition,
+    condition: crate::cluster::publish::SourceStatus,
     size: (usize, usize, usize),
     serial: u32,
     tcp: usize,
-    encrypted: Option<Encrypted>,
+    encrypted: Option<EncryptedMetrics>,
     uptime: f64,
-    forwarding: Option<Forwarding>,
+    forwarding: Option<ForwardingMetrics>,
 }
 
 /// What is told of encrypted transports.
 #[derive(Debug)]
-struct Encrypted {
+struct EncryptedMetrics {
     open: usize,
     not_after: i64,
     unfit: u64,
@@ -78,24 +78,24 @@ impl Scrape {
             size: zone.size(),
             serial: zone.soa.serial(),
             tcp: admin.tcp.open(),
-            encrypted: admin.encrypted.as_ref().map(|(clients, stats)| Encrypted {
+            encrypted: admin.encrypted.as_ref().map(|(clients, stats)| EncryptedMetrics {
                 open: clients.open(),
                 not_after: stats.not_after.load(Relaxed),
                 unfit: stats.unfit.load(Relaxed),
                 handshakes_failed: stats.handshakes_failed.load(Relaxed),
             }),
             uptime: admin.started.elapsed().as_secs_f64(),
-            forwarding: admin.forwarding.clone().map(|kept| Forwarding { kept, usual: admin.prefix == "coredns" }),
+            forwarding: admin.forwarding.clone().map(|kept| ForwardingMetrics { kept, usual: admin.prefix == "coredns" }),
         }
     }
 
     /// The zone that a realm is told as.
-    fn zone(&self, realm: Realm) -> &str {
+    fn zone(&self, realm: ZoneClass) -> &str {
         match realm {
-            Realm::Cluster => &self.domain,
-            Realm::Reverse => "arpa.",
-            Realm::Short => "short",
-            Realm::Other => ".",
+            ZoneClass::Cluster => &self.domain,
+            ZoneClass::Reverse => "arpa.",
+            ZoneClass::Short => "short",
+            ZoneClass::Other => ".",
         }
     }
 
@@ -126,7 +126,7 @@ impl Scrape {
         let mut family = encoder.encode_descriptor("dns_requests", help, None, MetricType::Counter)?;
         for (server, proto, counts) in &self.servers {
             for (of_family, by_realm) in ["1", "2"].iter().zip(&counts.requests) {
-                for (realm, by_type) in REALMS.iter().zip(by_realm) {
+                for (realm, by_type) in ZONE_CLASSES.iter().zip(by_realm) {
                     for ((_, qtype), count) in TYPES.iter().zip(by_type).filter(|(_, count)| **count > 0) {
                         let labels = [
                             ("server", server.as_str()),

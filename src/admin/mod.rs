@@ -19,14 +19,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::cluster::publish::Status;
+use crate::cluster::publish::SharedStatus;
 use crate::cluster::{self, Events};
-use crate::forward::Kept;
+use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
-use crate::server::encrypted::Stats;
+use crate::server::encrypted::EncryptedStats;
 use crate::server::{Clients, Counters, Published};
-pub use metrics::Listener;
+pub use metrics::ListenerCounters;
 
 /// Probes and scrapers need few connections; more wait in the kernel's queue.
 const CONNECTIONS: usize = 64;
@@ -38,17 +38,17 @@ pub struct Admin {
     /// The table.
     pub table: Published,
     /// The control plane.
-    pub status: Status,
+    pub status: SharedStatus,
     /// Where the server is in its life.
     pub phase: watch::Receiver<Phase>,
     /// Counters of each server thread.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerCounters>,
     /// TCP connections that are open.
     pub tcp: Arc<Clients>,
     /// The same of encrypted transports, and what is counted of them, if any is served.
-    pub encrypted: Option<(Arc<Clients>, Arc<Stats>)>,
+    pub encrypted: Option<(Arc<Clients>, Arc<EncryptedStats>)>,
     /// What is kept and counted of upstreams, if there are any.
-    pub forwarding: Option<Arc<Kept>>,
+    pub forwarding: Option<Arc<ForwardCache>>,
     /// Where the control plane can be asked for all facts.
     pub events: Events,
     /// `--metrics-prefix`.
@@ -57,12 +57,12 @@ pub struct Admin {
     pub started: Instant,
 }
 
-impl Listener {
+impl ListenerCounters {
     /// The counters of one thread that serves `server` over `transport`.
-    pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> Listener {
+    pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> ListenerCounters {
         // As CoreDNS writes it: plain DNS by either transport is one server.
         let scheme = if matches!(transport, "udp" | "tcp") { "dns" } else { transport };
-        Listener { server: format!("{scheme}://{server}"), transport, counters }
+        ListenerCounters { server: format!("{scheme}://{server}"), transport, counters }
     }
 }
 
@@ -142,8 +142,8 @@ impl Admin {
             let name = explain::name_of(&name)?;
             let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
             let who = match &viewer {
-                Viewer::Operator => explain::Who::parse(&zone, parameter(query, "from").as_deref())?,
-                Viewer::Caller(namespace) => explain::Who::new(namespace.clone(), format!("{client} asks for itself")),
+                Viewer::Operator => explain::CallerSpec::parse(&zone, parameter(query, "from").as_deref())?,
+                Viewer::Caller(namespace) => explain::CallerSpec::new(namespace.clone(), format!("{client} asks for itself")),
             };
             explain::explain(&zone, &who, &name, qtype, viewer.sight())
         };

@@ -2,7 +2,7 @@
 
 mod records;
 
-use crate::resolve::{Node, Outcome, Silent, Space, resolve};
+use crate::resolve::{Node, Outcome, NoTrace, Space, resolve};
 use crate::wire::{
     CLASS_IN, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode, rtype,
 };
@@ -21,7 +21,7 @@ pub enum Limit {
 /// Which zone a question fell into, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Realm {
+pub enum ZoneClass {
     /// A cluster domain.
     Cluster,
     /// `in-addr.arpa` or `ip6.arpa`.
@@ -44,17 +44,17 @@ pub enum Verdict {
         /// Type asked for; 0 if the question could not be read.
         qtype: u16,
         /// Where the question fell.
-        realm: Realm,
+        realm: ZoneClass,
     },
     /// Ask others.
-    Forward(Ask),
+    Forward(ForwardRequest),
     /// Send nothing.
     Drop,
 }
 
 /// A question that the table alone does not answer, as far as it has been read. Its name is the [`Scratch`]'s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct ForwardRequest {
     /// Header and question are `query[..end]`.
     pub end: u16,
     /// Type asked for.
@@ -66,12 +66,12 @@ pub struct Ask {
     /// What the OPT record of the reply has for flags, if the client speaks EDNS.
     pub edns: Option<u8>,
     /// Why others are to be asked.
-    pub why: Why,
+    pub why: ForwardReason,
 }
 
 /// Why others are to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum ForwardReason {
     /// The name is not the cluster's.
     Outside,
     /// The name leads out of the cluster: an ExternalName.
@@ -142,16 +142,16 @@ pub fn answer(
     let forward = |why| {
         let (end, limit) = (question.end as u16, limit as u16);
         let edns = edns.map(|edns| edns.reply_flags());
-        Verdict::Forward(Ask { end, qtype, limit, flags: header.flags, edns, why })
+        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, why })
     };
     let mut options: &[u8] = &[];
     let (rcode, realm) = if edns.is_some_and(|edns| edns.version > 0) {
-        (rcode::BADVERS, Realm::Other)
+        (rcode::BADVERS, ZoneClass::Other)
     } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
-        (rcode::REFUSED, Realm::Other)
+        (rcode::REFUSED, ZoneClass::Other)
     } else {
         let asker = Asker::new(zone, caller);
-        match resolve(zone, &asker, name, &mut Silent) {
+        match resolve(zone, &asker, name, &mut NoTrace) {
             // Nearly every answer is one record of a Service.
             Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
                 out.set_flags(flags::AA);
@@ -162,22 +162,22 @@ pub fn answer(
                 let mut writer = Writer::new(zone, &asker, &mut out, space, *turn, name);
                 let rcode = writer.found(node, qtype);
                 if writer.leads_out && *forwards {
-                    return forward(Why::LeadsOut);
+                    return forward(ForwardReason::LeadsOut);
                 }
                 (rcode, realm(space))
             }
             Outcome::Missing(space) => {
                 if settings.complete_search && *forwards && is_searched(&asker, name, space) {
-                    return forward(Why::Search);
+                    return forward(ForwardReason::Search);
                 }
                 (Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space), realm(space))
             }
             Outcome::NotReady => {
                 options = &extended_error::NOT_READY;
-                (rcode::SERVFAIL, Realm::Other)
+                (rcode::SERVFAIL, ZoneClass::Other)
             }
-            Outcome::NotOurs if *forwards && settings.is_forwarded(name) => return forward(Why::Outside),
-            Outcome::NotOurs => (rcode::REFUSED, Realm::Other),
+            Outcome::NotOurs if *forwards && settings.is_forwarded(name) => return forward(ForwardReason::Outside),
+            Outcome::NotOurs => (rcode::REFUSED, ZoneClass::Other),
         }
     };
     let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
@@ -185,11 +185,11 @@ pub fn answer(
 }
 
 #[inline(always)]
-fn realm(space: Space) -> Realm {
+fn realm(space: Space) -> ZoneClass {
     match space {
-        Space::Domain { .. } => Realm::Cluster,
-        Space::Reverse { .. } => Realm::Reverse,
-        Space::Short => Realm::Short,
+        Space::Domain { .. } => ZoneClass::Cluster,
+        Space::Reverse { .. } => ZoneClass::Reverse,
+        Space::Short => ZoneClass::Short,
     }
 }
 
@@ -219,7 +219,7 @@ fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8
     match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
         Some(mut out) => {
             let len = out.finish(rcode, end > HEADER_LEN, None, &[]);
-            Verdict::Reply { len, rcode, qtype: 0, realm: Realm::Other }
+            Verdict::Reply { len, rcode, qtype: 0, realm: ZoneClass::Other }
         }
         None => Verdict::Drop,
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::resolve::{EndpointMatch, Node, Outcome, PortLabels, Silent, Space, resolve};
+use crate::resolve::{EndpointMatch, Node, Outcome, PortLabels, NoTrace, Space, resolve};
 use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
 use crate::zone::dashed::Dashed;
 use crate::zone::rrset::{A_LEN, AAAA_LEN, HOSTMASTER, NAME_SERVER, OWNER, record_head};
@@ -168,7 +168,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             return rcode::NOERROR;
         }
         self.owner = pointer(at);
-        match resolve(self.zone, &self.asker.again(), &name, &mut Silent) {
+        match resolve(self.zone, &self.asker.again(), &name, &mut NoTrace) {
             Outcome::Found(node, space) => {
                 self.enter(space, at, &name);
                 match node {

@@ -11,7 +11,7 @@ use hickory_proto::rr::RecordType;
 use super::source::{self, Cluster};
 use super::{Failure, NO, Output, UNAVAILABLE, USAGE, print};
 use crate::config::{NameArgs, SourceArgs};
-use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Sight, Who};
+use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Sight, CallerSpec};
 use crate::wire::Name;
 
 pub(super) const EXAMPLES: &str = "\
@@ -70,14 +70,14 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 }
 
 /// Who asks: what the table knows, else a pod that the source can be asked for.
-fn who(cluster: &Cluster, from: Option<&str>) -> Result<Who, Failure> {
+fn who(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> {
     let zone = &cluster.catalog.zone;
-    let known = Who::parse(zone, from);
-    let (Some(text), Ok(Who { namespace: None, .. }) | Err(_)) = (from, &known) else {
+    let known = CallerSpec::parse(zone, from);
+    let (Some(text), Ok(CallerSpec { namespace: None, .. }) | Err(_)) = (from, &known) else {
         return known.map_err(|why| Failure::new(NO, why));
     };
     match cluster.pod_namespace(text).and_then(|name| zone.settings.namespace_name(&name).ok()) {
-        Some(namespace) => Ok(Who::new(Some(namespace), format!("pod {text}"))),
+        Some(namespace) => Ok(CallerSpec::new(Some(namespace), format!("pod {text}"))),
         None => {
             known.map_err(|_| Failure::new(NO, format!("--from {text}: there is no namespace and no pod of that name")))
         }

@@ -20,7 +20,7 @@ Examples:
 
 /// `-o` of services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
+pub(super) enum ListOutput {
     /// Name, full name, ports
     #[default]
     Table,
@@ -44,8 +44,8 @@ pub(super) struct ServicesArgs {
     #[arg(long, short = 'A')]
     all_namespaces: bool,
     /// Form of the output
-    #[arg(long, short = 'o', value_enum, default_value_t = Output::Table)]
-    output: Output,
+    #[arg(long, short = 'o', value_enum, default_value_t = ListOutput::Table)]
+    output: ListOutput,
     /// Go on and show what changes
     #[arg(long, short = 'w')]
     watch: bool,
@@ -96,13 +96,13 @@ fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Ve
 fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String, Failure> {
     let failed = |why: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}"));
     match args.output {
-        Output::Json => json(&lines),
-        Output::Yaml => serde_saphyr::to_string(&lines).map_err(|why| failed(&why)),
-        Output::Table | Output::Wide => {
+        ListOutput::Json => json(&lines),
+        ListOutput::Yaml => serde_saphyr::to_string(&lines).map_err(|why| failed(&why)),
+        ListOutput::Table | ListOutput::Wide => {
             let rows = std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line)));
             Ok(paint::heading(&table(rows), colours))
         }
-        Output::Csv => {
+        ListOutput::Csv => {
             comma_separated(std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))))
         }
     }
@@ -126,7 +126,7 @@ const NONE: &str = "-";
 fn heading(args: &ServicesArgs) -> Vec<String> {
     let namespace = args.all_namespaces.then_some("NAMESPACE");
     let wide: &[&str] = match args.output {
-        Output::Wide | Output::Csv => &["SHORT", "TYPE", "READY", "ALIASES"],
+        ListOutput::Wide | ListOutput::Csv => &["SHORT", "TYPE", "READY", "ALIASES"],
         _ => &[],
     };
     let all = namespace.iter().chain(&["SERVICE", "DOMAIN", "PORTS"]).chain(wide);
@@ -139,7 +139,7 @@ fn cells(args: &ServicesArgs, line: &Line) -> Vec<String> {
         cells.push(line.namespace.clone());
     }
     cells.extend([line.service.clone(), line.domain.clone(), line.ports_text()]);
-    if matches!(args.output, Output::Wide | Output::Csv) {
+    if matches!(args.output, ListOutput::Wide | ListOutput::Csv) {
         cells.extend([line.short.clone(), line.r#type.to_owned(), line.ready_text(), line.aliases.join(",")]);
     }
     for cell in &mut cells {
@@ -188,7 +188,7 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
 
 /// What changed: new and changed lines as they are, those that are gone with a word.
 fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
-    if matches!(args.output, Output::Json | Output::Yaml) {
+    if matches!(args.output, ListOutput::Json | ListOutput::Yaml) {
         return rendered(args, now, false);
     }
     let same = |a: &Line, b: &Line| a.namespace == b.namespace && a.service == b.service;
@@ -199,13 +199,13 @@ fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String,
         cells
     });
     let rows = new.chain(gone);
-    if args.output == Output::Csv { comma_separated(rows) } else { Ok(table(rows)) }
+    if args.output == ListOutput::Csv { comma_separated(rows) } else { Ok(table(rows)) }
 }
 
 /// The whole list from the top of the terminal, with what is new or changed in colour.
 fn screen(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
     let text = rendered(args, now, paint::is_wanted())?;
-    if !matches!(args.output, Output::Table | Output::Wide) || !paint::is_wanted() {
+    if !matches!(args.output, ListOutput::Table | ListOutput::Wide) || !paint::is_wanted() {
         return Ok(format!("{CLEAR}{text}"));
     }
     let rows = text.lines().enumerate().map(|(at, row)| {

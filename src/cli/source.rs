@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use super::{CONFIG, Failure, UNAVAILABLE};
 use crate::app::{self, Begun, Following};
 use crate::cluster::kubernetes::{self, Pods};
-use crate::cluster::manifests::{Manifests, Options};
-use crate::cluster::object::{Reading, Rejected};
-use crate::cluster::publish::{Publisher, Status};
+use crate::cluster::manifests::{Manifests, ManifestOptions};
+use crate::cluster::object::{ParseOptions, Rejected};
+use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::{self, Event, Events, publish};
 use crate::config::{NameArgs, Source, SourceArgs};
 use crate::report::Catalog;
 use crate::zone::facts::{Change, PodId};
-use crate::zone::{Builder, Report, Settings, Zone};
+use crate::zone::{Builder, Diagnostic, Settings, Zone};
 
 /// How long an API may take to tell everything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(super) struct Cluster {
     /// The table, and the facts that it is made of.
     pub(super) catalog: Catalog,
     /// What was noticed while it was made.
-    pub(super) reports: Vec<Report>,
+    pub(super) reports: Vec<Diagnostic>,
     /// Objects, and annotations of objects, that could not be used.
     pub(super) rejected: Vec<Rejected>,
     /// Pods that manifests hold.
@@ -54,12 +54,12 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 /// Reads everything once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let builder = Builder::new(settings(names)?);
-    let reading = Reading { endpoint_pod_names: names.endpoint_pod_names };
+    let reading = ParseOptions { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
     let (events, api) = match &source {
         Source::Nowhere => return Err(app::StartError::NoSource.into()),
         Source::Manifests(path) => {
-            let options = Options { path: path.clone(), reading, service_cidrs: args.service_cidrs.clone() };
+            let options = ManifestOptions { path: path.clone(), reading, service_cidrs: args.service_cidrs.clone() };
             let (_, events) = Manifests::open(options).map_err(|why| Failure::from(app::StartError::from(why)))?;
             (events, None)
         }
@@ -106,7 +106,7 @@ pub(super) struct Live {
     runtime: Runtime,
     table: Arc<ArcSwap<Zone>>,
     events: Events,
-    status: Status,
+    status: SharedStatus,
     /// What was wrong when it was looked at last.
     trouble: RefCell<Option<String>>,
     client: Option<kube::Client>,
@@ -117,12 +117,12 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
     let settings = settings(names)?;
     let (source, runtime) = (args.source(), runtime()?);
     let table = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
-    let status = Status::default();
+    let status = SharedStatus::default();
     let (events, incoming) = mpsc::channel(4096);
     let following = Following {
         source: &source,
         service_cidrs: &args.service_cidrs,
-        reading: Reading { endpoint_pod_names: names.endpoint_pod_names },
+        reading: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
         pods: &Pods::Off,
         self_check: Duration::ZERO,
     };
@@ -220,7 +220,7 @@ fn unavailable(trouble: Option<String>) -> Failure {
     Failure::new(UNAVAILABLE, format!("{why}; check --kubeconfig, --context and that you may list it"))
 }
 
-async fn listed(client: &kube::Client, reading: Reading) -> Result<Vec<Event>, Failure> {
+async fn listed(client: &kube::Client, reading: ParseOptions) -> Result<Vec<Event>, Failure> {
     let (events, mut incoming) = mpsc::channel(4096);
     let mut pending = kubernetes::follow(client, reading, &Pods::Off, Duration::ZERO, &events);
     drop(events);

@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
-use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, Reading, Rejected, Service};
-use super::{Event, Events, Part, causes};
+use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, ParseOptions, Rejected, Service};
+use super::{Event, Events, Resource, causes};
 
 /// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
 const WATCH_SECONDS: u64 = 25;
@@ -40,17 +40,17 @@ const MAX_LINE: usize = 16 << 20;
 
 /// Why the API cannot be followed right now.
 #[derive(Debug, Error)]
-enum Failure {
+enum WatchError {
     #[error("cannot reach the API: {0}")]
     Unreachable(String),
     #[error("the API answers {code} {reason}")]
-    Status { code: u16, reason: String, retry_after: Option<Duration> },
+    ApiStatus { code: u16, reason: String, retry_after: Option<Duration> },
     #[error("the API sends what is no {0}: {1}")]
     Unreadable(&'static str, String),
     #[error("the API takes no watch from its own list: 410 again and again")]
     GoneAgain,
     #[error("the API was silent for {} seconds", .0.as_secs())]
-    Silent(Duration),
+    NoTrace(Duration),
 }
 
 /// What to ask for next.
@@ -72,7 +72,7 @@ pub enum State {
 
 /// What the server had to say to that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Word {
+pub enum WatchOutcome {
     /// A page, and the token of the next.
     Paged {
         /// Token of the next page; none after the last.
@@ -94,25 +94,25 @@ pub enum Word {
 
 impl State {
     /// The next state. `streams`: whether lists are asked for as streams.
-    pub fn step(self, word: Word, streams: bool) -> State {
+    pub fn step(self, word: WatchOutcome, streams: bool) -> State {
         let list = || if streams { State::Stream } else { State::Page { next: None } };
         match (self, word) {
-            (_, Word::NoStreams) => State::Page { next: None },
-            (_, Word::Gone) => list(),
-            (_, Word::Paged { next: Some(next), .. }) => State::Page { next: Some(next) },
-            (_, Word::Paged { next: None, version }) => State::Watch { version },
-            (_, Word::At(version)) => State::Watch { version },
+            (_, WatchOutcome::NoStreams) => State::Page { next: None },
+            (_, WatchOutcome::Gone) => list(),
+            (_, WatchOutcome::Paged { next: Some(next), .. }) => State::Page { next: Some(next) },
+            (_, WatchOutcome::Paged { next: None, version }) => State::Watch { version },
+            (_, WatchOutcome::At(version)) => State::Watch { version },
             // A stream that ends before its list does has told nothing whole.
-            (State::Stream, Word::Ended | Word::Failed) => list(),
+            (State::Stream, WatchOutcome::Ended | WatchOutcome::Failed) => list(),
             // A page is asked for again with the same token; a watch goes on where it stood.
-            (state, Word::Ended | Word::Failed) => state,
+            (state, WatchOutcome::Ended | WatchOutcome::Failed) => state,
         }
     }
 }
 
 /// What is held of an object: enough to see whether it changed, and whether a list still has it. Octets without
 /// alignment: there may be 150,000 of them.
-struct Held {
+struct KnownObject {
     /// A hash of the resource version: four octets tell two versions of one object apart well enough.
     version: Version,
     /// The list that had it last.
@@ -124,13 +124,13 @@ type Version = [u8; 4];
 /// Follows one kind.
 pub struct Watcher<O: Object> {
     client: kube::Client,
-    part: Part,
+    part: Resource,
     path: &'static str,
     selector: Option<String>,
     page: u32,
-    reading: Reading,
+    reading: ParseOptions,
     events: Events,
-    held: HashMap<O::Id, Held>,
+    held: HashMap<O::Id, KnownObject>,
     hasher: RandomState,
     list: u8,
     streams: bool,
@@ -171,7 +171,7 @@ struct WatchEvent<'a, T> {
 
 /// `v1` Status, as errors are told.
 #[derive(Default, Deserialize)]
-struct Status {
+struct ApiStatus {
     code: Option<u16>,
     reason: Option<String>,
     message: Option<String>,
@@ -196,28 +196,28 @@ pub enum Pods {
 }
 
 /// Starts following everything that answers are made of; returns the parts to wait for.
-pub fn follow(client: &kube::Client, reading: Reading, pods: &Pods, check: Duration, events: &Events) -> Vec<Part> {
-    let mut services = Watcher::<Service>::new(client, Part::Services, "/api/v1/services", 500, reading, events);
+pub fn follow(client: &kube::Client, reading: ParseOptions, pods: &Pods, check: Duration, events: &Events) -> Vec<Resource> {
+    let mut services = Watcher::<Service>::new(client, Resource::Services, "/api/v1/services", 500, reading, events);
     let path = "/apis/discovery.k8s.io/v1/endpointslices";
     // Slices are large: a smaller page bounds what a list holds in memory at a time.
-    let mut slices = Watcher::<EndpointSlice>::new(client, Part::EndpointSlices, path, 100, reading, events);
+    let mut slices = Watcher::<EndpointSlice>::new(client, Resource::EndpointSlices, path, 100, reading, events);
     let mut namespaces =
-        Watcher::<Namespace>::new(client, Part::Namespaces, "/api/v1/namespaces", 500, reading, events);
+        Watcher::<Namespace>::new(client, Resource::Namespaces, "/api/v1/namespaces", 500, reading, events);
     services.check = check;
     tokio::spawn(services.run());
     slices.check = check;
     tokio::spawn(slices.run());
     namespaces.check = check;
     tokio::spawn(namespaces.run());
-    let mut parts = vec![Part::Services, Part::EndpointSlices, Part::Namespaces];
+    let mut parts = vec![Resource::Services, Resource::EndpointSlices, Resource::Namespaces];
     if *pods != Pods::Off {
-        let mut watcher = Watcher::<Pod>::new(client, Part::Pods, "/api/v1/pods", 500, reading, events);
+        let mut watcher = Watcher::<Pod>::new(client, Resource::Pods, "/api/v1/pods", 500, reading, events);
         watcher.check = check;
         if let Pods::Node(node) = pods {
             watcher.selector = Some(format!("spec.nodeName={node}"));
         }
         tokio::spawn(watcher.run());
-        parts.push(Part::Pods);
+        parts.push(Resource::Pods);
     }
     parts
 }
@@ -225,10 +225,10 @@ pub fn follow(client: &kube::Client, reading: Reading, pods: &Pods, check: Durat
 impl<O: Object> Watcher<O> {
     fn new(
         client: &kube::Client,
-        part: Part,
+        part: Resource,
         path: &'static str,
         page: u32,
-        reading: Reading,
+        reading: ParseOptions,
         events: &Events,
     ) -> Self {
         Watcher {
@@ -269,22 +269,22 @@ impl<O: Object> Watcher<O> {
             // A watch that held for longer than we waited for it is a success, even if nothing happened meanwhile.
             let progressed = state != before || asked_at.elapsed() > wait;
             let (mut word, failure) = outcome;
-            if failure.is_none() && matches!((&state, &word), (State::Watch { .. }, Word::Ended)) {
+            if failure.is_none() && matches!((&state, &word), (State::Watch { .. }, WatchOutcome::Ended)) {
                 match self.compare(&state).await {
-                    Ok(true) => word = Word::Gone,
+                    Ok(true) => word = WatchOutcome::Gone,
                     Ok(false) => {}
                     Err(Closed) => return,
                 }
             }
-            if word == Word::NoStreams {
+            if word == WatchOutcome::NoStreams {
                 self.streams = false;
             }
             // Being told to list again is part of the protocol; being told so again and again is trouble.
-            let again = word == Word::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
-            let failure = failure.or(again.then_some(Failure::GoneAgain));
+            let again = word == WatchOutcome::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
+            let failure = failure.or(again.then_some(WatchError::GoneAgain));
             let progressed = progressed && !again;
             state = state.step(word, self.streams);
-            let trouble = failure.as_ref().map(Failure::to_string);
+            let trouble = failure.as_ref().map(WatchError::to_string);
             if progressed && failure.is_none() {
                 wait = BACKOFF.0;
             }
@@ -298,10 +298,10 @@ impl<O: Object> Watcher<O> {
                 return;
             }
             let asked = match failure {
-                Failure::Status { retry_after: Some(asked), .. } => asked.min(BACKOFF.1),
+                WatchError::ApiStatus { retry_after: Some(asked), .. } => asked.min(BACKOFF.1),
                 _ => Duration::ZERO,
             };
-            let unreachable = matches!(failure, Failure::Unreachable(_));
+            let unreachable = matches!(failure, WatchError::Unreachable(_));
             if unreachable {
                 wait = wait.min(AWAY);
             }
@@ -333,26 +333,26 @@ impl<O: Object> Watcher<O> {
     }
 
     /// Asks for what the state wants and takes in what comes. While events arrive, `state` moves along.
-    async fn ask(&mut self, state: &mut State) -> Result<(Word, Option<Failure>), Closed> {
+    async fn ask(&mut self, state: &mut State) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let uri = self.uri(state);
         let request = http::Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty());
         let request = match request {
             Ok(request) => request,
-            Err(why) => return Ok((Word::Failed, Some(Failure::Unreachable(why.to_string())))),
+            Err(why) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(why.to_string())))),
         };
         let response = match timeout(SILENCE, self.client.send(request)).await {
-            Err(_) => return Ok((Word::Failed, Some(Failure::Silent(SILENCE)))),
-            Ok(Err(why)) => return Ok((Word::Failed, Some(Failure::Unreachable(causes(&why))))),
+            Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::NoTrace(SILENCE)))),
+            Ok(Err(why)) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(causes(&why))))),
             Ok(Ok(response)) => response,
         };
         if !response.status().is_success() {
             return Ok(self.refused(state, response).await);
         }
-        let mut lines = Lines::of(response.into_body());
+        let mut lines = LineReader::of(response.into_body());
         match state {
             State::Page { .. } => match lines.rest().await {
                 Ok(page) => self.take_page(&page).await,
-                Err(failure) => Ok((Word::Failed, Some(failure))),
+                Err(failure) => Ok((WatchOutcome::Failed, Some(failure))),
             },
             State::Stream | State::Watch { .. } => self.take_events(state, &mut lines).await,
         }
@@ -441,7 +441,7 @@ impl<O: Object> Watcher<O> {
             if !response.status().is_success() {
                 return None;
             }
-            let page = Lines::of(response.into_body()).rest().await.ok()?;
+            let page = LineReader::of(response.into_body()).rest().await.ok()?;
             let list: List<'_> = serde_json::from_slice(&page).ok()?;
             for item in list.items.into_iter().flatten().flatten() {
                 let meta = meta_of(item.get());
@@ -456,36 +456,36 @@ impl<O: Object> Watcher<O> {
         }
     }
 
-    async fn refused(&self, state: &State, response: http::Response<Body>) -> (Word, Option<Failure>) {
+    async fn refused(&self, state: &State, response: http::Response<Body>) -> (WatchOutcome, Option<WatchError>) {
         let code = response.status().as_u16();
         let header = response.headers().get(http::header::RETRY_AFTER);
         let retry_after = header.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-        let mut lines = Lines::of(response.into_body());
+        let mut lines = LineReader::of(response.into_body());
         let body = lines.rest().await.unwrap_or_default();
-        let status: Status = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Status { message: Some(excerpt(&body)), ..Status::default() });
+        let status: ApiStatus = serde_json::from_slice(&body)
+            .unwrap_or_else(|_| ApiStatus { message: Some(excerpt(&body)), ..ApiStatus::default() });
         let asked = status.details.as_ref().and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
         let word = match (code, state) {
-            (410, _) => Word::Gone,
-            (400 | 404 | 405 | 422, State::Stream) => Word::NoStreams,
-            _ if is_too_new(&status) => Word::Gone,
-            _ => Word::Failed,
+            (410, _) => WatchOutcome::Gone,
+            (400 | 404 | 405 | 422, State::Stream) => WatchOutcome::NoStreams,
+            _ if is_too_new(&status) => WatchOutcome::Gone,
+            _ => WatchOutcome::Failed,
         };
         // Being told to list again is part of the protocol, as long as it leads somewhere.
-        let expected = matches!(word, Word::NoStreams) || (word == Word::Gone && matches!(state, State::Watch { .. }));
+        let expected = matches!(word, WatchOutcome::NoStreams) || (word == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
         let reason = status.message.or(status.reason).unwrap_or_default();
-        let failure = Failure::Status { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
+        let failure = WatchError::ApiStatus { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
         (word, (!expected).then_some(failure))
     }
 
-    async fn take_page(&mut self, page: &[u8]) -> Result<(Word, Option<Failure>), Closed> {
+    async fn take_page(&mut self, page: &[u8]) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let list: List<'_> = match serde_json::from_slice(page) {
             Ok(list) => list,
-            Err(why) => return Ok((Word::Failed, Some(Failure::Unreadable("list", why.to_string())))),
+            Err(why) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreadable("list", why.to_string())))),
         };
         let meta = list.metadata.unwrap_or_default();
         let Some(version) = meta.resource_version else {
-            return Ok((Word::Failed, Some(Failure::Unreadable("list", "it has no resourceVersion".to_owned()))));
+            return Ok((WatchOutcome::Failed, Some(WatchError::Unreadable("list", "it has no resourceVersion".to_owned()))));
         };
         for item in list.items.into_iter().flatten().flatten() {
             self.take_object(item.get(), true).await?;
@@ -494,25 +494,25 @@ impl<O: Object> Watcher<O> {
         if next.is_none() {
             self.list_is_whole().await?;
         }
-        Ok((Word::Paged { next, version }, None))
+        Ok((WatchOutcome::Paged { next, version }, None))
     }
 
-    async fn take_events(&mut self, state: &mut State, lines: &mut Lines) -> Result<(Word, Option<Failure>), Closed> {
+    async fn take_events(&mut self, state: &mut State, lines: &mut LineReader) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let opened = Instant::now();
         loop {
             let listing = *state == State::Stream;
             let patience = if listing { STREAM_PATIENCE } else { SILENCE };
             let line = match timeout(patience, lines.next()).await {
-                Err(_) if listing => return Ok((Word::NoStreams, None)),
-                Err(_) => return Ok((Word::Failed, Some(Failure::Silent(SILENCE)))),
-                Ok(Err(failure)) => return Ok((Word::Failed, Some(failure))),
-                Ok(Ok(None)) if listing => return Ok((Word::NoStreams, None)),
+                Err(_) if listing => return Ok((WatchOutcome::NoStreams, None)),
+                Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::NoTrace(SILENCE)))),
+                Ok(Err(failure)) => return Ok((WatchOutcome::Failed, Some(failure))),
+                Ok(Ok(None)) if listing => return Ok((WatchOutcome::NoStreams, None)),
                 // A watch that ends at once, again and again, is no watch.
                 Ok(Ok(None)) if opened.elapsed() < Duration::from_millis(100) => {
                     tokio::time::sleep(BACKOFF.0).await;
-                    return Ok((Word::Ended, None));
+                    return Ok((WatchOutcome::Ended, None));
                 }
-                Ok(Ok(None)) => return Ok((Word::Ended, None)),
+                Ok(Ok(None)) => return Ok((WatchOutcome::Ended, None)),
                 Ok(Ok(Some(line))) => line,
             };
             // Nearly every line is an object that is there: it is read in one pass.
@@ -524,7 +524,7 @@ impl<O: Object> Watcher<O> {
                 },
             };
             if let (State::Watch { .. }, Some(version)) = (&*state, version) {
-                *state = std::mem::replace(state, State::Stream).step(Word::At(version), self.streams);
+                *state = std::mem::replace(state, State::Stream).step(WatchOutcome::At(version), self.streams);
             }
         }
     }
@@ -534,11 +534,11 @@ impl<O: Object> Watcher<O> {
         &mut self,
         line: &[u8],
         state: &mut State,
-    ) -> Result<Result<Option<String>, (Word, Option<Failure>)>, Closed> {
+    ) -> Result<Result<Option<String>, (WatchOutcome, Option<WatchError>)>, Closed> {
         let listing = *state == State::Stream;
         let event: WatchEvent<'_, &RawValue> = match serde_json::from_slice(line) {
             Ok(event) => event,
-            Err(why) => return Ok(Err((Word::Failed, Some(Failure::Unreadable("watch event", why.to_string()))))),
+            Err(why) => return Ok(Err((WatchOutcome::Failed, Some(WatchError::Unreadable("watch event", why.to_string()))))),
         };
         Ok(Ok(match event.kind {
             "ADDED" | "MODIFIED" => self.take_object(event.object.get(), listing).await?,
@@ -557,15 +557,15 @@ impl<O: Object> Watcher<O> {
         }))
     }
 
-    fn error_event(&self, object: &str) -> (Word, Option<Failure>) {
-        let status: Status = serde_json::from_str(object).unwrap_or_default();
+    fn error_event(&self, object: &str) -> (WatchOutcome, Option<WatchError>) {
+        let status: ApiStatus = serde_json::from_str(object).unwrap_or_default();
         let code = status.code.unwrap_or(500);
         if code == 410 || is_too_new(&status) {
-            return (Word::Gone, None);
+            return (WatchOutcome::Gone, None);
         }
         let retry_after = status.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
         let reason = status.message.or(status.reason).unwrap_or_else(|| excerpt(object.as_bytes()));
-        (Word::Failed, Some(Failure::Status { code, reason, retry_after }))
+        (WatchOutcome::Failed, Some(WatchError::ApiStatus { code, reason, retry_after }))
     }
 
     /// Takes in one object; returns its version. What cannot be understood is left out alone.
@@ -595,7 +595,7 @@ impl<O: Object> Watcher<O> {
         let version = meta.resource_version.clone();
         if let Some(key) = O::id(meta) {
             let hash = self.hash(meta);
-            let held = self.held.insert(key, Held { version: hash, list: self.list });
+            let held = self.held.insert(key, KnownObject { version: hash, list: self.list });
             // A relist brings back mostly what is known: the same version is the same object.
             if listing && held.is_some_and(|held| held.version == hash) {
                 return Ok(version);
@@ -670,7 +670,7 @@ fn meta_of(text: &str) -> Meta {
 }
 
 /// "Too large resource version": the server lost what it told us, as after a restore of its store.
-fn is_too_new(status: &Status) -> bool {
+fn is_too_new(status: &ApiStatus) -> bool {
     status.message.as_deref().is_some_and(|message| message.contains("Too large resource version"))
 }
 
@@ -691,7 +691,7 @@ fn encoded(text: &str) -> String {
 }
 
 /// The lines of a response body.
-struct Lines {
+struct LineReader {
     body: Body,
     buffer: Vec<u8>,
     /// Where the next line starts, and how far its end has been looked for.
@@ -699,13 +699,13 @@ struct Lines {
     scanned: usize,
 }
 
-impl Lines {
-    fn of(body: Body) -> Lines {
-        Lines { body, buffer: Vec::new(), start: 0, scanned: 0 }
+impl LineReader {
+    fn of(body: Body) -> LineReader {
+        LineReader { body, buffer: Vec::new(), start: 0, scanned: 0 }
     }
 
     /// The next line without its end; `None` after the last.
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, WatchError> {
         loop {
             if let Some(length) = self.buffer[self.scanned..].iter().position(|octet| *octet == b'\n') {
                 let end = self.scanned + length;
@@ -724,7 +724,7 @@ impl Lines {
                 self.buffer.shrink_to(KEPT);
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(Failure::Unreadable("watch event", "a line over 16 MiB".to_owned()));
+                return Err(WatchError::Unreadable("watch event", "a line over 16 MiB".to_owned()));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -732,20 +732,20 @@ impl Lines {
                         self.buffer.extend_from_slice(&octets);
                     }
                 }
-                Some(Err(why)) => return Err(Failure::Unreachable(causes(&why))),
+                Some(Err(why)) => return Err(WatchError::Unreachable(causes(&why))),
                 None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
-                None => return Err(Failure::Unreadable("watch event", "it ends in the middle".to_owned())),
+                None => return Err(WatchError::Unreadable("watch event", "it ends in the middle".to_owned())),
             }
         }
     }
 
     /// Everything there is. Each piece has its own time: a slow body is not a dead one.
-    async fn rest(&mut self) -> Result<Vec<u8>, Failure> {
+    async fn rest(&mut self) -> Result<Vec<u8>, WatchError> {
         loop {
             match timeout(SILENCE, self.body.frame()).await {
-                Err(_) => return Err(Failure::Silent(SILENCE)),
+                Err(_) => return Err(WatchError::NoTrace(SILENCE)),
                 Ok(None) => return Ok(std::mem::take(&mut self.buffer)),
-                Ok(Some(Err(why))) => return Err(Failure::Unreachable(causes(&why))),
+                Ok(Some(Err(why))) => return Err(WatchError::Unreachable(causes(&why))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(octets) = frame.into_data() {
                         self.buffer.extend_from_slice(&octets);
@@ -764,20 +764,20 @@ mod tests {
     fn steps() {
         let page = |next: Option<&str>| State::Page { next: next.map(Into::into) };
         let watch = |version: &str| State::Watch { version: version.into() };
-        let paged = |next: Option<&str>| Word::Paged { next: next.map(Into::into), version: "7".into() };
+        let paged = |next: Option<&str>| WatchOutcome::Paged { next: next.map(Into::into), version: "7".into() };
         let cases = [
-            ("a streamed list that is whole goes on as a watch", State::Stream, Word::At("7".into()), true, watch("7")),
-            ("a server without streams is asked for pages", State::Stream, Word::NoStreams, false, page(None)),
-            ("a stream that breaks is asked for again", State::Stream, Word::Failed, true, State::Stream),
+            ("a streamed list that is whole goes on as a watch", State::Stream, WatchOutcome::At("7".into()), true, watch("7")),
+            ("a server without streams is asked for pages", State::Stream, WatchOutcome::NoStreams, false, page(None)),
+            ("a stream that breaks is asked for again", State::Stream, WatchOutcome::Failed, true, State::Stream),
             ("a page leads to the next", page(None), paged(Some("t")), false, page(Some("t"))),
             ("the last page leads to a watch", page(Some("t")), paged(None), false, watch("7")),
-            ("a page that fails is asked for again", page(Some("t")), Word::Failed, false, page(Some("t"))),
-            ("410 in the middle of pages starts the list anew", page(Some("t")), Word::Gone, false, page(None)),
-            ("an event moves the watch on", watch("7"), Word::At("8".into()), true, watch("8")),
-            ("a watch that ends goes on where it stood", watch("8"), Word::Ended, true, watch("8")),
-            ("a watch that fails goes on where it stood", watch("8"), Word::Failed, true, watch("8")),
-            ("410 at a watch lists again, streamed where possible", watch("8"), Word::Gone, true, State::Stream),
-            ("410 at a watch lists again, else in pages", watch("8"), Word::Gone, false, page(None)),
+            ("a page that fails is asked for again", page(Some("t")), WatchOutcome::Failed, false, page(Some("t"))),
+            ("410 in the middle of pages starts the list anew", page(Some("t")), WatchOutcome::Gone, false, page(None)),
+            ("an event moves the watch on", watch("7"), WatchOutcome::At("8".into()), true, watch("8")),
+            ("a watch that ends goes on where it stood", watch("8"), WatchOutcome::Ended, true, watch("8")),
+            ("a watch that fails goes on where it stood", watch("8"), WatchOutcome::Failed, true, watch("8")),
+            ("410 at a watch lists again, streamed where possible", watch("8"), WatchOutcome::Gone, true, State::Stream),
+            ("410 at a watch lists again, else in pages", watch("8"), WatchOutcome::Gone, false, page(None)),
         ];
         for (case, state, word, streams, expected) in cases {
             assert_eq!(state.step(word, streams), expected, "{case}");

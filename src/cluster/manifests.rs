@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::Value;
 use thiserror::Error;
 
-use super::object::{self, Object, Reading, Rejected};
-use super::{Event, Events, Part};
+use super::object::{self, Object, ParseOptions, Rejected};
+use super::{Event, Events, Resource};
 use crate::watched::Watched;
-use crate::zone::facts::{Change, Key, NamespaceFact, PodId, Reach};
+use crate::zone::facts::{Change, Key, NamespaceFact, PodId, ServiceType};
 use crate::zone::{Cidr, address_of};
 
 /// How long a save may take to settle: editors write, rename and touch in a row.
@@ -45,18 +45,18 @@ pub enum ManifestError {
 
 /// Where manifests are, and how they are read.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct ManifestOptions {
     /// `--manifests`: a file, a folder or `-`.
     pub path: PathBuf,
     /// What is read of objects.
-    pub reading: Reading,
+    pub reading: ParseOptions,
     /// `--service-cidr`: Services without a `clusterIP` get a made-up one from the first block of each family.
     pub service_cidrs: Vec<Cidr>,
 }
 
 /// One object of a manifest: a change, and the address families that a Service still wants addresses of.
 #[derive(Clone)]
-struct Said {
+struct ParsedObject {
     change: Change,
     wants: (bool, bool),
 }
@@ -67,7 +67,7 @@ struct Stamp(u64, i64, i64, u64);
 
 struct File {
     stamp: Option<Stamp>,
-    said: Vec<Said>,
+    said: Vec<ParsedObject>,
     rejected: Vec<Rejected>,
     /// Why its present text says nothing: then it says what it said before.
     problem: Option<String>,
@@ -84,7 +84,7 @@ enum Identity {
 
 /// Manifests that have been read.
 pub struct Manifests {
-    options: Options,
+    options: ManifestOptions,
     files: BTreeMap<PathBuf, File>,
     told: HashMap<Identity, Change>,
 }
@@ -95,7 +95,7 @@ impl Manifests {
     /// # Errors
     /// When the path cannot be read, or is a single file that does not parse. In a folder such a file is a problem that
     /// [`refresh`](Self::refresh) reports, and the others count.
-    pub fn open(options: Options) -> Result<(Manifests, Vec<Event>), ManifestError> {
+    pub fn open(options: ManifestOptions) -> Result<(Manifests, Vec<Event>), ManifestError> {
         let mut manifests = Manifests { options, files: BTreeMap::new(), told: HashMap::new() };
         let problems = manifests.scan()?;
         if !manifests.is_folder() {
@@ -113,7 +113,7 @@ impl Manifests {
     /// What is wrong with files now, all of it.
     fn trouble(&self) -> Event {
         let problems: Vec<&str> = self.files.values().filter_map(|file| file.problem.as_deref()).collect();
-        Event::Trouble(Part::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
+        Event::Trouble(Resource::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
     }
 
     fn is_folder(&self) -> bool {
@@ -140,10 +140,10 @@ impl Manifests {
                 Ok(_) => {
                     let mut told = self.difference();
                     told.push(self.trouble());
-                    told.push(Event::Heard(Part::Manifests));
+                    told.push(Event::Heard(Resource::Manifests));
                     told
                 }
-                Err(problem) => vec![Event::Trouble(Part::Manifests, Some(problem.to_string()))],
+                Err(problem) => vec![Event::Trouble(Resource::Manifests, Some(problem.to_string()))],
             };
             for event in told {
                 if events.send(event).await.is_err() {
@@ -221,7 +221,7 @@ impl Manifests {
     /// What differs from what was told before.
     fn difference(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut all: BTreeMap<Identity, Said> = BTreeMap::new();
+        let mut all: BTreeMap<Identity, ParsedObject> = BTreeMap::new();
         for file in self.files.values_mut() {
             events.extend(file.rejected.drain(..).map(Event::Rejected));
             for said in &file.said {
@@ -231,7 +231,7 @@ impl Manifests {
         let places: BTreeSet<Box<str>> = all.values().filter_map(|said| place(&said.change)).map(Box::from).collect();
         for place in places {
             let change = Change::Namespace(place, Some(NamespaceFact::default()));
-            all.entry(identity(&change)).or_insert(Said { change, wants: (false, false) });
+            all.entry(identity(&change)).or_insert(ParsedObject { change, wants: (false, false) });
         }
         self.make_up_addresses(&mut all);
         let gone: Vec<Identity> = self.told.keys().filter(|id| !all.contains_key(id)).cloned().collect();
@@ -249,11 +249,11 @@ impl Manifests {
     }
 
     /// Services that nobody gave an address get one that depends on their name only, so that it stays from run to run.
-    fn make_up_addresses(&self, all: &mut BTreeMap<Identity, Said>) {
+    fn make_up_addresses(&self, all: &mut BTreeMap<Identity, ParsedObject>) {
         let mut taken: HashSet<IpAddr> = all.values().flat_map(|said| cluster_ips(&said.change).to_vec()).collect();
         for (id, said) in all {
             let (Identity::Service(key), Change::Service(_, Some(fact))) = (id, &mut said.change) else { continue };
-            let Reach::Cluster(addresses) = &mut fact.reach else { continue };
+            let ServiceType::Cluster(addresses) = &mut fact.reach else { continue };
             if !addresses.is_empty() {
                 continue;
             }
@@ -308,7 +308,7 @@ fn same(a: &Change, b: &Change) -> bool {
 fn cluster_ips(change: &Change) -> &[IpAddr] {
     match change {
         Change::Service(_, Some(fact)) => match &fact.reach {
-            Reach::Cluster(addresses) => addresses,
+            ServiceType::Cluster(addresses) => addresses,
             _ => &[],
         },
         _ => &[],
@@ -331,7 +331,7 @@ fn free_address(block: &Cidr, key: &Key, taken: &HashSet<IpAddr>) -> Option<IpAd
 }
 
 /// Reads the documents of one file: YAML or JSON, `List` kinds included. Kinds that have no name are passed over.
-fn parse(path: &str, text: &str, reading: Reading) -> Result<(Vec<Said>, Vec<Rejected>), ManifestError> {
+fn parse(path: &str, text: &str, reading: ParseOptions) -> Result<(Vec<ParsedObject>, Vec<Rejected>), ManifestError> {
     let (mut said, mut rejected) = (Vec::new(), Vec::new());
     for document in documents(path, text)? {
         take(document, reading, &mut said, &mut rejected);
@@ -344,7 +344,7 @@ fn parse(path: &str, text: &str, reading: Reading) -> Result<(Vec<Said>, Vec<Rej
 /// # Errors
 /// When the text is neither YAML nor JSON.
 pub fn read_text(text: &str) -> Result<(Vec<Change>, Vec<Rejected>), ManifestError> {
-    let (said, rejected) = parse("text", text, Reading::default())?;
+    let (said, rejected) = parse("text", text, ParseOptions::default())?;
     Ok((said.into_iter().map(|said| said.change).collect(), rejected))
 }
 
@@ -365,7 +365,7 @@ fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     })
 }
 
-fn take(document: Value, reading: Reading, said: &mut Vec<Said>, rejected: &mut Vec<Rejected>) {
+fn take(document: Value, reading: ParseOptions, said: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind.as_str() {
         "Service" => {
@@ -393,9 +393,9 @@ fn take(document: Value, reading: Reading, said: &mut Vec<Said>, rejected: &mut 
 
 fn read_one<O: Object>(
     document: Value,
-    reading: Reading,
+    reading: ParseOptions,
     rejected: &mut Vec<Rejected>,
-    said: &mut Vec<Said>,
+    said: &mut Vec<ParsedObject>,
     wants: impl Fn(&O) -> (bool, bool),
 ) {
     let name = |key: &str| {
@@ -407,7 +407,7 @@ fn read_one<O: Object>(
         Ok(object) => match object::read(&object, reading) {
             Ok((change, notes)) => {
                 rejected.extend(notes);
-                said.push(Said { change, wants: wants(&object) });
+                said.push(ParsedObject { change, wants: wants(&object) });
             }
             Err(why) => rejected.push(why),
         },

@@ -4,7 +4,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod object;
 pub mod publish;
-pub mod saved;
+pub mod snapshot;
 
 use crate::zone::Facts;
 use crate::zone::facts::Change;
@@ -24,15 +24,15 @@ pub enum Event {
         triggered: Option<jiff::Timestamp>,
     },
     /// Everything of one kind has been told.
-    Synced(Part),
+    Synced(Resource),
     /// The source is alive: its last word is this recent.
-    Heard(Part),
+    Heard(Resource),
     /// An object, or an annotation of one, that could not be used.
     Rejected(object::Rejected),
     /// A part of the source fails, or (`None`) works again.
-    Trouble(Part, Option<String>),
+    Trouble(Resource, Option<String>),
     /// What is held was compared with what the server has: so many objects differed, some of them by name.
-    Compared(Part, usize, Vec<String>),
+    Compared(Resource, usize, Vec<String>),
     /// Somebody wants to know all facts of one moment.
     Facts(tokio::sync::oneshot::Sender<Facts>),
 }
@@ -60,7 +60,7 @@ pub fn causes(error: &dyn std::error::Error) -> String {
 
 /// A part of a source that is learnt as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
+pub enum Resource {
     /// All manifests together.
     Manifests,
     /// Services of the API.
@@ -73,15 +73,15 @@ pub enum Part {
     Pods,
 }
 
-impl Part {
+impl Resource {
     /// As the API calls it, in the plural.
     pub fn as_str(self) -> &'static str {
         match self {
-            Part::Manifests => "manifests",
-            Part::Services => "services",
-            Part::EndpointSlices => "endpointslices",
-            Part::Namespaces => "namespaces",
-            Part::Pods => "pods",
+            Resource::Manifests => "manifests",
+            Resource::Services => "services",
+            Resource::EndpointSlices => "endpointslices",
+            Resource::Namespaces => "namespaces",
+            Resource::Pods => "pods",
         }
     }
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::wire::{MAX_LABEL, name_from_text};
 use crate::zone::external_name;
 use crate::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, Reach, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
     VisibleTo,
 };
 
@@ -31,7 +31,7 @@ pub struct Rejected {
 
 /// What is read besides the facts themselves.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Reading {
+pub struct ParseOptions {
     /// `--endpoint-pod-names`.
     pub endpoint_pod_names: bool,
 }
@@ -306,7 +306,7 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// When the object as a whole cannot be used.
-    fn change(&self, meta: &Meta, reading: Reading, notes: &mut Vec<String>) -> Result<Change, String>;
+    fn change(&self, meta: &Meta, reading: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String>;
 
     /// The change that its absence means.
     fn gone(id: Self::Id) -> Change;
@@ -316,7 +316,7 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
 ///
 /// # Errors
 /// Names the object and what is wrong with it.
-pub fn read<O: Object>(object: &O, reading: Reading) -> Result<(Change, Vec<Rejected>), Rejected> {
+pub fn read<O: Object>(object: &O, reading: ParseOptions) -> Result<(Change, Vec<Rejected>), Rejected> {
     let rejected = |name: String, reason: String| Rejected { kind: O::KIND, name, reason };
     let Some(meta) = object.metadata() else {
         return Err(rejected("(no metadata)".to_owned(), "the object has no metadata".to_owned()));
@@ -399,7 +399,7 @@ impl Object for Service {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, _: Reading, notes: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, _: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
         let name = label("its name", &key.name)?;
         let empty = ServiceSpec::default();
@@ -414,9 +414,9 @@ impl Object for Service {
                 let text = spec.external_name.as_deref().unwrap_or_default();
                 notes.push(format!("externalName '{text}' is no domain name: it is answered NXDOMAIN"));
             }
-            Reach::External(target)
+            ServiceType::External(target)
         } else if addresses.contains(&"None") {
-            Reach::Headless
+            ServiceType::Headless
         } else {
             let mut parsed = Vec::new();
             for text in addresses {
@@ -425,7 +425,7 @@ impl Object for Service {
                     parsed.push(address);
                 }
             }
-            Reach::Cluster(parsed)
+            ServiceType::Cluster(parsed)
         };
         let annotations = meta.annotations.as_ref();
         let labels = meta.labels.as_ref();
@@ -545,7 +545,7 @@ impl Object for EndpointSlice {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, reading: Reading, notes: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, reading: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
         let service = meta.labels.as_ref().and_then(|labels| labels.service_name.as_ref());
         let mut fact = SliceFact {
@@ -586,7 +586,7 @@ impl Object for EndpointSlice {
 
 impl SliceEndpoint {
     /// What the endpoint is called, if not by its address.
-    fn name(&self, reading: Reading, notes: &mut Vec<String>) -> Option<Box<str>> {
+    fn name(&self, reading: ParseOptions, notes: &mut Vec<String>) -> Option<Box<str>> {
         if let Some(hostname) = self.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
             match label("hostname", hostname) {
                 Ok(hostname) => return Some(hostname),
@@ -614,7 +614,7 @@ impl Object for Namespace {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, _: Reading, notes: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, _: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let name = label("its name", meta.name().ok_or("the object has no name")?)?;
         let fact = NamespaceFact { visible_to: visible_to(meta.annotations.as_ref(), notes) };
         Ok(Change::Namespace(name, Some(fact)))
@@ -637,7 +637,7 @@ impl Object for Pod {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, _: Reading, _: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, _: ParseOptions, _: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
         let pod = PodId::of(&key.namespace, &key.name);
         let status = self.status.as_ref();

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::Receiver;
 
-use super::saved::{self, SavedError};
-use super::{Event, Part};
+use super::snapshot::{self, SnapshotError};
+use super::{Event, Resource};
 use crate::zone::facts::{Change, Key};
-use crate::zone::{Builder, Report, Zone};
+use crate::zone::{Builder, Diagnostic, Zone};
 
 /// Tables follow each other no faster than this on average: serials count 1024ths of a second, and must not outrun the
 /// clock, or a restart would take them back.
@@ -49,13 +49,13 @@ impl Histogram {
 
 /// What operators ask of the control plane.
 #[derive(Clone, Debug, Default)]
-pub struct Condition {
+pub struct SourceStatus {
     /// Parts that have not been learnt yet.
-    pub pending: BTreeSet<Part>,
+    pub pending: BTreeSet<Resource>,
     /// When each part was last heard.
-    pub heard: BTreeMap<Part, Instant>,
+    pub heard: BTreeMap<Resource, Instant>,
     /// What is wrong with a part.
-    pub trouble: BTreeMap<Part, String>,
+    pub trouble: BTreeMap<Resource, String>,
     /// Objects and annotations that could not be used.
     pub rejected: u64,
     /// Tables published.
@@ -74,28 +74,28 @@ pub struct Condition {
 
 /// Shared with the admin plane; never touched by the one that answers.
 #[derive(Clone, Debug, Default)]
-pub struct Status(Arc<Mutex<Condition>>);
+pub struct SharedStatus(Arc<Mutex<SourceStatus>>);
 
-impl Status {
+impl SharedStatus {
     /// The condition now.
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> SourceStatus {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Condition> {
+    fn lock(&self) -> MutexGuard<'_, SourceStatus> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// When the next table may be published: a bucket of tokens.
-struct Pace {
+struct TokenBucket {
     credit: f64,
     last: Instant,
 }
 
-impl Pace {
-    fn new() -> Pace {
-        Pace { credit: BURST, last: Instant::now() }
+impl TokenBucket {
+    fn new() -> TokenBucket {
+        TokenBucket { credit: BURST, last: Instant::now() }
     }
 
     /// How long changes have to gather before the next table.
@@ -121,13 +121,13 @@ impl Saving {
     }
 }
 
-fn part_of(change: &Change) -> (Part, Key) {
+fn part_of(change: &Change) -> (Resource, Key) {
     match change {
-        Change::Service(key, _) => (Part::Services, key.clone()),
-        Change::Slice(key, _) => (Part::EndpointSlices, key.clone()),
-        Change::Namespace(name, _) => (Part::Namespaces, Key { namespace: Box::default(), name: name.clone() }),
+        Change::Service(key, _) => (Resource::Services, key.clone()),
+        Change::Slice(key, _) => (Resource::EndpointSlices, key.clone()),
+        Change::Namespace(name, _) => (Resource::Namespaces, Key { namespace: Box::default(), name: name.clone() }),
         // Pods are not saved.
-        Change::Pod(..) => (Part::Pods, Key::new("", "")),
+        Change::Pod(..) => (Resource::Pods, Key::new("", "")),
     }
 }
 
@@ -135,7 +135,7 @@ fn part_of(change: &Change) -> (Part, Key) {
 pub struct Publisher {
     builder: Builder,
     table: Arc<ArcSwap<Zone>>,
-    status: Status,
+    status: SharedStatus,
     started: Instant,
     complaints: HashSet<String>,
     /// Changes since the last table: when their events arrived, and what triggered them.
@@ -152,7 +152,7 @@ struct Saving {
     /// Reading is tried once.
     tried: bool,
     /// What was read from the file and has not been told by the API yet.
-    unconfirmed: HashSet<(Part, Key)>,
+    unconfirmed: HashSet<(Resource, Key)>,
 }
 
 impl Publisher {
@@ -160,8 +160,8 @@ impl Publisher {
     pub fn new(
         builder: Builder,
         table: Arc<ArcSwap<Zone>>,
-        status: Status,
-        parts: impl IntoIterator<Item = Part>,
+        status: SharedStatus,
+        parts: impl IntoIterator<Item = Resource>,
     ) -> Publisher {
         status.lock().pending = parts.into_iter().collect();
         Publisher {
@@ -183,7 +183,7 @@ impl Publisher {
 
     /// Runs until every source is gone.
     pub async fn run(mut self, mut events: Receiver<Event>) {
-        let mut pace = Pace::new();
+        let mut pace = TokenBucket::new();
         let patience = tokio::time::Instant::from_std(self.started + PATIENCE);
         loop {
             // Only while saved facts could help, and only while there is something to save, does time pass by itself.
@@ -231,12 +231,12 @@ impl Publisher {
     fn read_saved(&mut self) {
         let Some(saving) = &mut self.saving else { return };
         self.status.lock().saved_since = Some(Instant::now());
-        let saved = match saved::read(&saving.path) {
+        let saved = match snapshot::read(&saving.path) {
             Ok(saved) => saved,
             Err(why) => {
                 self.status.lock().saved_since = None;
                 let absent =
-                    matches!(&why, SavedError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                    matches!(&why, SnapshotError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
                 if absent {
                     saving.tried = true;
                     tracing::info!(file = %saving.path.display(), "the API does not answer, and nothing has been saved yet");
@@ -275,7 +275,7 @@ impl Publisher {
         }
         let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().soa.serial());
         let task = tokio::task::spawn_blocking(move || {
-            if let Err(why) = saved::write(&path, facts, serial) {
+            if let Err(why) = snapshot::write(&path, facts, serial) {
                 tracing::warn!(%why, "facts could not be saved");
             }
         });
@@ -359,17 +359,17 @@ impl Publisher {
     }
 
     /// What was saved and is not there any more.
-    fn forget_unconfirmed(&mut self, part: Part) {
+    fn forget_unconfirmed(&mut self, part: Resource) {
         let Some(saving) = &mut self.saving else { return };
         let (gone, kept) = std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == part);
         saving.unconfirmed = kept;
-        let gone: HashSet<(Part, Key)> = gone;
+        let gone: HashSet<(Resource, Key)> = gone;
         for (part, key) in gone {
             self.builder.apply(match part {
-                Part::Services => Change::Service(key, None),
-                Part::EndpointSlices => Change::Slice(key, None),
-                Part::Namespaces => Change::Namespace(key.name, None),
-                Part::Pods | Part::Manifests => continue,
+                Resource::Services => Change::Service(key, None),
+                Resource::EndpointSlices => Change::Slice(key, None),
+                Resource::Namespaces => Change::Namespace(key.name, None),
+                Resource::Pods | Resource::Manifests => continue,
             });
         }
     }
@@ -422,25 +422,25 @@ impl Publisher {
         published
     }
 
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &Diagnostic) {
         if self.is_new(&format!("{report:?}")) {
             match report {
-                Report::AliasClaimed { alias, kept_by, refused } => {
+                Diagnostic::AliasClaimed { alias, kept_by, refused } => {
                     tracing::warn!(alias, kept_by, refused, "two Services claim one alias; the older keeps it");
                 }
-                Report::TwoDefaults { kind, services } => {
+                Diagnostic::TwoDefaults { kind, services } => {
                     tracing::warn!(kind, ?services, "several Services are marked as the default database; none is");
                 }
-                Report::AliasShadowed { alias, claimed_by } => {
+                Diagnostic::AliasShadowed { alias, claimed_by } => {
                     tracing::warn!(alias, claimed_by, "an alias is also a Service's name; the Service has it");
                 }
-                Report::TopLevelDomain { namespace } => {
+                Diagnostic::TopLevelDomain { namespace } => {
                     tracing::warn!(
                         namespace,
                         "a namespace is called like a public top-level domain; see docs/names.md"
                     );
                 }
-                Report::FqdnSkipped { service } => {
+                Diagnostic::FqdnSkipped { service } => {
                     tracing::warn!(
                         service,
                         "FQDN endpoints are skipped: only a single one can be answered, as a CNAME"

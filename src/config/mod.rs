@@ -11,10 +11,10 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::cluster::kubernetes::Pods;
-use crate::cluster::object::Reading;
+use crate::cluster::object::ParseOptions;
 use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
 use crate::server::Limits;
-use crate::server::encrypted::{self, Endpoint, Files};
+use crate::server::encrypted::{self, ListenUrl, Files};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
@@ -47,7 +47,7 @@ pub struct Config {
     /// For manifests.
     pub service_cidrs: Vec<Cidr>,
     /// What is read of objects.
-    pub reading: Reading,
+    pub reading: ParseOptions,
     /// Which pods are watched.
     pub pods: Pods,
     /// What answers depend on; without `advertise`, which may depend on what is bound.
@@ -57,7 +57,7 @@ pub struct Config {
     /// `--listen` without a scheme.
     pub listen: Vec<SocketAddr>,
     /// `--listen` with one, and what is shown there.
-    pub encrypted: Option<encrypted::Options>,
+    pub encrypted: Option<encrypted::EncryptedOptions>,
     /// `--admin`.
     pub admin: SocketAddr,
     /// `--workers`.
@@ -176,7 +176,7 @@ impl ServeArgs {
         for text in &self.listen {
             if text.contains("://") {
                 let endpoint =
-                    Endpoint::from_str(text).map_err(|why| BadConfig(format!("--listen '{text}': {why}")))?;
+                    ListenUrl::from_str(text).map_err(|why| BadConfig(format!("--listen '{text}': {why}")))?;
                 if !encrypted.contains(&endpoint) || endpoint.address.port() == 0 {
                     encrypted.push(endpoint);
                 }
@@ -212,7 +212,7 @@ impl ServeArgs {
         Ok(Config {
             source: self.source.source(),
             service_cidrs: self.source.service_cidrs.clone(),
-            reading: Reading { endpoint_pod_names: self.names.endpoint_pod_names },
+            reading: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names },
             pods,
             settings,
             advertise: self.advertise.clone(),
@@ -234,7 +234,7 @@ impl ServeArgs {
     }
 
     /// What is shown to clients of these.
-    fn encrypted(&self, listen: Vec<Endpoint>) -> Result<Option<encrypted::Options>, BadConfig> {
+    fn encrypted(&self, listen: Vec<ListenUrl>) -> Result<Option<encrypted::EncryptedOptions>, BadConfig> {
         let told =
             [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key), ("--tls-client-ca", &self.tls_client_ca)];
         let Some(first) = listen.first() else {
@@ -249,7 +249,7 @@ impl ServeArgs {
             (Some(certificate), Some(key)) => {
                 let client_authorities = self.tls_client_ca.clone();
                 let files = Files { certificate: certificate.clone(), key: key.clone(), client_authorities };
-                Ok(Some(encrypted::Options { listen, files }))
+                Ok(Some(encrypted::EncryptedOptions { listen, files }))
             }
             _ => Err(BadConfig(format!("--listen {first} needs --tls-cert FILE and --tls-key FILE"))),
         }

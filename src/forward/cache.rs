@@ -25,31 +25,31 @@ const TAIL: usize = 3;
 
 /// A name in wire format and lower case, then the type, then the marks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key(pub(super) Box<[u8]>);
+pub(super) struct CacheKey(pub(super) Box<[u8]>);
 
 /// A key in pieces, to look up with.
-pub(super) struct Wanted<'n> {
+pub(super) struct CacheLookup<'n> {
     pub(super) name: &'n [u8],
     pub(super) tail: [u8; TAIL],
 }
 
-impl<'n> Wanted<'n> {
+impl<'n> CacheLookup<'n> {
     #[inline]
-    pub(super) fn new(name: &'n [u8], qtype: u16, marks: u8) -> Wanted<'n> {
+    pub(super) fn new(name: &'n [u8], qtype: u16, marks: u8) -> CacheLookup<'n> {
         let [high, low] = qtype.to_be_bytes();
-        Wanted { name, tail: [high, low, marks] }
+        CacheLookup { name, tail: [high, low, marks] }
     }
 
-    pub(super) fn key(&self) -> Key {
-        Key([self.name, &self.tail].concat().into())
+    pub(super) fn key(&self) -> CacheKey {
+        CacheKey([self.name, &self.tail].concat().into())
     }
 }
 
-impl Key {
-    pub(super) fn parts(&self) -> Wanted<'_> {
+impl CacheKey {
+    pub(super) fn parts(&self) -> CacheLookup<'_> {
         match self.0.split_last_chunk() {
-            Some((name, tail)) => Wanted { name, tail: *tail },
-            None => Wanted { name: &self.0, tail: [0; TAIL] },
+            Some((name, tail)) => CacheLookup { name, tail: *tail },
+            None => CacheLookup { name: &self.0, tail: [0; TAIL] },
         }
     }
 
@@ -59,26 +59,26 @@ impl Key {
 
     /// The question: name, type, class IN.
     pub(super) fn question(&self) -> Vec<u8> {
-        let Wanted { name, tail: [high, low, _] } = self.parts();
+        let CacheLookup { name, tail: [high, low, _] } = self.parts();
         [name, &[high, low, 0, 1]].concat()
     }
 }
 
-impl Hash for Wanted<'_> {
+impl Hash for CacheLookup<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write(self.name);
         state.write(&self.tail);
     }
 }
 
-impl Hash for Key {
+impl Hash for CacheKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.parts().hash(state);
     }
 }
 
-impl Equivalent<Key> for Wanted<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
+impl Equivalent<CacheKey> for CacheLookup<'_> {
+    fn equivalent(&self, key: &CacheKey) -> bool {
         let parts = key.parts();
         parts.name == self.name && parts.tail == self.tail
     }
@@ -93,8 +93,8 @@ struct Octets {
 /// What the cache itself holds for an entry, in octets: the slot, its share of free slots, and the key's allocation.
 const SLOT: usize = 128;
 
-impl Weighter<Key, Arc<Entry>> for Octets {
-    fn weight(&self, key: &Key, entry: &Arc<Entry>) -> u64 {
+impl Weighter<CacheKey, Arc<Entry>> for Octets {
+    fn weight(&self, key: &CacheKey, entry: &Arc<Entry>) -> u64 {
         ((SLOT + key.0.len() + entry.size()) as u64).max(self.least)
     }
 }
@@ -108,7 +108,7 @@ pub struct Bounds {
     pub octets: usize,
 }
 
-type Entries = Shared<Key, Arc<Entry>, Octets, RandomState, DefaultLifecycle<Key, Arc<Entry>>>;
+type Entries = Shared<CacheKey, Arc<Entry>, Octets, RandomState, DefaultLifecycle<CacheKey, Arc<Entry>>>;
 
 /// The cache. Reading takes a shared lock of one shard for as long as it takes to find an entry and count a reference.
 pub(super) struct Cache {
@@ -132,11 +132,11 @@ impl Cache {
 
     /// What is kept for this.
     #[inline]
-    pub(super) fn get(&self, wanted: &Wanted<'_>) -> Option<Arc<Entry>> {
+    pub(super) fn get(&self, wanted: &CacheLookup<'_>) -> Option<Arc<Entry>> {
         self.entries.as_ref()?.get(wanted)
     }
 
-    pub(super) fn insert(&self, key: Key, entry: Arc<Entry>) {
+    pub(super) fn insert(&self, key: CacheKey, entry: Arc<Entry>) {
         if let Some(entries) = &self.entries {
             entries.insert(key, entry);
         }

@@ -9,12 +9,12 @@ use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::Wanted;
+use super::cache::CacheLookup;
 use super::engine::Engine;
-use super::reply::{Age, Entry, Ttls};
-use super::{Question, marks_of};
-use crate::answer::{Limit, Scratch, Verdict, Why, answer};
-use crate::resolve::{Node, Outcome, Silent, resolve};
+use super::reply::{Freshness, Entry, Ttls};
+use super::{ClientQuery, marks_of};
+use crate::answer::{Limit, Scratch, Verdict, ForwardReason, answer};
+use crate::resolve::{Node, Outcome, NoTrace, resolve};
 use crate::wire::{HEADER_LEN, MAX_NAME, Name, extended_error, flags, rcode, rtype};
 use crate::zone::{Asker, Caller};
 
@@ -31,7 +31,7 @@ struct Found {
 }
 
 /// What the table says of a name.
-enum Told {
+enum TableAnswer {
     /// This, and, if it leads out of the cluster, where to.
     Message(Message, Option<Vec<u8>>),
     /// Others are to be asked.
@@ -45,23 +45,23 @@ struct Failed;
 
 impl Engine {
     /// Answers a question whose answer has several parts, before `deadline`.
-    pub(super) async fn compose(self: Rc<Self>, question: Question, deadline: Instant) {
+    pub(super) async fn compose(self: Rc<Self>, question: ClientQuery, deadline: Instant) {
         let made = timeout_at(deadline, self.made(&question)).await.unwrap_or(Err(Failed));
         let entry = match made {
             Ok(Some(found)) => found.entry(&question),
             Ok(None) => return self.answer_alone(question),
             Err(Failed) => None,
         };
-        let authoritative = question.ask.why != Why::Outside && entry.is_some();
+        let authoritative = question.ask.why != ForwardReason::Outside && entry.is_some();
         let entry = entry.unwrap_or_else(|| Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, 0, 0));
-        self.reply(question, &entry, Age::Fresh(0), authoritative);
+        self.reply(question, &entry, Freshness::Fresh(0), authoritative);
     }
 
     /// All parts; `None` if the table alone has the answer.
-    async fn made(self: &Rc<Self>, question: &Question) -> Result<Option<Found>, Failed> {
+    async fn made(self: &Rc<Self>, question: &ClientQuery) -> Result<Option<Found>, Failed> {
         let name = Name::parse(&question.query, HEADER_LEN).map_err(|_| Failed)?;
         let mut found = Found::default();
-        if question.ask.why != Why::Search {
+        if question.ask.why != ForwardReason::Search {
             self.gather(name.wire().to_vec(), question, &mut found).await?;
             return Ok(Some(found));
         }
@@ -76,15 +76,15 @@ impl Engine {
     }
 
     /// Follows a name through the table and upstreams.
-    async fn gather(self: &Rc<Self>, mut name: Vec<u8>, question: &Question, found: &mut Found) -> Result<(), Failed> {
+    async fn gather(self: &Rc<Self>, mut name: Vec<u8>, question: &ClientQuery, found: &mut Found) -> Result<(), Failed> {
         for place in 0..PLACES {
             let next = match self.told(&name, question, place == 0) {
-                Told::Message(message, leads_to) => {
+                TableAnswer::Message(message, leads_to) => {
                     found.take(message);
                     leads_to
                 }
-                Told::Nobody => None,
-                Told::Outside => self.asked(&name, question, found).await?,
+                TableAnswer::Nobody => None,
+                TableAnswer::Outside => self.asked(&name, question, found).await?,
             };
             match next {
                 Some(next) => name = next,
@@ -98,21 +98,21 @@ impl Engine {
     async fn asked(
         self: &Rc<Self>,
         name: &[u8],
-        question: &Question,
+        question: &ClientQuery,
         found: &mut Found,
     ) -> Result<Option<Vec<u8>>, Failed> {
-        let key = Wanted::new(name, question.ask.qtype, marks_of(&question.ask)).key();
+        let key = CacheLookup::new(name, question.ask.qtype, marks_of(&question.ask)).key();
         let sent = key.question();
         let (entry, age) = self.lookup(key).await.ok_or(Failed)?;
         let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
         found.rcode = entry.rcode;
         found.errors = match age {
-            Age::Fresh(_) => entry.errors().to_vec(),
+            Freshness::Fresh(_) => entry.errors().to_vec(),
             _ => extended_error::STALE_ANSWER.to_vec(),
         };
         for record in message.answers.iter_mut().chain(&mut message.authorities) {
             record.ttl = match age {
-                Age::Fresh(age) => record.ttl.saturating_sub(age),
+                Freshness::Fresh(age) => record.ttl.saturating_sub(age),
                 _ => super::reply::STALE_TTL,
             };
         }
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// What the table says of a name to whoever asked. The first name may be a short one, those it leads to are whole.
-    fn told(&self, name: &[u8], question: &Question, first: bool) -> Told {
+    fn told(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
         let zone = self.table.load();
         let query = query(name, question.ask.qtype);
         let mut buffer = self.buffer.borrow_mut();
@@ -148,11 +148,11 @@ impl Engine {
         let mut whole = Scratch::new(self.turn());
         let mut verdict = answer(&zone, caller, &query, Limit::Stream, &mut whole, &mut buffer);
         let leads_out = match verdict {
-            Verdict::Forward(ask) if ask.why == Why::Outside => return Told::Outside,
+            Verdict::Forward(ask) if ask.why == ForwardReason::Outside => return TableAnswer::Outside,
             Verdict::Forward(ask) => {
                 let mut alone = Scratch::alone(self.turn());
                 verdict = answer(&zone, caller, &query, Limit::Stream, &mut alone, &mut buffer);
-                ask.why == Why::LeadsOut
+                ask.why == ForwardReason::LeadsOut
             }
             _ => false,
         };
@@ -164,18 +164,18 @@ impl Engine {
                         RData::CNAME(target) => wire_name(&target.0),
                         _ => None,
                     });
-                    Told::Message(message, last.filter(|_| leads_out))
+                    TableAnswer::Message(message, last.filter(|_| leads_out))
                 }
-                _ => Told::Nobody,
+                _ => TableAnswer::Nobody,
             },
-            _ => Told::Nobody,
+            _ => TableAnswer::Nobody,
         }
     }
 
     /// Of `NAME.C.svc.Z`, which does not exist: the first of `NAME.svc.Z`, `NAME.Z`, `NAME` in the hosts' search domains
     /// and `NAME` itself that does. Decided by existence, and by the same question for every type, so that A and AAAA
     /// never go apart.
-    async fn searched(self: &Rc<Self>, question: &Question, name: &Name) -> Result<Option<Vec<u8>>, Failed> {
+    async fn searched(self: &Rc<Self>, question: &ClientQuery, name: &Name) -> Result<Option<Vec<u8>>, Failed> {
         let (domain, search) = {
             let zone = self.table.load();
             let domains = &zone.settings.domains;
@@ -195,12 +195,12 @@ impl Engine {
         Ok(None)
     }
 
-    async fn exists(self: &Rc<Self>, candidate: &[u8], question: &Question) -> Result<bool, Failed> {
+    async fn exists(self: &Rc<Self>, candidate: &[u8], question: &ClientQuery) -> Result<bool, Failed> {
         let Ok(name) = Name::parse(candidate, 0) else { return Ok(false) };
         {
             let zone = self.table.load();
             let asker = Asker::new(&zone, Caller::Address(question.from));
-            match resolve(&zone, &asker, &name, &mut Silent) {
+            match resolve(&zone, &asker, &name, &mut NoTrace) {
                 // A search goes on after what has no records.
                 Outcome::Found(Node::Empty | Node::Apex, _) | Outcome::Missing(_) => return Ok(false),
                 Outcome::Found(..) => return Ok(true),
@@ -209,7 +209,7 @@ impl Engine {
                 Outcome::NotOurs => return Ok(false),
             }
         }
-        let key = Wanted::new(candidate, rtype::A, marks_of(&question.ask)).key();
+        let key = CacheLookup::new(candidate, rtype::A, marks_of(&question.ask)).key();
         match self.lookup(key).await {
             Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
             Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),
@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// What the table says, and nobody else.
-    fn answer_alone(&self, question: Question) {
+    fn answer_alone(&self, question: ClientQuery) {
         let zone = self.table.load();
         let mut buffer = self.buffer.borrow_mut();
         let limit = if question.ask.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };
@@ -245,7 +245,7 @@ impl Found {
     }
 
     /// All of it as one reply.
-    fn entry(self, question: &Question) -> Option<Entry> {
+    fn entry(self, question: &ClientQuery) -> Option<Entry> {
         let name = Name::parse(&question.query, HEADER_LEN).ok()?;
         let sent = [name.wire(), &question.ask.qtype.to_be_bytes(), &[0, 1]].concat();
         let asked = Message::from_vec(&[&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &*sent].concat()).ok()?;

@@ -17,14 +17,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep};
 
-use super::cache::{Cache, Key, Wanted};
+use super::cache::{Cache, CacheKey, CacheLookup};
 use super::loops;
 use super::pool::Pool;
-use super::reply::{Age, Entry};
+use super::reply::{Freshness, Entry};
 use super::settings::{self, Forwarding};
-use super::upstream::{Asked, Server, Shared, Trouble};
-use super::{Forwarder, Job, Kept, Outbox, Question, WAITING, marks_of};
-use crate::answer::{Realm, Verdict, Why};
+use super::upstream::{UpstreamQuery, Server, UpstreamContext, UpstreamError};
+use super::{Forwarder, Job, ForwardCache, Outbox, ClientQuery, WAITING, marks_of};
+use crate::answer::{ZoneClass, Verdict, ForwardReason};
 use crate::watched::Watched;
 use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
 use crate::zone::{Domain, Zone};
@@ -43,7 +43,7 @@ const BATCH: usize = 64;
 const CLIENTS: usize = 16;
 
 /// A forwarder that runs.
-pub struct Started {
+pub struct StartedForwarder {
     /// What transports ask.
     pub forwarder: Arc<Forwarder>,
     /// Its thread, which ends when nobody asks any more.
@@ -54,13 +54,13 @@ pub struct Started {
 ///
 /// # Errors
 /// When the trust store is of no use, a folder cannot be watched, or the system gives no thread.
-pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<Started> {
+pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<StartedForwarder> {
     let tls = match forwarding.servers().any(|server| server.tls.is_some()) {
         true => Some(crate::tls::client(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
         false => None,
     };
     let (jobs, incoming) = mpsc::channel(WAITING);
-    let kept = Arc::new(Kept {
+    let kept = Arc::new(ForwardCache {
         cache: Cache::new(forwarding.bounds),
         epoch: std::time::Instant::now(),
         payload,
@@ -79,13 +79,13 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         let engine = Engine::new(&forwarding, table, kept, tls);
         LocalSet::new().block_on(&runtime, engine.run(incoming, forwarding.file, watched));
     })?;
-    Ok(Started { forwarder, thread })
+    Ok(StartedForwarder { forwarder, thread })
 }
 
 /// Who waits for an entry.
 enum Waiter {
-    Client(Question),
-    Task(oneshot::Sender<(Arc<Entry>, Age)>),
+    Client(ClientQuery),
+    Task(oneshot::Sender<(Arc<Entry>, Freshness)>),
 }
 
 /// A question in flight.
@@ -98,12 +98,12 @@ struct Flight {
 
 /// Everything that the thread knows.
 pub(super) struct Engine {
-    pub(super) shared: Rc<Shared>,
+    pub(super) shared: Rc<UpstreamContext>,
     pub(super) table: Arc<ArcSwap<Zone>>,
-    kept: Arc<Kept>,
+    kept: Arc<ForwardCache>,
     /// Longest zone first; the last, of the root, is the upstreams'.
     pub(super) routes: Vec<(Domain, Pool)>,
-    flights: RefCell<HashMap<Key, Flight>>,
+    flights: RefCell<HashMap<CacheKey, Flight>>,
     waiting: Cell<usize>,
     /// Answers of several parts that are being made.
     composing: Cell<usize>,
@@ -123,12 +123,12 @@ impl Engine {
     fn new(
         forwarding: &Forwarding,
         table: Arc<ArcSwap<Zone>>,
-        kept: Arc<Kept>,
+        kept: Arc<ForwardCache>,
         tls: Option<rustls::ClientConfig>,
     ) -> Rc<Engine> {
         let settings = table.load().settings.clone();
         let ours = move |name: &Name| settings.is_under_domain(name);
-        let shared = Shared::new(kept.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
+        let shared = UpstreamContext::new(kept.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
         let shared = Rc::new(shared);
         let stubs = forwarding.stubs.iter().map(|stub| (stub.zone.clone(), &stub.servers));
         let rest = (Domain { wire: [0].into(), labels: 0 }, &forwarding.upstreams);
@@ -172,7 +172,7 @@ impl Engine {
         while jobs.recv_many(&mut batch, BATCH).await > 0 {
             for job in batch.drain(..) {
                 match job {
-                    Job::Question(question) => self.take(question),
+                    Job::ClientQuery(question) => self.take(question),
                     Job::Refresh(key) => self.refresh(key),
                 }
             }
@@ -227,12 +227,12 @@ impl Engine {
         self.table.load().settings.is_under_domain(name)
     }
 
-    fn take(self: &Rc<Self>, question: Question) {
+    fn take(self: &Rc<Self>, question: ClientQuery) {
         let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
         if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
             return loops::found(&server);
         }
-        if question.ask.why != Why::Outside {
+        if question.ask.why != ForwardReason::Outside {
             if self.composing.get() >= self.concurrent * CLIENTS {
                 self.kept.counts.rejected.fetch_add(1, Relaxed);
                 return;
@@ -240,12 +240,12 @@ impl Engine {
             self.clone().put_together(question);
             return;
         }
-        let key = Wanted::new(name.wire(), question.ask.qtype, marks_of(&question.ask)).key();
+        let key = CacheLookup::new(name.wire(), question.ask.qtype, marks_of(&question.ask)).key();
         self.want(key, Waiter::Client(question));
     }
 
     /// Has an answer of several parts made, in the time that an answer has.
-    fn put_together(self: Rc<Self>, question: Question) {
+    fn put_together(self: Rc<Self>, question: ClientQuery) {
         self.composing.set(self.composing.get() + 1);
         spawn_local(async move {
             self.clone().compose(question, Instant::now() + DEADLINE).await;
@@ -254,18 +254,18 @@ impl Engine {
     }
 
     /// What is kept, or can be had; `None` if nobody can be asked.
-    pub(super) async fn lookup(self: &Rc<Self>, key: Key) -> Option<(Arc<Entry>, Age)> {
+    pub(super) async fn lookup(self: &Rc<Self>, key: CacheKey) -> Option<(Arc<Entry>, Freshness)> {
         let (found, wait) = oneshot::channel();
         self.want(key, Waiter::Task(found));
         wait.await.ok()
     }
 
-    fn want(self: &Rc<Self>, key: Key, waiter: Waiter) {
+    fn want(self: &Rc<Self>, key: CacheKey, waiter: Waiter) {
         let now = self.shared.now();
         let kept = self.kept.cache.get(&key.parts());
         if let Some(entry) = &kept {
             let age = entry.age(now);
-            if age != Age::Expired {
+            if age != Freshness::Expired {
                 return self.deliver(waiter, entry, age);
             }
         }
@@ -277,7 +277,7 @@ impl Engine {
             self.kept.counts.joined.fetch_add(1, Relaxed);
             if let Some(entry) = flight.meanwhile.clone() {
                 drop(flights);
-                return self.deliver(waiter, &entry, Age::Stale);
+                return self.deliver(waiter, &entry, Freshness::Stale);
             }
             if self.waiting.get() >= self.concurrent * CLIENTS {
                 self.kept.counts.rejected.fetch_add(1, Relaxed);
@@ -291,8 +291,8 @@ impl Engine {
             drop(flights);
             self.kept.counts.rejected.fetch_add(1, Relaxed);
             return match stand_in {
-                Some(entry) => self.deliver(waiter, &entry, Age::Stale),
-                None => self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Age::Fresh(0)),
+                Some(entry) => self.deliver(waiter, &entry, Freshness::Stale),
+                None => self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Freshness::Fresh(0)),
             };
         }
         self.waiting.set(self.waiting.get() + 1);
@@ -302,7 +302,7 @@ impl Engine {
     }
 
     /// Asks again for what is about to expire.
-    fn refresh(self: &Rc<Self>, key: Key) {
+    fn refresh(self: &Rc<Self>, key: CacheKey) {
         let entry = self.kept.cache.get(&key.parts());
         let mut flights = self.flights.borrow_mut();
         if flights.contains_key(&key) || flights.len() >= self.concurrent {
@@ -318,7 +318,7 @@ impl Engine {
     }
 
     /// Asks, keeps what comes, and tells everyone who waits. `stand_in` is told where nothing fresh can be had.
-    async fn fly(self: Rc<Self>, key: Key, stand_in: Option<Arc<Entry>>) {
+    async fn fly(self: Rc<Self>, key: CacheKey, stand_in: Option<Arc<Entry>>) {
         let result = {
             let mut asking = std::pin::pin!(self.ask(&key));
             match &stand_in {
@@ -329,7 +329,7 @@ impl Engine {
                     () = sleep(STALE_AFTER) => {
                         let age = entry.age(self.shared.now());
                         if entry.may_stand_in(self.shared.now(), self.stale) {
-                            self.tell(&key, entry, if age == Age::Expired { Age::Stale } else { age }, true);
+                            self.tell(&key, entry, if age == Freshness::Expired { Freshness::Stale } else { age }, true);
                         }
                         asking.await
                     }
@@ -344,36 +344,36 @@ impl Engine {
                 if entry.ttl > 0 {
                     self.kept.cache.insert(key.clone(), entry.clone());
                 }
-                self.tell(&key, &entry, Age::Fresh(0), false);
+                self.tell(&key, &entry, Freshness::Fresh(0), false);
             }
-            (Err(_), Some(entry)) if entry.age(now) != Age::Expired || entry.may_stand_in(now, self.stale) => {
+            (Err(_), Some(entry)) if entry.age(now) != Freshness::Expired || entry.may_stand_in(now, self.stale) => {
                 entry.stand_in_until(now.saturating_add(STALE_FOR), self.stale);
                 entry.refreshed();
                 let age = entry.age(now);
-                self.tell(&key, &entry, if age == Age::Expired { Age::Stale } else { age }, false);
+                self.tell(&key, &entry, if age == Freshness::Expired { Freshness::Stale } else { age }, false);
             }
             (Err(trouble), _) => {
                 let entry = Arc::new(match trouble {
                     // Its own word for why it failed is worth more than ours.
-                    Trouble::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,
-                    Trouble::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, SILENCE_TTL),
+                    UpstreamError::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,
+                    UpstreamError::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, SILENCE_TTL),
                     _ => Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, now, SILENCE_TTL),
                 });
                 self.kept.cache.insert(key.clone(), entry.clone());
-                self.tell(&key, &entry, Age::Fresh(0), false);
+                self.tell(&key, &entry, Freshness::Fresh(0), false);
             }
         }
     }
 
-    async fn ask(self: &Rc<Self>, key: &Key) -> Result<Entry, Trouble> {
+    async fn ask(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
         let question = key.question();
-        let name = Name::parse(&question, 0).map_err(|_| Trouble::Nobody)?;
+        let name = Name::parse(&question, 0).map_err(|_| UpstreamError::Nobody)?;
         let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
-        let Some((_, pool)) = route else { return Err(Trouble::Nobody) };
-        let asked = Asked { question: &question, marks: key.marks(), deadline: Instant::now() + DEADLINE };
+        let Some((_, pool)) = route else { return Err(UpstreamError::Nobody) };
+        let asked = UpstreamQuery { question: &question, marks: key.marks(), deadline: Instant::now() + DEADLINE };
         let result = pool.ask(&asked).await;
         // Who asks itself waits for itself: silence may be a loop.
-        let silent = matches!(result, Err(Trouble::Silent));
+        let silent = matches!(result, Err(UpstreamError::NoTrace));
         if silent || !pool.is_well() {
             for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
                 self.probe(server);
@@ -383,7 +383,7 @@ impl Engine {
     }
 
     /// Tells everyone who waits for this. While it is still being asked for, those who come are told the same.
-    fn tell(self: &Rc<Self>, key: &Key, entry: &Arc<Entry>, age: Age, meanwhile: bool) {
+    fn tell(self: &Rc<Self>, key: &CacheKey, entry: &Arc<Entry>, age: Freshness, meanwhile: bool) {
         let waiters = {
             let mut flights = self.flights.borrow_mut();
             if meanwhile {
@@ -400,8 +400,8 @@ impl Engine {
         }
     }
 
-    fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, age: Age) {
-        if age == Age::Stale {
+    fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, age: Freshness) {
+        if age == Freshness::Stale {
             self.kept.counts.stale.fetch_add(1, Relaxed);
         }
         match waiter {
@@ -416,18 +416,18 @@ impl Engine {
     }
 
     /// Sends an entry as the reply.
-    pub(super) fn reply(&self, question: Question, entry: &Entry, age: Age, authoritative: bool) {
+    pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, age: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
         let ask = &question.ask;
         let Some(len) = entry.write(&question.query, ask, age, self.kept.payload, &mut buffer) else { return };
         if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
             *octet |= (flags::AA >> 8) as u8;
         }
-        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: Realm::Other };
+        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: ZoneClass::Other };
         self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
     }
 
-    pub(super) fn send(&self, question: Question, reply: &[u8], verdict: &Verdict) {
+    pub(super) fn send(&self, question: ClientQuery, reply: &[u8], verdict: &Verdict) {
         let took = question.received.elapsed();
         if let Some(outbox) = question.client.send(reply, verdict, took) {
             self.outboxes.borrow_mut().push(outbox);

@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::answer::{Ask, Realm, Verdict, Why};
+use crate::answer::{ForwardRequest, ZoneClass, Verdict, ForwardReason};
 use crate::wire::{Name, flags};
-use cache::{Cache, Key, Wanted, mark};
+use cache::{Cache, CacheKey, CacheLookup, mark};
 
 pub use cache::Bounds;
-pub use engine::{Started, start};
-pub use reply::{Age, Entry, Ttls, Unfit};
+pub use engine::{StartedForwarder, start};
+pub use reply::{Freshness, Entry, Ttls, InvalidReply};
 pub use settings::{Address, Forwarding, NoAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
-pub use stats::{RCODES, Stats, TIME_BOUNDS};
+pub use stats::{RCODES, UpstreamStats, TIME_BOUNDS};
 
 /// Questions that may wait for the forwarder's thread. A flood beyond it is dropped, as a full socket would drop it.
 const WAITING: usize = 4096;
@@ -48,11 +48,11 @@ pub trait Outbox: Send + Sync {
 }
 
 /// A question that is handed over.
-pub struct Question {
+pub struct ClientQuery {
     /// The client's whole message.
     pub query: Box<[u8]>,
     /// What has been read of it.
-    pub ask: Ask,
+    pub ask: ForwardRequest,
     /// Who asks.
     pub from: IpAddr,
     /// When it came.
@@ -62,9 +62,9 @@ pub struct Question {
 }
 
 enum Job {
-    Question(Question),
+    ClientQuery(ClientQuery),
     /// Something popular is about to expire.
-    Refresh(Key),
+    Refresh(CacheKey),
 }
 
 /// What is counted of forwarding, besides upstreams.
@@ -83,25 +83,25 @@ pub struct Counts {
 }
 
 /// What upstreams have said, and what is counted: written by the forwarder's thread, read by everyone.
-pub struct Kept {
+pub struct ForwardCache {
     cache: Cache,
     epoch: Instant,
     /// What the OPT record of replies says, in octets.
     payload: u16,
     /// See [`Counts`].
     pub counts: Counts,
-    upstreams: Mutex<Vec<Arc<Stats>>>,
+    upstreams: Mutex<Vec<Arc<UpstreamStats>>>,
 }
 
 /// What transports ask.
 pub struct Forwarder {
-    /// See [`Kept`].
-    pub kept: Arc<Kept>,
+    /// See [`ForwardCache`].
+    pub kept: Arc<ForwardCache>,
     jobs: mpsc::Sender<Job>,
 }
 
 /// The marks of a question.
-fn marks_of(ask: &Ask) -> u8 {
+fn marks_of(ask: &ForwardRequest) -> u8 {
     let when = |condition: bool, mark| if condition { mark } else { 0 };
     when(ask.edns.is_some_and(|flags| flags & 0x80 != 0), mark::DNSSEC_OK)
         | when(ask.flags & flags::CD != 0, mark::CHECKING_DISABLED)
@@ -116,49 +116,49 @@ impl Forwarder {
         &self,
         name: &Name,
         query: &[u8],
-        ask: &Ask,
+        ask: &ForwardRequest,
         received: Instant,
         reply: &mut [u8],
-    ) -> Option<(Verdict, Age)> {
-        if ask.why != Why::Outside {
+    ) -> Option<(Verdict, Freshness)> {
+        if ask.why != ForwardReason::Outside {
             return None;
         }
-        let wanted = Wanted::new(name.wire(), ask.qtype, marks_of(ask));
+        let wanted = CacheLookup::new(name.wire(), ask.qtype, marks_of(ask));
         let entry = self.kept.cache.get(&wanted).filter(|entry| !entry.leads_in)?;
         let age = entry.age(received.saturating_duration_since(self.kept.epoch).as_secs() as u32);
         match age {
-            Age::Fresh(seconds) if entry.hit(seconds) => self.refresh(&wanted, &entry),
-            Age::Expired => return None,
+            Freshness::Fresh(seconds) if entry.hit(seconds) => self.refresh(&wanted, &entry),
+            Freshness::Expired => return None,
             _ => {}
         }
         let len = entry.write(query, ask, age, self.kept.payload, reply)?;
-        Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: Realm::Other }, age))
+        Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: ZoneClass::Other }, age))
     }
 
     /// Has something popular asked for again. It happens once in the life of an entry, and may allocate.
     #[cold]
-    fn refresh(&self, wanted: &Wanted<'_>, entry: &Entry) {
+    fn refresh(&self, wanted: &CacheLookup<'_>, entry: &Entry) {
         if self.jobs.try_send(Job::Refresh(wanted.key())).is_err() {
             entry.refreshed();
         }
     }
 
     /// Hands a question over. Where too many wait it is dropped: who asks will ask again.
-    pub fn hand_over(&self, question: Question) {
-        if self.jobs.try_send(Job::Question(question)).is_err() {
+    pub fn hand_over(&self, question: ClientQuery) {
+        if self.jobs.try_send(Job::ClientQuery(question)).is_err() {
             self.kept.counts.rejected.fetch_add(1, Relaxed);
         }
     }
 }
 
-impl Kept {
+impl ForwardCache {
     /// Entries and octets that are kept now.
     pub fn size(&self) -> (usize, u64) {
         self.cache.size()
     }
 
     /// What is counted of each upstream that is asked now.
-    pub fn upstreams(&self) -> Vec<Arc<Stats>> {
+    pub fn upstreams(&self) -> Vec<Arc<UpstreamStats>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::reply::Entry;
 use super::settings::Address;
-use super::upstream::{Asked, Server, Shared, Trouble};
+use super::upstream::{UpstreamQuery, Server, UpstreamContext, UpstreamError};
 
 /// How long one server is waited for before another is asked as well.
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -22,14 +22,14 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(addresses: &[Address], shared: &Rc<Shared>) -> Pool {
+    pub(super) fn new(addresses: &[Address], shared: &Rc<UpstreamContext>) -> Pool {
         let pool = Pool { servers: RefCell::new(Rc::new([])) };
         pool.replace(addresses, shared);
         pool
     }
 
     /// Other servers from now on. Those that stay keep what is known of them.
-    pub(super) fn replace(&self, addresses: &[Address], shared: &Rc<Shared>) {
+    pub(super) fn replace(&self, addresses: &[Address], shared: &Rc<UpstreamContext>) {
         let known = self.servers();
         let kept = |address: &Address| known.iter().find(|server| server.address == *address).cloned();
         let servers = addresses
@@ -49,7 +49,7 @@ impl Pool {
 
     /// Asks one server after the other until one answers. Those that do not reply at present come last; one that has
     /// rested is tried by the way, so that nobody waits for it.
-    pub(super) async fn ask(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+    pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let servers = self.servers();
         if self.is_well() {
             return race(&servers, asked).await;
@@ -64,7 +64,7 @@ impl Pool {
         if let Some(server) = resting {
             let (question, marks, deadline) = (asked.question.to_vec(), asked.marks, asked.deadline);
             tokio::task::spawn_local(async move {
-                let _ = server.ask(&Asked { question: &question, marks, deadline }).await;
+                let _ = server.ask(&UpstreamQuery { question: &question, marks, deadline }).await;
             });
         }
         race(&order, asked).await
@@ -74,10 +74,10 @@ impl Pool {
 /// Asks the first; if it fails, or takes its time, the others as well. The first answer counts.
 fn race<'a>(
     servers: &'a [Rc<Server>],
-    asked: &'a Asked<'_>,
-) -> Pin<Box<dyn Future<Output = Result<Entry, Trouble>> + 'a>> {
+    asked: &'a UpstreamQuery<'_>,
+) -> Pin<Box<dyn Future<Output = Result<Entry, UpstreamError>> + 'a>> {
     Box::pin(async move {
-        let Some((server, rest)) = servers.split_first() else { return Err(Trouble::Nobody) };
+        let Some((server, rest)) = servers.split_first() else { return Err(UpstreamError::Nobody) };
         let mut first = pin!(server.ask(asked));
         if rest.is_empty() {
             return first.await;

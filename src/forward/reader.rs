@@ -1,7 +1,7 @@
 //! The records of an upstream's reply: their frames, the names that may be compressed, and where aliases lead. What lies
 //! inside other types is nobody's concern.
 
-use super::reply::Unfit;
+use super::reply::InvalidReply;
 use crate::wire::{FIXED, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
 
 /// The longest chain of aliases that is followed.
@@ -13,7 +13,7 @@ pub(super) fn seconds(ttl: u32) -> u32 {
 }
 
 /// A reply of an upstream, record by record.
-pub(super) struct Reader<'m> {
+pub(super) struct ReplyReader<'m> {
     message: &'m [u8],
     pub(super) at: usize,
     /// Where type, class, TTL and length of each record begin. No name may lead there: TTLs are rewritten with age, and the
@@ -29,10 +29,10 @@ pub(super) struct Reader<'m> {
     pub(super) floor_of_answers: u32,
 }
 
-impl<'m> Reader<'m> {
+impl<'m> ReplyReader<'m> {
     /// Reads from `at` on, where the question ends.
-    pub(super) fn new(message: &'m [u8], at: usize) -> Reader<'m> {
-        Reader {
+    pub(super) fn new(message: &'m [u8], at: usize) -> ReplyReader<'m> {
+        ReplyReader {
             message,
             at,
             fixed: Vec::new(),
@@ -144,7 +144,7 @@ impl<'m> Reader<'m> {
     }
 
     /// The names that the aliases of the answer lead to, one after the other.
-    pub(super) fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, Unfit> {
+    pub(super) fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, InvalidReply> {
         let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
         let mut chain: Vec<Vec<u8>> = Vec::new();
         for _ in 0..=CHAIN {
@@ -154,6 +154,6 @@ impl<'m> Reader<'m> {
                 None => return Ok(chain),
             }
         }
-        Err(Unfit::Circle)
+        Err(InvalidReply::Circle)
     }
 }

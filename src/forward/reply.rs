@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 use thiserror::Error;
 
-use super::reader::{Reader, seconds};
-use crate::answer::Ask;
+use super::reader::{ReplyReader, seconds};
+use crate::answer::ForwardRequest;
 use crate::wire::{
     HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
 };
@@ -26,7 +26,7 @@ const SIGNATURES: [u16; 2] = [250, 24];
 
 /// Why a message is no reply to pass on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Unfit {
+pub enum InvalidReply {
     /// Another question, or no reply at all: perhaps forged. The right one may still come.
     #[error("it answers another question")]
     Foreign,
@@ -87,7 +87,7 @@ pub struct Entry {
 
 /// What an entry is worth at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Age {
+pub enum Freshness {
     /// To be answered, `0` seconds after it came.
     Fresh(u32),
     /// Past its time, and nothing fresher can be had now.
@@ -101,15 +101,15 @@ impl Entry {
     /// are the cluster's.
     ///
     /// # Errors
-    /// [`Unfit`]: the message is not passed on.
+    /// [`InvalidReply`]: the message is not passed on.
     pub fn parse(
         message: &[u8],
         question: &[u8],
         ttls: Ttls,
         now: u32,
         ours: impl Fn(&Name) -> bool,
-    ) -> Result<Entry, Unfit> {
-        let header = Header::parse(message).ok_or(Unfit::Foreign)?;
+    ) -> Result<Entry, InvalidReply> {
+        let header = Header::parse(message).ok_or(InvalidReply::Foreign)?;
         let start = HEADER_LEN + question.len();
         let echoed = message.get(HEADER_LEN..start).unwrap_or(&[]);
         let tail = question.len().saturating_sub(4);
@@ -117,22 +117,22 @@ impl Entry {
             && echoed.eq_ignore_ascii_case(question)
             && echoed.get(tail..) == question.get(tail..);
         if !header.is_reply() || header.opcode() != 0 {
-            return Err(Unfit::Foreign);
+            return Err(InvalidReply::Foreign);
         }
         // Who does not know EDNS may send back a header and nothing else (RFC 6891 section 7).
         let code = header.flags & 0x0f;
         if matches!(code, rcode::FORMERR | rcode::NOTIMP) && header.additionals == 0 && (same || header.questions == 0)
         {
-            return Err(Unfit::NoEdns);
+            return Err(InvalidReply::NoEdns);
         }
         if !same {
-            return Err(Unfit::Foreign);
+            return Err(InvalidReply::Foreign);
         }
         if header.flags & flags::TC != 0 {
-            return Err(Unfit::Truncated);
+            return Err(InvalidReply::Truncated);
         }
         let qtype = u16_at(question, tail).unwrap_or(0);
-        let mut reader = Reader::new(message, start);
+        let mut reader = ReplyReader::new(message, start);
         let mut entry = Entry { authentic: header.flags & flags::AD != 0, ..Entry::empty(code, now) };
         let mut cuts = Vec::with_capacity(usize::from(header.answers) + usize::from(header.authorities));
         let mut end = start;
@@ -140,13 +140,13 @@ impl Entry {
         for (section, records) in [header.answers, header.authorities, header.additionals].into_iter().enumerate() {
             for _ in 0..records {
                 let owner = reader.at;
-                let record = reader.record(section).ok_or(Unfit::Damaged)?;
+                let record = reader.record(section).ok_or(InvalidReply::Damaged)?;
                 if record.rtype == rtype::OPT {
                     if section != 2 || !record.root {
-                        return Err(Unfit::Damaged);
+                        return Err(InvalidReply::Damaged);
                     }
                     entry.rcode |= u16::from(record.ttl[0]) << 4;
-                    entry.errors = extended_errors(record.rdata).ok_or(Unfit::Damaged)?;
+                    entry.errors = extended_errors(record.rdata).ok_or(InvalidReply::Damaged)?;
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
@@ -218,14 +218,14 @@ impl Entry {
 
     /// What it is worth now, in seconds of the forwarder's clock.
     #[inline]
-    pub fn age(&self, now: u32) -> Age {
+    pub fn age(&self, now: u32) -> Freshness {
         let age = now.saturating_sub(self.fetched);
         if age < self.ttl {
-            Age::Fresh(age)
+            Freshness::Fresh(age)
         } else if now < self.retry_at.load(Relaxed) {
-            Age::Stale
+            Freshness::Stale
         } else {
-            Age::Expired
+            Freshness::Expired
         }
     }
 
@@ -273,9 +273,9 @@ impl Entry {
 
     /// Writes it as the reply to a query; returns its length. `payload` is what the reply's OPT record says.
     #[inline]
-    pub fn write(&self, query: &[u8], ask: &Ask, age: Age, payload: u16, buffer: &mut [u8]) -> Option<usize> {
+    pub fn write(&self, query: &[u8], ask: &ForwardRequest, age: Freshness, payload: u16, buffer: &mut [u8]) -> Option<usize> {
         let errors: &[u8] = match age {
-            Age::Fresh(_) => &self.errors,
+            Freshness::Fresh(_) => &self.errors,
             _ => &extended_error::STALE_ANSWER,
         };
         // What was asked for comes before words about it: without room for both the errors are left out.
@@ -300,7 +300,7 @@ impl Entry {
             let at = usize::from(cut.ttl);
             let Some(ttl) = self.body.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { continue };
             let left = match age {
-                Age::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age),
+                Freshness::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age),
                 _ => STALE_TTL,
             };
             out.patch_ttl(start + at, left);
@@ -362,7 +362,7 @@ fn extended_errors(rdata: &[u8]) -> Option<Box<[u8]>> {
 }
 
 /// How long an answer may be kept.
-fn ttl_of(reader: &Reader<'_>, rcode: u16, ttls: Ttls) -> u32 {
+fn ttl_of(reader: &ReplyReader<'_>, rcode: u16, ttls: Ttls) -> u32 {
     let ttl = match (rcode, reader.negative) {
         (rcode::NOERROR, _) if reader.found => reader.floor_of_answers,
         // Nothing, or aliases that lead to nothing: both have to hold. RFC 2308 section 5: not without a SOA.

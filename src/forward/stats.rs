@@ -9,7 +9,7 @@ pub const RCODES: [(u16, &str); 5] = [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVF
 
 /// What is counted of one server, read by whoever scrapes.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub struct UpstreamStats {
     /// The server, as it was named.
     pub server: String,
     /// Questions sent.

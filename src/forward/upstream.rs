@@ -24,9 +24,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::mark;
-use super::reply::{Entry, Ttls, Unfit};
+use super::reply::{Entry, Ttls, InvalidReply};
 use super::settings::Address;
-use super::stats::{RCODES, Stats, TIME_BOUNDS, count};
+use super::stats::{RCODES, UpstreamStats, TIME_BOUNDS, count};
 use crate::wire::{Name, flags, rcode, rtype};
 
 /// What we say that we can take over UDP, in octets: what passes every network in one piece.
@@ -34,7 +34,7 @@ const PAYLOAD: u16 = 1232;
 /// Questions that a socket serves before another port takes its place.
 const USES: u32 = 64;
 /// Sockets that wait for the next question.
-const IDLE_LANES: usize = 64;
+const IDLE_SOCKETS: usize = 64;
 /// Time until a question is sent again over UDP; doubled each time.
 const RESEND: Duration = Duration::from_millis(700);
 /// Replies that were not given in time, one after the other, until a server is asked last.
@@ -46,33 +46,33 @@ const PLAIN: Duration = Duration::from_secs(900);
 
 /// Why a server gave no answer.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum UpstreamError {
     /// No reply in time.
-    Silent,
+    NoTrace,
     /// The system, or the way there.
     Io,
     /// A reply that nobody can use.
-    Unfit,
+    InvalidReply,
     /// It says that it cannot, or will not, answer.
     Refused(Entry),
     /// There is nobody to ask.
     Nobody,
 }
 
-impl Trouble {
+impl UpstreamError {
     /// The one of two that tells more.
-    pub(super) fn or(self, other: Trouble) -> Trouble {
+    pub(super) fn or(self, other: UpstreamError) -> UpstreamError {
         match (&self, &other) {
-            (Trouble::Refused(_), _) => self,
-            (_, Trouble::Refused(_)) => other,
-            (Trouble::Nobody, _) => other,
+            (UpstreamError::Refused(_), _) => self,
+            (_, UpstreamError::Refused(_)) => other,
+            (UpstreamError::Nobody, _) => other,
             _ => self,
         }
     }
 }
 
 /// What every exchange needs, and one thread shares.
-pub(super) struct Shared {
+pub(super) struct UpstreamContext {
     /// Keyed by what nobody outside knows: a pseudo-random function for ids.
     ids: RandomState,
     next: Cell<u64>,
@@ -88,15 +88,15 @@ pub(super) struct Shared {
     ours: Box<dyn Fn(&Name) -> bool>,
 }
 
-impl Shared {
+impl UpstreamContext {
     pub(super) fn new(
         epoch: std::time::Instant,
         ttls: Ttls,
         tls: Option<rustls::ClientConfig>,
         concurrent: usize,
         ours: Box<dyn Fn(&Name) -> bool>,
-    ) -> Shared {
-        Shared {
+    ) -> UpstreamContext {
+        UpstreamContext {
             ids: RandomState::new(),
             next: Cell::new(0),
             buffer: RefCell::new(vec![0; usize::from(u16::MAX)].into()),
@@ -120,13 +120,13 @@ impl Shared {
         self.ids.hash_one(next)
     }
 
-    fn parse(&self, message: &[u8], question: &[u8]) -> Result<Entry, Unfit> {
+    fn parse(&self, message: &[u8], question: &[u8]) -> Result<Entry, InvalidReply> {
         Entry::parse(message, question, self.ttls, self.now(), &self.ours)
     }
 }
 
 /// A question as it is sent.
-pub(super) struct Asked<'q> {
+pub(super) struct UpstreamQuery<'q> {
     /// Name, type and class.
     pub(super) question: &'q [u8],
     /// See [`mark`].
@@ -135,7 +135,7 @@ pub(super) struct Asked<'q> {
     pub(super) deadline: Instant,
 }
 
-impl Asked<'_> {
+impl UpstreamQuery<'_> {
     fn encode(&self, id: u16, edns: bool) -> Vec<u8> {
         let has = |mark| self.marks & mark != 0;
         let recursion = if has(mark::NOT_RECURSIVE) { 0 } else { flags::RD };
@@ -163,7 +163,7 @@ struct Health {
     rests_until: Option<Instant>,
 }
 
-struct Lane {
+struct PooledSocket {
     socket: UdpSocket,
     uses: u32,
 }
@@ -173,9 +173,9 @@ type Stream = DnsExchange<TokioRuntimeProvider>;
 /// A server, as the forwarder's thread knows it.
 pub(super) struct Server {
     pub(super) address: Address,
-    pub(super) stats: Arc<Stats>,
-    shared: std::rc::Rc<Shared>,
-    lanes: RefCell<Vec<Lane>>,
+    pub(super) stats: Arc<UpstreamStats>,
+    shared: std::rc::Rc<UpstreamContext>,
+    lanes: RefCell<Vec<PooledSocket>>,
     /// The connection, and which of those that there have been it is.
     stream: Mutex<Option<(Stream, u64)>>,
     connections: Cell<u64>,
@@ -187,9 +187,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(address: Address, shared: &std::rc::Rc<Shared>) -> Server {
+    pub(super) fn new(address: Address, shared: &std::rc::Rc<UpstreamContext>) -> Server {
         Server {
-            stats: Arc::new(Stats { server: address.to_string(), ..Stats::default() }),
+            stats: Arc::new(UpstreamStats { server: address.to_string(), ..UpstreamStats::default() }),
             address,
             shared: shared.clone(),
             lanes: RefCell::default(),
@@ -248,7 +248,7 @@ impl Server {
     }
 
     /// Asks. What comes back as an answer is one: that a name exists, or does not.
-    pub(super) async fn ask(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+    pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let start = Instant::now();
         count(&self.stats.requests);
         let result = match self.address.tls {
@@ -264,11 +264,11 @@ impl Server {
                 count(&self.stats.times[TIME_BOUNDS.iter().take_while(|bound| **bound < time).count()]);
                 self.stats.time.fetch_add(time, Relaxed);
             }
-            Err(Trouble::Silent) => {
+            Err(UpstreamError::NoTrace) => {
                 count(&self.stats.timeouts);
                 self.missed();
             }
-            Err(Trouble::Io) => {
+            Err(UpstreamError::Io) => {
                 count(&self.stats.errors);
                 self.missed();
             }
@@ -276,13 +276,13 @@ impl Server {
         }
         match result {
             Ok(entry) if matches!(entry.rcode, rcode::NOERROR | rcode::NXDOMAIN) => Ok(entry),
-            Ok(entry) => Err(Trouble::Refused(entry)),
+            Ok(entry) => Err(UpstreamError::Refused(entry)),
             Err(trouble) => Err(trouble),
         }
     }
 
-    async fn over_udp(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
-        let mut lane = self.lane().map_err(|_| Trouble::Io)?;
+    async fn over_udp(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+        let mut lane = self.lane().map_err(|_| UpstreamError::Io)?;
         let mut patience = RESEND;
         let mut edns = self.knows_edns();
         let known = edns;
@@ -293,7 +293,7 @@ impl Server {
             lane.uses += 1;
             // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
             match socket2::SockRef::from(&lane.socket).send(&message) {
-                Err(why) if why.kind() != io::ErrorKind::WouldBlock => return Err(Trouble::Io),
+                Err(why) if why.kind() != io::ErrorKind::WouldBlock => return Err(UpstreamError::Io),
                 _ => {}
             }
             let until = asked.deadline.min(Instant::now() + patience);
@@ -305,26 +305,26 @@ impl Server {
                     }
                     return Ok(entry);
                 }
-                Ok(Ok(Err(Unfit::Truncated))) => {
+                Ok(Ok(Err(InvalidReply::Truncated))) => {
                     self.keep(lane);
                     // It has replied: silence over TCP is no reason to ask it last.
                     return self.over_stream(asked).await.map_err(|trouble| match trouble {
-                        Trouble::Silent => Trouble::Unfit,
+                        UpstreamError::NoTrace => UpstreamError::InvalidReply,
                         other => other,
                     });
                 }
                 // Whether that was the reason shows when it is asked without.
-                Ok(Ok(Err(Unfit::NoEdns))) if edns => edns = false,
-                Ok(Ok(Err(_))) => return Err(Trouble::Unfit),
-                Ok(Err(_)) => return Err(Trouble::Io),
-                Err(_) if Instant::now() >= asked.deadline => return Err(Trouble::Silent),
+                Ok(Ok(Err(InvalidReply::NoEdns))) if edns => edns = false,
+                Ok(Ok(Err(_))) => return Err(UpstreamError::InvalidReply),
+                Ok(Err(_)) => return Err(UpstreamError::Io),
+                Err(_) if Instant::now() >= asked.deadline => return Err(UpstreamError::NoTrace),
                 Err(_) => patience *= 2,
             }
         }
     }
 
     /// Waits for the reply to one question. Other messages are stepped over: the right one may still come.
-    async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, Unfit>> {
+    async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, InvalidReply>> {
         loop {
             // A port where nobody listens shows as an error, with nothing to read.
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -344,16 +344,16 @@ impl Server {
                 continue;
             }
             match self.shared.parse(message, question) {
-                Err(Unfit::Foreign) => count(&self.stats.foreign),
+                Err(InvalidReply::Foreign) => count(&self.stats.foreign),
                 // More than was asked for: what sends it knows no bounds, or is not who we asked.
-                Ok(_) if length > usize::from(PAYLOAD) => return Ok(Err(Unfit::Truncated)),
+                Ok(_) if length > usize::from(PAYLOAD) => return Ok(Err(InvalidReply::Truncated)),
                 result => return Ok(result),
             }
         }
     }
 
     /// A socket that carries no other question, connected, so that the system takes datagrams of this server alone.
-    fn lane(&self) -> io::Result<Lane> {
+    fn lane(&self) -> io::Result<PooledSocket> {
         if let Some(lane) = self.lanes.borrow_mut().pop() {
             return Ok(lane);
         }
@@ -364,27 +364,27 @@ impl Server {
         let socket = std::net::UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
         socket.connect(self.address.socket)?;
-        Ok(Lane { socket: UdpSocket::from_std(socket)?, uses: 0 })
+        Ok(PooledSocket { socket: UdpSocket::from_std(socket)?, uses: 0 })
     }
 
-    fn keep(&self, lane: Lane) {
+    fn keep(&self, lane: PooledSocket) {
         let mut lanes = self.lanes.borrow_mut();
-        if lane.uses < USES && lanes.len() < IDLE_LANES {
+        if lane.uses < USES && lanes.len() < IDLE_SOCKETS {
             lanes.push(lane);
         }
     }
 
     /// Over TCP or TLS. A connection that the server has closed meanwhile is opened again, once. One that says nothing in
     /// time is given up: it may be dead, and would be asked again and again.
-    async fn over_stream(&self, asked: &Asked<'_>) -> Result<Entry, Trouble> {
+    async fn over_stream(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let mut edns = self.knows_edns();
         let known = edns;
         let mut fresh = false;
         loop {
-            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(Trouble::Silent));
+            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::NoTrace));
             let (stream, number, is_new) = opened?;
             fresh |= is_new;
-            let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| Trouble::Unfit)?;
+            let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| UpstreamError::InvalidReply)?;
             let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
             let given_up = GivenUp { server: self, number, in_time: Cell::new(false) };
             let reply = timeout_at(asked.deadline, sent.first_answer()).await;
@@ -397,22 +397,22 @@ impl Server {
                         }
                         return Ok(entry);
                     }
-                    Err(Unfit::NoEdns) if edns => edns = false,
-                    Err(_) => return Err(Trouble::Unfit),
+                    Err(InvalidReply::NoEdns) if edns => edns = false,
+                    Err(_) => return Err(UpstreamError::InvalidReply),
                 },
                 Ok(Err(why)) => {
                     tracing::debug!(upstream = %self.address, %why, "connection to an upstream");
                     if fresh {
-                        return Err(Trouble::Io);
+                        return Err(UpstreamError::Io);
                     }
                 }
-                Err(_) => return Err(Trouble::Silent),
+                Err(_) => return Err(UpstreamError::NoTrace),
             }
         }
     }
 
     /// The connection, its number, and whether it was opened just now.
-    async fn connection(&self) -> Result<(Stream, u64, bool), Trouble> {
+    async fn connection(&self) -> Result<(Stream, u64, bool), UpstreamError> {
         let mut open = self.stream.lock().await;
         if let Some((stream, number)) = &*open {
             return Ok((stream.clone(), *number, false));
@@ -422,10 +422,10 @@ impl Server {
         let opened = match (&self.address.tls, &self.shared.tls) {
             (None, _) => TcpClientStream::exchange(to, None, time, most, provider).await,
             (Some(name), Some(config)) => {
-                let name = ServerName::try_from(String::from(&**name)).map_err(|_| Trouble::Io)?;
+                let name = ServerName::try_from(String::from(&**name)).map_err(|_| UpstreamError::Io)?;
                 tls::tls_exchange(to, name, config.clone(), time, most, provider).await
             }
-            (Some(_), None) => return Err(Trouble::Io),
+            (Some(_), None) => return Err(UpstreamError::Io),
         };
         match opened {
             Ok(stream) => {
@@ -440,7 +440,7 @@ impl Server {
                 if !self.unreachable.replace(true) {
                     tracing::warn!(upstream = %self.address, %why, "no connection to an upstream");
                 }
-                Err(Trouble::Io)
+                Err(UpstreamError::Io)
             }
         }
     }

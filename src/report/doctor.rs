@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{Catalog, links};
 use crate::wire::{label_of, text_of};
-use crate::zone::facts::{Key, Reach};
-use crate::zone::{Report, tld};
+use crate::zone::facts::{Key, ServiceType};
+use crate::zone::{Diagnostic, tld};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -37,7 +37,7 @@ pub struct Finding {
 }
 
 /// All findings, the worst first; then by object.
-pub fn examine(catalog: &Catalog, reports: &[Report]) -> Vec<Finding> {
+pub fn examine(catalog: &Catalog, reports: &[Diagnostic]) -> Vec<Finding> {
     let mut all = BTreeSet::new();
     all.extend(reports.iter().map(of_report));
     for (key, known) in &catalog.services {
@@ -65,9 +65,9 @@ fn slashed(name: &str) -> String {
 }
 
 /// What the builder of the table has met.
-fn of_report(report: &Report) -> Finding {
+fn of_report(report: &Diagnostic) -> Finding {
     match report {
-        Report::AliasClaimed { alias, kept_by, refused } => finding(
+        Diagnostic::AliasClaimed { alias, kept_by, refused } => finding(
             Severity::Error,
             "alias-claimed-twice",
             &slashed(refused),
@@ -77,7 +77,7 @@ fn of_report(report: &Report) -> Finding {
                 "take the alias from one of them (callsign.dev/alias)".into(),
             ],
         ),
-        Report::TwoDefaults { kind, services } => finding(
+        Diagnostic::TwoDefaults { kind, services } => finding(
             Severity::Error,
             "two-defaults",
             &services.iter().map(|service| slashed(service)).collect::<Vec<_>>().join(", "),
@@ -87,7 +87,7 @@ fn of_report(report: &Report) -> Finding {
                 "leave callsign.dev/default on one of them".into(),
             ],
         ),
-        Report::AliasShadowed { alias, claimed_by } => finding(
+        Diagnostic::AliasShadowed { alias, claimed_by } => finding(
             Severity::Warning,
             "alias-shadowed",
             &slashed(claimed_by),
@@ -97,7 +97,7 @@ fn of_report(report: &Report) -> Finding {
                 "choose another alias, or remove it".into(),
             ],
         ),
-        Report::TopLevelDomain { namespace } => finding(
+        Diagnostic::TopLevelDomain { namespace } => finding(
             Severity::Warning,
             "top-level-domain",
             namespace,
@@ -109,7 +109,7 @@ fn of_report(report: &Report) -> Finding {
                 "rename the namespace, use full names, or allow it with --allow-tld-namespace".into(),
             ],
         ),
-        Report::FqdnSkipped { service } => finding(
+        Diagnostic::FqdnSkipped { service } => finding(
             Severity::Warning,
             "fqdn-endpoints",
             &slashed(service),
@@ -122,9 +122,9 @@ fn of_report(report: &Report) -> Finding {
     }
 }
 
-fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeSet<Finding>) {
+fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut BTreeSet<Finding>) {
     match &known.fact.reach {
-        Reach::External(None) => {
+        ServiceType::External(None) => {
             all.insert(finding(
                 Severity::Error,
                 "external-name-is-no-name",
@@ -136,7 +136,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeS
                 ],
             ));
         }
-        Reach::Headless if known.ready.is_empty() => {
+        ServiceType::Headless if known.ready.is_empty() => {
             let listed = if known.total > 0 {
                 format!("none of its {} endpoints is ready", known.total)
             } else {
@@ -153,7 +153,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::Known, all: &mut BTreeS
                 ],
             ));
         }
-        Reach::Cluster(_) if known.sliced && known.ready.is_empty() => {
+        ServiceType::Cluster(_) if known.sliced && known.ready.is_empty() => {
             all.insert(finding(
                 Severity::Warning,
                 "no-ready-endpoint",

@@ -8,8 +8,8 @@ use hickory_proto::rr::{Name as WireName, RecordType};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::answer::{Limit, Scratch, Verdict, Why, answer};
-use crate::resolve::{Finding, Node, Outcome, Step, Told, resolve};
+use crate::answer::{Limit, Scratch, Verdict, ForwardReason, answer};
+use crate::resolve::{StepResult, Node, Outcome, Step, Recorded, resolve};
 use crate::wire::{Name, NameError, name_from_text, text_of};
 use crate::zone::{Asker, Caller, NamespaceName, Origin, Zone};
 
@@ -52,37 +52,37 @@ pub fn type_of(text: &str) -> Result<RecordType, ExplainError> {
 
 /// Who asks, and how that is known.
 #[derive(Clone, Debug)]
-pub struct Who {
+pub struct CallerSpec {
     /// The namespace, if it is known.
     pub namespace: Option<NamespaceName>,
     /// How.
     pub because: String,
 }
 
-impl Who {
+impl CallerSpec {
     /// Somebody in this namespace.
-    pub fn new(namespace: Option<NamespaceName>, because: String) -> Who {
-        Who { namespace, because }
+    pub fn new(namespace: Option<NamespaceName>, because: String) -> CallerSpec {
+        CallerSpec { namespace, because }
     }
 
     /// The caller that `--from` means, as far as the table knows: a namespace or an address.
     ///
     /// # Errors
     /// When it is neither.
-    pub fn parse(zone: &Zone, from: Option<&str>) -> Result<Who, ExplainError> {
+    pub fn parse(zone: &Zone, from: Option<&str>) -> Result<CallerSpec, ExplainError> {
         let settings = &zone.settings;
         let Some(text) = from else {
             let namespace = settings.namespace.clone();
             let because = if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
-            return Ok(Who::new(namespace, because.to_owned()));
+            return Ok(CallerSpec::new(namespace, because.to_owned()));
         };
         if let Ok(address) = text.parse::<IpAddr>() {
             let (namespace, origin) = zone.namespace_of(address);
-            return Ok(Who::new(namespace.cloned(), because(address, &origin)));
+            return Ok(CallerSpec::new(namespace.cloned(), because(address, &origin)));
         }
         let namespace = settings.namespace_name(text).ok().filter(|name| zone.namespace(name.as_label()).is_some());
         match namespace {
-            Some(_) => Ok(Who::new(namespace, "told".to_owned())),
+            Some(_) => Ok(CallerSpec::new(namespace, "told".to_owned())),
             None => Err(ExplainError::NoCaller(text.to_owned())),
         }
     }
@@ -98,7 +98,7 @@ pub struct Explanation {
     /// Who asks.
     pub from: From,
     /// Each rule that was tried.
-    pub steps: Vec<Told1>,
+    pub steps: Vec<StepJson>,
     /// What the name is.
     pub outcome: String,
     /// The response code; `FORWARDED` where upstreams decide.
@@ -127,7 +127,7 @@ pub struct From {
 
 /// One rule that was tried.
 #[derive(Debug, Serialize)]
-pub struct Told1 {
+pub struct StepJson {
     /// Which.
     pub rule: &'static str,
     /// What it looked for.
@@ -167,13 +167,13 @@ pub enum Sight {
 /// When a message cannot be made or read.
 pub fn explain(
     zone: &Zone,
-    who: &Who,
+    who: &CallerSpec,
     name: &Name,
     qtype: RecordType,
     sight: Sight,
 ) -> Result<Explanation, ExplainError> {
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
-    let mut told = Told::default();
+    let mut told = Recorded::default();
     let asker = Asker::new(zone, caller);
     let outcome = describe(&resolve(zone, &asker, name, &mut told));
     let query = query(name, qtype)?;
@@ -183,7 +183,7 @@ pub fn explain(
         Verdict::Forward(ask) => Some(ask.why),
         _ => None,
     };
-    if matches!(why, Some(Why::LeadsOut | Why::Search)) {
+    if matches!(why, Some(ForwardReason::LeadsOut | ForwardReason::Search)) {
         verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::alone(0), &mut reply);
     }
     let (rcode, answers) = match verdict {
@@ -199,7 +199,7 @@ pub fn explain(
         outcome,
         rcode,
         answers,
-        leads_out: why == Some(Why::LeadsOut),
+        leads_out: why == Some(ForwardReason::LeadsOut),
         near: if nothing { near(zone, who.namespace.as_ref(), name, sight) } else { Vec::new() },
         server: None,
     })
@@ -208,15 +208,15 @@ pub fn explain(
 /// In place of an rcode: upstreams decide.
 pub const FORWARDED: &str = "FORWARDED";
 
-fn told1(step: Step, sight: Sight) -> Told1 {
+fn told1(step: Step, sight: Sight) -> StepJson {
     let (found, detail) = match step.finding {
-        Finding::Nothing => ("nothing", String::new()),
-        Finding::Hidden(_) if sight == Sight::Caller => ("nothing", String::new()),
-        Finding::Found(what) => ("found", what),
-        Finding::Hidden(what) => ("hidden", what),
-        Finding::Skipped(why) => ("skipped", why),
+        StepResult::Nothing => ("nothing", String::new()),
+        StepResult::Hidden(_) if sight == Sight::Caller => ("nothing", String::new()),
+        StepResult::Found(what) => ("found", what),
+        StepResult::Hidden(what) => ("hidden", what),
+        StepResult::Skipped(why) => ("skipped", why),
     };
-    Told1 { rule: step.rule, sought: step.sought, found, detail }
+    StepJson { rule: step.rule, sought: step.sought, found, detail }
 }
 
 fn describe(outcome: &Outcome<'_>) -> String {
@@ -273,7 +273,7 @@ pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
 
 fn because(address: IpAddr, origin: &Origin) -> String {
     match origin {
-        Origin::Told => "told".to_owned(),
+        Origin::Explicit => "told".to_owned(),
         Origin::Callers(_) => format!("--callers has {address}"),
         Origin::Pod => format!("one live pod has {address}"),
         Origin::Default => "--namespace".to_owned(),

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{Catalog, key_of};
-use crate::zone::facts::{Key, PortFact, Protocol, Reach, ServiceFact};
+use crate::zone::facts::{Key, PortFact, Protocol, ServiceType, ServiceFact};
 
 /// How variables are called and what they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -252,7 +252,7 @@ impl Link<'_> {
     /// containers' ports.
     fn number(&self, port: &PortFact) -> u16 {
         match (&self.fact.reach, port.target.as_deref().and_then(|target| target.parse().ok())) {
-            (Reach::Headless, Some(target)) => target,
+            (ServiceType::Headless, Some(target)) => target,
             _ => port.number,
         }
     }
@@ -280,7 +280,7 @@ impl Link<'_> {
             }
             Style::Kubernetes => {
                 let address = match &self.fact.reach {
-                    Reach::Cluster(addresses) => addresses.first().map(ToString::to_string),
+                    ServiceType::Cluster(addresses) => addresses.first().map(ToString::to_string),
                     _ => None,
                 };
                 let host = &address.unwrap_or_else(|| host.clone());

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::resolve::{Node, Outcome, Silent, resolve};
+use crate::resolve::{Node, Outcome, NoTrace, resolve};
 use crate::wire::{Name, label_of, name_from_text};
 use crate::zone::facts::{Key, ServiceFact};
 use crate::zone::{Asker, Caller, Facts, NamespaceName, Origin, Service, Zone};
@@ -20,7 +20,7 @@ use crate::zone::{Asker, Caller, Facts, NamespaceName, Origin, Service, Zone};
 pub struct Catalog {
     /// The table.
     pub zone: Arc<Zone>,
-    services: BTreeMap<Key, Known>,
+    services: BTreeMap<Key, ServiceView>,
     namespaces: BTreeSet<Box<str>>,
 }
 
@@ -67,7 +67,7 @@ impl Viewer {
 }
 
 /// What is known of a Service.
-struct Known {
+struct ServiceView {
     fact: Arc<ServiceFact>,
     /// Endpoints that its slices list, ready or not.
     total: u32,
@@ -80,10 +80,10 @@ struct Known {
 impl Catalog {
     /// In order, whatever order the facts are in.
     pub fn new(zone: Arc<Zone>, facts: Facts) -> Catalog {
-        let mut services: BTreeMap<Key, Known> = facts
+        let mut services: BTreeMap<Key, ServiceView> = facts
             .services
             .into_iter()
-            .map(|(key, fact)| (key, Known { fact, total: 0, ready: BTreeSet::new(), sliced: false }))
+            .map(|(key, fact)| (key, ServiceView { fact, total: 0, ready: BTreeSet::new(), sliced: false }))
             .collect();
         let mut namespaces: BTreeSet<Box<str>> = facts.namespaces.into_iter().map(|(name, _)| name).collect();
         namespaces.extend(services.keys().map(|key| key.namespace.clone()));
@@ -157,7 +157,7 @@ impl Catalog {
 
     /// The Service that the server finds for a name.
     fn service_of(&self, name: &Name, asker: &Asker<'_>) -> Option<&Arc<Service>> {
-        match resolve(&self.zone, &asker.again(), name, &mut Silent) {
+        match resolve(&self.zone, &asker.again(), name, &mut NoTrace) {
             Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
             _ => None,
         }

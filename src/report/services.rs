@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Catalog, Known, Viewer};
+use super::{Catalog, ServiceView, Viewer};
 use crate::wire::text_of;
-use crate::zone::facts::{Key, PortFact, Reach};
+use crate::zone::facts::{Key, PortFact, ServiceType};
 
 /// A Service as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -22,7 +22,7 @@ pub struct Line {
     /// Its addresses, or where it leads to.
     pub addresses: Vec<String>,
     /// Its ports, in the order of the object.
-    pub ports: Vec<Port>,
+    pub ports: Vec<PortJson>,
     /// Ready endpoints; not known where nothing lists any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<usize>,
@@ -35,7 +35,7 @@ pub struct Line {
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Port {
+pub struct PortJson {
     /// Empty if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
@@ -47,10 +47,10 @@ pub struct Port {
     pub protocol: &'static str,
 }
 
-impl Port {
-    fn new(fact: &PortFact) -> Port {
+impl PortJson {
+    fn new(fact: &PortFact) -> PortJson {
         let target = fact.target.as_deref().map_or_else(|| fact.number.to_string(), str::to_owned);
-        Port { name: fact.name.to_string(), port: fact.number, target, protocol: fact.protocol.as_str() }
+        PortJson { name: fact.name.to_string(), port: fact.number, target, protocol: fact.protocol.as_str() }
     }
 
     /// `80:3000`, or a bare number where both are equal.
@@ -64,12 +64,12 @@ impl Port {
 }
 
 impl Line {
-    fn new(catalog: &Catalog, key: &Key, known: &Known) -> Line {
+    fn new(catalog: &Catalog, key: &Key, known: &ServiceView) -> Line {
         let fact = &known.fact;
         let (kind, addresses) = match &fact.reach {
-            Reach::Cluster(addresses) => ("ClusterIP", addresses.iter().map(ToString::to_string).collect()),
-            Reach::Headless => ("Headless", known.ready.iter().map(ToString::to_string).collect()),
-            Reach::External(target) => ("ExternalName", target.iter().map(|target| text_of(target)).collect()),
+            ServiceType::Cluster(addresses) => ("ClusterIP", addresses.iter().map(ToString::to_string).collect()),
+            ServiceType::Headless => ("Headless", known.ready.iter().map(ToString::to_string).collect()),
+            ServiceType::External(target) => ("ExternalName", target.iter().map(|target| text_of(target)).collect()),
         };
         Line {
             namespace: key.namespace.to_string(),
@@ -78,7 +78,7 @@ impl Line {
             short: catalog.short(key),
             r#type: kind,
             addresses,
-            ports: fact.ports.iter().map(Port::new).collect(),
+            ports: fact.ports.iter().map(PortJson::new).collect(),
             ready: known.sliced.then_some(known.ready.len()),
             endpoints: known.sliced.then_some(known.total),
             aliases: fact.aliases.iter().map(|alias| alias.to_string()).collect(),
@@ -87,7 +87,7 @@ impl Line {
 
     /// `80:3000 443:3000`.
     pub fn ports_text(&self) -> String {
-        self.ports.iter().map(Port::text).collect::<Vec<_>>().join(" ")
+        self.ports.iter().map(PortJson::text).collect::<Vec<_>>().join(" ")
     }
 
     /// `2/3`: ready endpoints of all; empty where nothing lists any.

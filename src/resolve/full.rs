@@ -1,7 +1,7 @@
 //! Full names under a cluster domain: Kubernetes DNS-Based Service Discovery 1.1.0. They do not depend on the caller's
 //! namespace, visibility apart, and never fall through to the rules for short names.
 
-use super::trace::{Finding, Step, Trace};
+use super::trace::{StepResult, Step, Trace};
 use super::{Node, Outcome, Search, Space};
 use crate::wire::{Name, text_of};
 use crate::zone::{Label, PodNames, dashed};
@@ -29,7 +29,7 @@ pub(super) fn resolve<'z, T: Trace>(
         b"\x03dns" if kind == 0 => Some(Node::Empty),
         b"\x03dns" if kind == 1 && name.label(0) == b"\x02ns" => Some(Node::NameServer),
         other => {
-            trace.note(|| Step::new("full name", format!("svc or pod, not '{}'", text_of(other)), Finding::Nothing));
+            trace.note(|| Step::new("full name", format!("svc or pod, not '{}'", text_of(other)), StepResult::Nothing));
             None
         }
     };
@@ -75,8 +75,8 @@ pub(super) fn namespace_node<'z, T: Trace>(
     let found = search.zone.namespace(label).filter(|namespace| search.asker.sees_namespace(namespace));
     trace.note(|| {
         let finding = match found {
-            Some(_) => Finding::Found("the namespace exists; it has no address of its own".to_owned()),
-            None => Finding::Nothing,
+            Some(_) => StepResult::Found("the namespace exists; it has no address of its own".to_owned()),
+            None => StepResult::Nothing,
         };
         Step::new("namespace", format!("namespace {}", text_of(label.octets)), finding)
     });

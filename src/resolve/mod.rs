@@ -1,7 +1,7 @@
 //! A name and a caller become an [`Outcome`].
 //!
-//! There is one resolver, told or silent: the hot path passes [`Silent`], which compiles to nothing, and `callsign
-//! explain` passes [`Told`], which writes down each rule, what it looked for and what it found.
+//! There is one resolver, told or silent: the hot path passes [`NoTrace`], which compiles to nothing, and `callsign
+//! explain` passes [`Recorded`], which writes down each rule, what it looked for and what it found.
 
 mod full;
 mod reverse;
@@ -10,7 +10,7 @@ mod trace;
 
 use std::net::IpAddr;
 
-pub use trace::{Finding, Probes, Silent, Step, Told, Trace};
+pub use trace::{StepResult, Probes, NoTrace, Step, Recorded, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;

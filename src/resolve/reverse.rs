@@ -1,6 +1,6 @@
 //! Reverse names: `4.3.2.1.in-addr.arpa` (RFC 1035 section 3.5) and the nibbles of `ip6.arpa` (RFC 3596 section 2.5).
 
-use super::trace::{Finding, Step, Trace};
+use super::trace::{StepResult, Step, Trace};
 use super::{Node, Outcome, Search, Space};
 use crate::wire::Name;
 use crate::zone::{Cidr, address_of};
@@ -85,9 +85,9 @@ fn search_block<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, block: &B
     trace.note(|| {
         let what = if whole { "a Service or ready endpoint with address" } else { "addresses from" };
         let finding = match (owned, inside) {
-            (true, _) => Finding::Found("an address of the cluster".to_owned()),
-            (false, Some(_)) => Finding::Skipped("none, but inside --reverse-cidr: answered here".to_owned()),
-            (false, None) => Finding::Nothing,
+            (true, _) => StepResult::Found("an address of the cluster".to_owned()),
+            (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr: answered here".to_owned()),
+            (false, None) => StepResult::Nothing,
         };
         Step::new("reverse name", format!("{what} {}", address_of(block.first)), finding)
     });

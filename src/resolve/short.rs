@@ -2,7 +2,7 @@
 //! existence: a headless Service without ready endpoints still ends the search.
 
 use super::full::namespace_node;
-use super::trace::{Finding, Step, Trace, finding};
+use super::trace::{StepResult, Step, Trace, finding};
 use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
 use crate::wire::{MAX_LABEL, Name, text_of};
 use crate::zone::{Kind, Label, Namespace, Service, tld};
@@ -13,23 +13,23 @@ pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, tra
     let labels = name.labels();
     let last = name.label(labels.wrapping_sub(1));
     if last == b"\x09localhost" {
-        trace.note(|| Step::new("special use", "localhost".into(), Finding::Found("loopback (RFC 6761)".into())));
+        trace.note(|| Step::new("special use", "localhost".into(), StepResult::Found("loopback (RFC 6761)".into())));
         return Outcome::Found(Node::Localhost, Space::Short);
     }
     if !search.zone.synced && could_be_ours(search, name) {
         return Outcome::NotReady;
     }
     match named(search, name, trace) {
-        Named::Is(node) => Outcome::Found(node, Space::Short),
-        Named::Not => Outcome::Missing(Space::Short),
-        Named::Unknown if labels == 0 => Outcome::NotOurs,
-        Named::Unknown if labels == 1 => bare_end(search, name, trace),
-        Named::Unknown => dotted_end(search, name, last, trace),
+        RuleMatch::Is(node) => Outcome::Found(node, Space::Short),
+        RuleMatch::Not => Outcome::Missing(Space::Short),
+        RuleMatch::Unknown if labels == 0 => Outcome::NotOurs,
+        RuleMatch::Unknown if labels == 1 => bare_end(search, name, trace),
+        RuleMatch::Unknown => dotted_end(search, name, last, trace),
     }
 }
 
 /// What the rules say of a name.
-enum Named<'z> {
+enum RuleMatch<'z> {
     /// It is this.
     Is(Node<'z>),
     /// It lies below something that is ours, which has no such name: NXDOMAIN.
@@ -38,13 +38,13 @@ enum Named<'z> {
     Unknown,
 }
 
-impl<'z> Named<'z> {
+impl<'z> RuleMatch<'z> {
     /// A Service ends the search, whether it has an address or not.
-    fn service(found: Option<&'z Service>) -> Named<'z> {
+    fn service(found: Option<&'z Service>) -> RuleMatch<'z> {
         match found {
-            Some(service) if service.answers() => Named::Is(Node::Service(service)),
-            Some(_) => Named::Not,
-            None => Named::Unknown,
+            Some(service) if service.answers() => RuleMatch::Is(Node::Service(service)),
+            Some(_) => RuleMatch::Not,
+            None => RuleMatch::Unknown,
         }
     }
 
@@ -55,39 +55,39 @@ impl<'z> Named<'z> {
         name: &'z Name,
         labels: usize,
         trace: &mut T,
-    ) -> Named<'z> {
+    ) -> RuleMatch<'z> {
         match found {
-            Some(service) => search.below(service, name, labels, trace).map_or(Named::Not, Named::Is),
-            None => Named::Unknown,
+            Some(service) => search.below(service, name, labels, trace).map_or(RuleMatch::Not, RuleMatch::Is),
+            None => RuleMatch::Unknown,
         }
     }
 }
 
 /// The table of rules, by the number and kind of labels.
-fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
+fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
     let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
     let svc = name.label(name.labels().wrapping_sub(1)) == b"\x03svc";
     let at = |index| search.zone.label_of(name, index);
     match name.labels() {
-        1 => Named::service(one(search, at(0), trace)),
+        1 => RuleMatch::service(one(search, at(0), trace)),
         2 => {
             let (label, place) = (at(0), at(1));
             match endpoint_of_own(search, name, place, trace) {
-                Some(node) => Named::Is(node),
-                None => Named::service(two(search, label, place, trace)),
+                Some(node) => RuleMatch::Is(node),
+                None => RuleMatch::service(two(search, label, place, trace)),
             }
         }
         3 if svc => match in_namespace(search, at(0), at(1), trace) {
-            Some(service) => Named::service(Some(service)),
+            Some(service) => RuleMatch::service(Some(service)),
             None if srv => srv_of_one(search, name, trace),
             None => endpoint_in(search, name, trace),
         },
         3 if srv => srv_of_one(search, name, trace),
         3 => endpoint_in(search, name, trace),
-        4 if svc && !srv => Named::below(search, in_namespace(search, at(1), at(2), trace), name, 1, trace),
-        4 if srv => Named::below(search, two(search, at(2), at(3), trace), name, 2, trace),
-        5 if svc && srv => Named::below(search, in_namespace(search, at(2), at(3), trace), name, 2, trace),
-        _ => Named::Unknown,
+        4 if svc && !srv => RuleMatch::below(search, in_namespace(search, at(1), at(2), trace), name, 1, trace),
+        4 if srv => RuleMatch::below(search, two(search, at(2), at(3), trace), name, 2, trace),
+        5 if svc && srv => RuleMatch::below(search, in_namespace(search, at(2), at(3), trace), name, 2, trace),
+        _ => RuleMatch::Unknown,
     }
 }
 
@@ -111,7 +111,7 @@ fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, trace: &mut T) -
         }
         None => trace.note(|| {
             let sought = format!("Service, alias or database {}", text_of(label.octets));
-            Step::new("service", sought, Finding::Skipped("the caller's namespace is not known".into()))
+            Step::new("service", sought, StepResult::Skipped("the caller's namespace is not known".into()))
         }),
     }
     main_of(search, application(search, label.octets, trace)?, trace)
@@ -129,7 +129,7 @@ fn two<'z, T: Trace>(
         trace.note(|| {
             let place = text_of(place.octets);
             let why = format!("'{place}' is a top-level domain that no namespace may capture");
-            Step::new("top-level domain", format!("namespace {place}"), Finding::Skipped(why))
+            Step::new("top-level domain", format!("namespace {place}"), StepResult::Skipped(why))
         });
         return None;
     }
@@ -158,23 +158,23 @@ fn in_namespace<'z, T: Trace>(
 }
 
 /// `_port._proto.x`: a bare name's child is as little anybody else's as the bare name itself.
-fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
-    match Named::below(search, one(search, search.zone.label_of(name, 2), trace), name, 2, trace) {
-        Named::Unknown => Named::Not,
+fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
+    match RuleMatch::below(search, one(search, search.zone.label_of(name, 2), trace), name, 2, trace) {
+        RuleMatch::Unknown => RuleMatch::Not,
         found => found,
     }
 }
 
 /// `h.x.y`: endpoint `h` of headless Service `x` in `y`; a protocol in place of `h` is the name above `_port._proto.x.y`.
-fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Named<'z> {
+fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
     let (label, place) = (search.zone.label_of(name, 1), search.zone.label_of(name, 2));
     if guarded(search, place.octets) {
-        return Named::Unknown;
+        return RuleMatch::Unknown;
     }
-    let Some(service) = in_namespace(search, label, place, trace) else { return Named::Unknown };
+    let Some(service) = in_namespace(search, label, place, trace) else { return RuleMatch::Unknown };
     match below_headless(service, name, trace) {
-        Some(node) => Named::Is(node),
-        None => Named::Unknown,
+        Some(node) => RuleMatch::Is(node),
+        None => RuleMatch::Unknown,
     }
 }
 
@@ -201,7 +201,7 @@ fn below_headless<'z, T: Trace>(service: &'z Service, name: &'z Name, trace: &mu
         }
         _ => {
             trace.note(|| {
-                Step::new("endpoint", text_of(name.label(0)), Finding::Skipped("the Service is not headless".into()))
+                Step::new("endpoint", text_of(name.label(0)), StepResult::Skipped("the Service is not headless".into()))
             });
             None
         }
@@ -238,7 +238,7 @@ fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Lab
         let (first, second) = (defaults.next(), defaults.next());
         trace.note(|| {
             let finding = match (first, second) {
-                (Some(first), Some(second)) => Finding::Skipped(format!(
+                (Some(first), Some(second)) => StepResult::Skipped(format!(
                     "both {} and {} are marked: no answer",
                     first.name.text(),
                     second.name.text()
@@ -301,10 +301,10 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
     trace.note(|| {
         let finding = match found {
             Some(namespace) if search.asker.sees_namespace(namespace) => {
-                Finding::Found(format!("namespace {}", namespace.name.text()))
+                StepResult::Found(format!("namespace {}", namespace.name.text()))
             }
-            Some(namespace) => Finding::Hidden(format!("namespace {}", namespace.name.text())),
-            None => Finding::Nothing,
+            Some(namespace) => StepResult::Hidden(format!("namespace {}", namespace.name.text())),
+            None => StepResult::Nothing,
         };
         Step::new(
             "application",
@@ -336,7 +336,7 @@ fn main_candidate<'z, T: Trace>(
     if main.is_none() && seen().next().is_some() {
         trace.note(|| {
             let sought = format!("main Service of {}", application.name.text());
-            Step::new("application", sought, Finding::Skipped("several, and none is the main one".into()))
+            Step::new("application", sought, StepResult::Skipped("several, and none is the main one".into()))
         });
     }
     main.map(|candidate| &*candidate.name)
@@ -407,19 +407,19 @@ fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8]
     }
     // Who names a server for a zone means it.
     if search.zone.settings.is_stub(name) {
-        trace.note(|| Step::new("stub zone", text_of(name.wire()), Finding::Skipped("another server's".into())));
+        trace.note(|| Step::new("stub zone", text_of(name.wire()), StepResult::Skipped("another server's".into())));
         return Outcome::NotOurs;
     }
     // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
     if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
         let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-        trace.note(|| Step::new("special use", text_of(last), Finding::Skipped("must not leave the cluster".into())));
+        trace.note(|| Step::new("special use", text_of(last), StepResult::Skipped("must not leave the cluster".into())));
         return if above_domain() { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
     if !tld::is_public_label(last) && namespace_node(search, search.zone.label(last), trace).is_some() {
         return Outcome::Missing(Space::Short);
     }
-    trace.note(|| Step::new("outside", text_of(name.wire()), Finding::Skipped("not a name of the cluster".into())));
+    trace.note(|| Step::new("outside", text_of(name.wire()), StepResult::Skipped("not a name of the cluster".into())));
     Outcome::NotOurs
 }
 

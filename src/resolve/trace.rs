@@ -5,7 +5,7 @@ use crate::zone::{Kind, Service};
 
 /// What a rule found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum StepResult {
     /// Nothing of that name.
     Nothing,
     /// This: the rule decides.
@@ -24,12 +24,12 @@ pub struct Step {
     /// What it looked for.
     pub sought: String,
     /// What it found.
-    pub finding: Finding,
+    pub finding: StepResult,
 }
 
 impl Step {
     /// A step from its parts.
-    pub fn new(rule: &'static str, sought: String, finding: Finding) -> Step {
+    pub fn new(rule: &'static str, sought: String, finding: StepResult) -> Step {
         Step { rule, sought, finding }
     }
 
@@ -52,17 +52,17 @@ impl Step {
             _ => ("depth", "name"),
         };
         let sought = format!("{what} {} of Service {}", text_of(name.span(0, labels)), service.name.text());
-        let finding = if found { Finding::Found(describe(service)) } else { Finding::Nothing };
+        let finding = if found { StepResult::Found(describe(service)) } else { StepResult::Nothing };
         Step { rule, sought, finding }
     }
 }
 
 /// What was found, as far as the caller may see it.
-pub(super) fn finding(found: Option<&Service>, seen: bool) -> Finding {
+pub(super) fn finding(found: Option<&Service>, seen: bool) -> StepResult {
     match found {
-        None => Finding::Nothing,
-        Some(service) if seen => Finding::Found(describe(service)),
-        Some(service) => Finding::Hidden(describe(service)),
+        None => StepResult::Nothing,
+        Some(service) if seen => StepResult::Found(describe(service)),
+        Some(service) => StepResult::Hidden(describe(service)),
     }
 }
 
@@ -89,15 +89,15 @@ pub trait Trace {
 }
 
 /// Wants nothing: the hot path's.
-pub struct Silent;
+pub struct NoTrace;
 
-impl Trace for Silent {}
+impl Trace for NoTrace {}
 
 /// Writes every step down.
 #[derive(Debug, Default)]
-pub struct Told(pub Vec<Step>);
+pub struct Recorded(pub Vec<Step>);
 
-impl Trace for Told {
+impl Trace for Recorded {
     fn note(&mut self, step: impl FnOnce() -> Step) {
         self.0.push(step());
     }

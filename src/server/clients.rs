@@ -35,7 +35,7 @@ pub struct Clients {
 #[derive(Default)]
 struct Open {
     next: u64,
-    connections: HashMap<u64, Connection>,
+    connections: HashMap<u64, OpenConnection>,
     /// How many each address has: counting them one by one would be work for whoever sends first packets.
     by_address: HashMap<IpAddr, Count>,
     all: Count,
@@ -56,7 +56,7 @@ impl Count {
     }
 }
 
-struct Connection {
+struct OpenConnection {
     from: IpAddr,
     /// Whether it has sent a whole message yet.
     proven: bool,
@@ -66,7 +66,7 @@ struct Connection {
 }
 
 /// The place that a connection takes, until it is dropped.
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
@@ -113,15 +113,15 @@ impl Clients {
     pub(super) fn admit<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         from: IpAddr,
-        serve: impl FnOnce(Place) -> F,
+        serve: impl FnOnce(ConnectionSlot) -> F,
     ) {
         let mut open = self.lock();
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let place = Place { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
+        let place = ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
         let task = tokio::spawn(serve(place)).abort_handle();
-        open.connections.insert(id, Connection { from, proven: false, useful: Instant::now(), task });
+        open.connections.insert(id, OpenConnection { from, proven: false, useful: Instant::now(), task });
         open.count(from, |count| {
             count.open += 1;
             count.unproven += 1;
@@ -143,7 +143,7 @@ impl Open {
         }
     }
 
-    fn remove(&mut self, id: u64) -> Option<Connection> {
+    fn remove(&mut self, id: u64) -> Option<OpenConnection> {
         let connection = self.connections.remove(&id)?;
         self.count(connection.from, |count| {
             count.open -= 1;
@@ -170,7 +170,7 @@ impl Open {
     }
 }
 
-impl Place {
+impl ConnectionSlot {
     /// What all of these connections keep to.
     pub(super) fn limits(&self) -> &Limits {
         &self.clients.limits
@@ -209,14 +209,14 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.clients.lock().remove(self.id);
     }
 }
 
 /// A question that is being answered.
-pub(super) struct Asking(Arc<Place>);
+pub(super) struct Asking(Arc<ConnectionSlot>);
 
 impl Drop for Asking {
     fn drop(&mut self) {

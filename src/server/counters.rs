@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::answer::{Realm, Verdict};
+use crate::answer::{ZoneClass, Verdict};
 use crate::wire::rtype;
 
 /// Types that are counted by name; the last stands for all others.
@@ -24,8 +24,8 @@ pub const TYPES: [(u16, &str); 12] = [
     (0, "other"),
 ];
 
-/// Names of [`Realm`], in its order.
-pub const REALMS: [Realm; 4] = [Realm::Cluster, Realm::Reverse, Realm::Short, Realm::Other];
+/// Names of [`ZoneClass`], in its order.
+pub const ZONE_CLASSES: [ZoneClass; 4] = [ZoneClass::Cluster, ZoneClass::Reverse, ZoneClass::Short, ZoneClass::Other];
 
 /// Response codes that are counted, by their mnemonic (IANA DNS parameters).
 pub const RCODES: [(u16, &str); 7] =
@@ -43,7 +43,7 @@ pub const SIZE_BOUNDS: [u64; 6] = [64, 128, 256, 512, 1232, 4096];
 #[repr(align(128))]
 pub struct Counters {
     /// By family (IPv4, IPv6), realm and type.
-    requests: [[[AtomicU64; TYPES.len()]; REALMS.len()]; 2],
+    requests: [[[AtomicU64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     responses: [AtomicU64; RCODES.len()],
     durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
     duration_sum: AtomicU64,
@@ -61,7 +61,7 @@ pub struct Counters {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By family (IPv4, IPv6), realm and type.
-    pub requests: [[[u64; TYPES.len()]; REALMS.len()]; 2],
+    pub requests: [[[u64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     /// By [`RCODES`].
     pub responses: [u64; RCODES.len()],
     /// By [`DURATION_BOUNDS`], the last above them all.

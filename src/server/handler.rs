@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{Counters, Published};
 use crate::answer::{Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Client, Forwarder, Outbox, Question};
+use crate::forward::{Freshness, Client, Forwarder, Outbox, ClientQuery};
 use crate::zone::Caller;
 
 /// Longest query that is read into memory, in octets.
@@ -25,7 +25,7 @@ pub struct Handler {
 
 /// What is counted of one transport.
 #[derive(Clone, Default)]
-pub struct Tally {
+pub struct TransportCounters {
     /// Of replies at once: the transport's thread writes them.
     pub counters: Arc<Counters>,
     /// Of replies that were waited for: the forwarder's thread writes them.
@@ -67,7 +67,7 @@ impl Handler {
     /// the reply or drops it.
     pub(super) fn handle<L: FnOnce(&[u8]) + Send + 'static>(
         &self,
-        tally: &Tally,
+        tally: &TransportCounters,
         from: IpAddr,
         message: &[u8],
         reply: impl FnOnce(&[u8]),
@@ -80,13 +80,13 @@ impl Handler {
             if let (Verdict::Forward(ask), Some(forwarder)) = (verdict, &self.forwarder) {
                 match forwarder.answer(scratch.name(), message, &ask, start, buffer) {
                     Some((kept, age)) => {
-                        tally.counters.kept(age == Age::Stale);
+                        tally.counters.kept(age == Freshness::Stale);
                         verdict = kept;
                     }
                     None => {
                         let (counters, octets) = (tally.late.clone(), message.len());
                         let client = Box::new(Waiting { send: later(), counters, from, octets });
-                        forwarder.hand_over(Question { query: message.into(), ask, from, received: start, client });
+                        forwarder.hand_over(ClientQuery { query: message.into(), ask, from, received: start, client });
                         return Handled::Waits;
                     }
                 }
@@ -103,7 +103,7 @@ impl Handler {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn reply(&self, tally: &Tally, from: IpAddr, message: &[u8]) -> Result<Vec<u8>, NoReply> {
+    pub(super) async fn reply(&self, tally: &TransportCounters, from: IpAddr, message: &[u8]) -> Result<Vec<u8>, NoReply> {
         let (mut now, mut later) = (None, None);
         let handled = self.handle(
             tally,

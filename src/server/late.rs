@@ -18,7 +18,7 @@ use crate::forward::{Client, Outbox};
 const KEPT: usize = 256 * 1024;
 
 /// Who sent a datagram, and the address it was sent to.
-pub(super) struct WayBack {
+pub(super) struct ReturnPath {
     pub(super) name: sockaddr_storage,
     pub(super) name_length: socklen_t,
     pub(super) control: Control,
@@ -26,37 +26,37 @@ pub(super) struct WayBack {
 }
 
 /// Replies of one socket that were waited for: the forwarder's thread fills it, and sends what is in it.
-pub(super) struct Late {
+pub(super) struct DeferredReplies {
     socket: Arc<Socket>,
     counters: Arc<Counters>,
-    parcels: Mutex<Parcels>,
+    parcels: Mutex<ReplyBatch>,
 }
 
 #[derive(Default)]
-struct Parcels {
+struct ReplyBatch {
     octets: Vec<u8>,
     /// Where each goes, and where it ends in `octets`.
-    to: Vec<(WayBack, usize)>,
+    to: Vec<(ReturnPath, usize)>,
 }
 
 /// Sends the reply to one datagram, later.
-pub(super) struct Sender {
-    pub(super) late: Arc<Late>,
+pub(super) struct ReplySender {
+    pub(super) late: Arc<DeferredReplies>,
     pub(super) from: IpAddr,
     pub(super) octets: usize,
-    pub(super) way_back: WayBack,
+    pub(super) way_back: ReturnPath,
 }
 
-impl Late {
+impl DeferredReplies {
     /// Of one socket. The counters are written by the forwarder's thread alone.
-    pub(super) fn new(socket: Arc<Socket>, counters: Arc<Counters>) -> Arc<Late> {
-        Arc::new(Late { socket, counters, parcels: Mutex::default() })
+    pub(super) fn new(socket: Arc<Socket>, counters: Arc<Counters>) -> Arc<DeferredReplies> {
+        Arc::new(DeferredReplies { socket, counters, parcels: Mutex::default() })
     }
 }
 
-impl Client for Sender {
+impl Client for ReplySender {
     fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>> {
-        let Sender { late, from, octets, way_back } = *self;
+        let ReplySender { late, from, octets, way_back } = *self;
         late.counters.count(from, octets, verdict);
         late.counters.took(1, took);
         let mut parcels = late.parcels.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,10 +69,10 @@ impl Client for Sender {
     }
 }
 
-impl Outbox for Late {
+impl Outbox for DeferredReplies {
     fn flush(&self) {
         let mut parcels = self.parcels.lock().unwrap_or_else(PoisonError::into_inner);
-        let Parcels { octets, to } = &mut *parcels;
+        let ReplyBatch { octets, to } = &mut *parcels;
         let mut start = 0;
         for batch in to.chunks_mut(BATCH) {
             // SAFETY: C structures of numbers and pointers, for which zeros are a valid value.

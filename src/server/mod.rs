@@ -17,8 +17,8 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 
 pub use clients::{Clients, Limits};
-pub use counters::{Counters, DURATION_BOUNDS, RCODES, REALMS, SIZE_BOUNDS, Snapshot, TYPES};
-pub use handler::{Handler, Tally};
+pub use counters::{Counters, DURATION_BOUNDS, RCODES, ZONE_CLASSES, SIZE_BOUNDS, Snapshot, TYPES};
+pub use handler::{Handler, TransportCounters};
 
 use crate::zone::Zone;
 

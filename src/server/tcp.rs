@@ -14,8 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::clients::{Backlog, Clients, Place};
-use super::handler::{Handled, Handler, QUERY, Tally};
+use super::clients::{Backlog, Clients, ConnectionSlot};
+use super::handler::{Handled, Handler, QUERY, TransportCounters};
 use super::{BACKLOG, BindError, LEAVE, UPSTREAM, canonical};
 use crate::wire::HEADER_LEN;
 
@@ -27,11 +27,11 @@ const WAITING: usize = 64;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Everything that a connection shares with the others.
-pub struct Shared {
+pub struct StreamContext {
     /// What answers its messages.
     pub handler: Arc<Handler>,
     /// What is counted of all of them.
-    pub tally: Tally,
+    pub tally: TransportCounters,
     /// Those that are open.
     pub clients: Arc<Clients>,
 }
@@ -94,7 +94,7 @@ pub(super) async fn accept(
 /// When the system does not let the runtime wait for the listener.
 pub async fn serve(
     listener: std::net::TcpListener,
-    shared: Arc<Shared>,
+    shared: Arc<StreamContext>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
     accept(listener, stopping.clone(), |stream, from| {
@@ -104,27 +104,27 @@ pub async fn serve(
 }
 
 /// A reply that was waited for, or that there will be none.
-type Reply = Option<Bytes>;
-struct Late {
-    sender: mpsc::Sender<Reply>,
-    replies: mpsc::Receiver<Reply>,
+type DeferredReply = Option<Bytes>;
+struct ReplyChannel {
+    sender: mpsc::Sender<DeferredReply>,
+    replies: mpsc::Receiver<DeferredReply>,
 }
 
-impl Late {
-    fn new() -> Late {
+impl ReplyChannel {
+    fn new() -> ReplyChannel {
         let (sender, replies) = mpsc::channel(WAITING);
-        Late { sender, replies }
+        ReplyChannel { sender, replies }
     }
 }
 
 /// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
-struct Sender {
-    replies: mpsc::Sender<Reply>,
+struct StreamReplySender {
+    replies: mpsc::Sender<DeferredReply>,
     backlog: Arc<Backlog>,
     sent: bool,
 }
 
-impl Sender {
+impl StreamReplySender {
     fn send(mut self, reply: &[u8]) {
         // A client that does not read gets no more kept for it than it would get of replies at once.
         let Some(reply) = self.backlog.keep(reply) else { return };
@@ -134,7 +134,7 @@ impl Sender {
     }
 }
 
-impl Drop for Sender {
+impl Drop for StreamReplySender {
     fn drop(&mut self) {
         if !self.sent {
             let _ = self.replies.try_send(None);
@@ -145,12 +145,12 @@ impl Drop for Sender {
 /// One connection, whatever carries its octets.
 pub(super) struct Connection<S> {
     stream: S,
-    place: Place,
-    shared: Arc<Shared>,
+    place: ConnectionSlot,
+    shared: Arc<StreamContext>,
     input: Vec<u8>,
     output: Vec<u8>,
     /// Where replies come from that were waited for; made when the first is.
-    late: Option<Late>,
+    late: Option<ReplyChannel>,
     /// How many there are to come.
     waiting: usize,
     /// Octets of an overlong message that are still to come.
@@ -158,7 +158,7 @@ pub(super) struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) fn new(stream: S, place: Place, shared: Arc<Shared>) -> Connection<S> {
+    pub(super) fn new(stream: S, place: ConnectionSlot, shared: Arc<StreamContext>) -> Connection<S> {
         let (input, output) = (Vec::new(), Vec::new());
         Connection { stream, place, shared, input, output, late: None, waiting: 0, skip: 0 }
     }
@@ -282,7 +282,7 @@ impl<'s> Frame<'s> {
 }
 
 /// The next reply that was waited for.
-async fn next(late: &mut Option<Late>) -> Reply {
+async fn next(late: &mut Option<ReplyChannel>) -> DeferredReply {
     match late {
         Some(late) => late.replies.recv().await.flatten(),
         None => std::future::pending().await,
@@ -295,10 +295,10 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
 }
 
 /// Appends the framed reply to one message, or has it sent later.
-fn respond(shared: &Shared, place: &Place, message: &[u8], output: &mut Vec<u8>, late: &mut Option<Late>) -> Handled {
+fn respond(shared: &StreamContext, place: &ConnectionSlot, message: &[u8], output: &mut Vec<u8>, late: &mut Option<ReplyChannel>) -> Handled {
     let later = || {
-        let late = late.get_or_insert_with(Late::new);
-        let sender = Sender { replies: late.sender.clone(), backlog: place.backlog.clone(), sent: false };
+        let late = late.get_or_insert_with(ReplyChannel::new);
+        let sender = StreamReplySender { replies: late.sender.clone(), backlog: place.backlog.clone(), sent: false };
         move |reply: &[u8]| sender.send(reply)
     };
     shared.handler.handle(&shared.tally, place.from, message, |reply| push_framed(reply, output), later)

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_storage, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::late::{Late, Sender, WayBack};
+use super::late::{DeferredReplies, ReplySender, ReturnPath};
 use super::{BindError, Counters, Published};
-use crate::answer::{Ask, Limit, Scratch, Verdict, answer};
-use crate::forward::{Age, Forwarder, Question};
+use crate::answer::{ForwardRequest, Limit, Scratch, Verdict, answer};
+use crate::forward::{Freshness, Forwarder, ClientQuery};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -124,7 +124,7 @@ impl Bound {
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
                 forwarder: forwarder.cloned(),
-                late: Late::new(socket.clone(), late.clone()),
+                late: DeferredReplies::new(socket.clone(), late.clone()),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -157,7 +157,7 @@ struct Worker {
     stop: Arc<AtomicBool>,
     scratch: Scratch,
     forwarder: Option<Arc<Forwarder>>,
-    late: Arc<Late>,
+    late: Arc<DeferredReplies>,
 }
 
 impl Worker {
@@ -201,7 +201,7 @@ impl Worker {
             let query = &batch.queries[index * QUERY..index * QUERY + length];
             let mut verdict = answer(&zone, caller, query, Limit::Datagram, &mut self.scratch, reply);
             if let Verdict::Forward(ask) = verdict {
-                verdict = self.forward(batch, Place { index, length, from, reply: replies }, ask, start);
+                verdict = self.forward(batch, BatchPosition { index, length, from, reply: replies }, ask, start);
             }
             self.counters.count(from, length, &verdict);
             if let Verdict::Reply { len, .. } = verdict {
@@ -214,25 +214,25 @@ impl Worker {
 
     /// Answers from what upstreams have said, or hands the question over and goes on.
     #[inline(never)]
-    fn forward(&self, batch: &mut Batch, at: Place, ask: Ask, start: Instant) -> Verdict {
+    fn forward(&self, batch: &mut Batch, at: BatchPosition, ask: ForwardRequest, start: Instant) -> Verdict {
         let Some(forwarder) = &self.forwarder else { return Verdict::Drop };
         let reply = &mut batch.replies[at.reply * REPLY..(at.reply + 1) * REPLY];
         let query = &batch.queries[at.index * QUERY..at.index * QUERY + at.length];
         if let Some((verdict, age)) = forwarder.answer(self.scratch.name(), query, &ask, start, reply) {
-            self.counters.kept(age == Age::Stale);
+            self.counters.kept(age == Freshness::Stale);
             return verdict;
         }
         let query = query.into();
         let (late, way_back) = (self.late.clone(), batch.way_back(at.index));
-        let client = Sender { late, from: at.from, octets: at.length, way_back };
-        forwarder.hand_over(Question { query, ask, from: at.from, received: start, client: Box::new(client) });
+        let client = ReplySender { late, from: at.from, octets: at.length, way_back };
+        forwarder.hand_over(ClientQuery { query, ask, from: at.from, received: start, client: Box::new(client) });
         Verdict::Forward(ask)
     }
 }
 
 /// Where a message is in its batch.
 #[derive(Clone, Copy)]
-struct Place {
+struct BatchPosition {
     index: usize,
     length: usize,
     from: IpAddr,
@@ -357,12 +357,12 @@ impl Batch {
     }
 
     /// The same for a reply that is sent later, when the batch is another.
-    fn way_back(&self, index: usize) -> WayBack {
+    fn way_back(&self, index: usize) -> ReturnPath {
         let incoming = &self.incoming[index].msg_hdr;
         let mut control = self.controls[index];
         let told = if self.wildcard { incoming.msg_controllen } else { 0 };
         let control_length = if told > 0 { reply_control(&mut control, told) } else { 0 };
-        WayBack { name: self.names[index], name_length: incoming.msg_namelen, control, control_length }
+        ReturnPath { name: self.names[index], name_length: incoming.msg_namelen, control, control_length }
     }
 
     /// Sends the first `count` replies.

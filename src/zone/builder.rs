@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, Reach, ServiceFact, SliceFact};
-use super::service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
-use super::table::{Slot, Table};
+use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, ServiceType, ServiceFact, SliceFact};
+use super::service::{Endpoint, Endpoints, Kind, AltName, Port, Service, ServiceName, Target};
+use super::persistent_map::{Slot, PersistentMap};
 use super::{
     Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Soa, Visibility, Zone, address_of, bits, hash,
 };
@@ -15,7 +15,7 @@ use crate::wire::{label_of, name_from_text};
 
 /// A Service as the builder knows it: what was said of it, and what was made of that.
 #[derive(Default)]
-struct Known {
+struct ServiceState {
     fact: Option<Arc<ServiceFact>>,
     slices: BTreeMap<Box<str>, Arc<SliceFact>>,
     built: Option<Arc<Service>>,
@@ -23,7 +23,7 @@ struct Known {
 
 /// A namespace as the builder knows it.
 #[derive(Default)]
-struct Place {
+struct NamespaceState {
     name: Option<NamespaceName>,
     fact: Option<NamespaceFact>,
     services: BTreeSet<Box<str>>,
@@ -54,7 +54,7 @@ pub struct Work {
 
 /// Something about the facts that an operator should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum Diagnostic {
     /// Two Services claim one alias; the first keeps it.
     AliasClaimed {
         /// The alias.
@@ -104,18 +104,18 @@ pub struct Facts {
 /// Holds all facts and makes tables of them.
 pub struct Builder {
     zone: Zone,
-    services: HashMap<Key, Known>,
+    services: HashMap<Key, ServiceState>,
     slices: HashMap<Key, Box<str>>,
-    places: HashMap<Box<str>, Place>,
+    places: HashMap<Box<str>, NamespaceState>,
     nicknames: HashMap<Key, BTreeSet<Box<str>>>,
     hidden: usize,
     dirty_services: HashSet<Key>,
     dirty_nicknames: HashSet<Key>,
     dirty_places: HashSet<Box<str>>,
-    pods: Table<PodAddress>,
+    pods: PersistentMap<PodAddress>,
     changed: bool,
     work: Work,
-    reports: Vec<Report>,
+    reports: Vec<Diagnostic>,
 }
 
 impl Builder {
@@ -131,7 +131,7 @@ impl Builder {
             dirty_services: HashSet::new(),
             dirty_nicknames: HashSet::new(),
             dirty_places: HashSet::new(),
-            pods: Table::default(),
+            pods: PersistentMap::default(),
             changed: false,
             work: Work::default(),
             reports: Vec::new(),
@@ -193,7 +193,7 @@ impl Builder {
     }
 
     /// What was found since this was last called.
-    pub fn take_reports(&mut self) -> Vec<Report> {
+    pub fn take_reports(&mut self) -> Vec<Diagnostic> {
         std::mem::take(&mut self.reports)
     }
 
@@ -302,7 +302,7 @@ impl Builder {
             return;
         }
         if fact.is_some() && place.fact.is_none() && super::tld::is_public(&name) {
-            self.reports.push(Report::TopLevelDomain { namespace: name.to_string() });
+            self.reports.push(Diagnostic::TopLevelDomain { namespace: name.to_string() });
         }
         let visible_to = |fact: &Option<NamespaceFact>| fact.as_ref().and_then(|fact| fact.visible_to.clone());
         if visible_to(&place.fact) != visible_to(&fact) {
@@ -369,7 +369,7 @@ impl Builder {
             let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
             let (service, skipped) = build_service(name, visibility, fact, known.slices.values(), settings.ttl);
             if skipped {
-                self.reports.push(Report::FqdnSkipped { service: key.to_string() });
+                self.reports.push(Diagnostic::FqdnSkipped { service: key.to_string() });
             }
             service
         });
@@ -423,7 +423,7 @@ impl Builder {
     fn rebuild_nickname(&mut self, key: &Key) {
         let (Some(namespace), Ok(label)) = (self.place_name(&key.namespace), label_of(&key.name)) else { return };
         let claims = self.nicknames.get(key).into_iter().flatten();
-        let mut claims: Vec<(i64, &Box<str>, &Known)> = claims
+        let mut claims: Vec<(i64, &Box<str>, &ServiceState)> = claims
             .filter_map(|name| {
                 let known = self.services.get(&Key { namespace: key.namespace.clone(), name: name.clone() })?;
                 Some((known.fact.as_ref()?.created, name, known))
@@ -435,7 +435,7 @@ impl Builder {
                 claims.iter().filter(|(_, name, known)| known.fact.as_ref().is_some_and(|fact| wanted(name, fact)));
             claims.filter_map(|(_, _, known)| known.built.clone()).collect()
         };
-        let nickname = Nickname {
+        let nickname = AltName {
             name: ServiceName::new(self.zone.settings.seed, &label, namespace.label()),
             aliases: built(&|_, fact| fact.aliases.contains(&key.name)),
             defaults: built(&|name, fact| is_default_of(name, fact, &key.name)),
@@ -443,18 +443,18 @@ impl Builder {
         if let [kept, refused @ ..] = &*nickname.aliases {
             for refused in refused {
                 let (alias, kept_by, refused) = (key.to_string(), kept.name.text(), refused.name.text());
-                self.reports.push(Report::AliasClaimed { alias, kept_by, refused });
+                self.reports.push(Diagnostic::AliasClaimed { alias, kept_by, refused });
             }
             if self.services.get(key).is_some_and(|known| known.fact.is_some()) {
-                self.reports.push(Report::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
+                self.reports.push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
             }
         }
         if nickname.defaults.len() > 1 {
             let services = nickname.defaults.iter().map(|service| service.name.text()).collect();
-            self.reports.push(Report::TwoDefaults { kind: key.to_string(), services });
+            self.reports.push(Diagnostic::TwoDefaults { kind: key.to_string(), services });
         }
         let hash = nickname.name.hash();
-        let is_it = |slot: &Arc<Nickname>| slot.name == nickname.name;
+        let is_it = |slot: &Arc<AltName>| slot.name == nickname.name;
         let held = self.zone.nicknames.get(hash, is_it);
         self.work.rebuilt += 1;
         if nickname.aliases.is_empty() && nickname.defaults.is_empty() {
@@ -491,7 +491,7 @@ impl Builder {
         if visibility.is_some() || application.is_some_and(|app| !app.is_empty()) {
             for service in &place.services {
                 let key = Key { namespace: name.into(), name: service.clone() };
-                let Some(Known { fact: Some(fact), built: Some(built), .. }) = self.services.get(&key) else {
+                let Some(ServiceState { fact: Some(fact), built: Some(built), .. }) = self.services.get(&key) else {
                     continue;
                 };
                 if fact.visible_to.is_some() {
@@ -551,7 +551,7 @@ fn is_default_of(name: &str, fact: &ServiceFact, kind: &str) -> bool {
     fact.default && name.strip_prefix(kind).is_some_and(|rest| rest.len() > 1 && rest.starts_with('-'))
 }
 
-fn same_nickname(a: &Nickname, b: &Nickname) -> bool {
+fn same_nickname(a: &AltName, b: &AltName) -> bool {
     let same =
         |a: &[Arc<Service>], b: &[Arc<Service>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
@@ -654,13 +654,13 @@ fn build_service<'s>(
     };
     let mut skipped = false;
     match &fact.reach {
-        Reach::External(target) => service.kind = Kind::Alias(target.clone()),
-        Reach::Cluster(addresses) => {
+        ServiceType::External(target) => service.kind = Kind::Alias(target.clone()),
+        ServiceType::Cluster(addresses) => {
             service.kind = Kind::Cluster(ports_of(&fact.ports));
             (service.a, service.aaaa) = rrsets(addresses.iter().copied(), ttl);
             service.endpoints = endpoints(slices);
         }
-        Reach::Headless => {
+        ServiceType::Headless => {
             service.endpoints = endpoints(slices.clone());
             (service.a, service.aaaa) = rrsets(service.endpoints.all.iter().map(|endpoint| endpoint.address), ttl);
             let mut targets: Vec<&Box<[u8]>> = slices.flat_map(|slice| &slice.targets).collect();

@@ -75,7 +75,7 @@ pub struct PortFact {
 
 /// How a Service is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reach {
+pub enum ServiceType {
     /// `clusterIPs`: at most one of a family.
     Cluster(Vec<IpAddr>),
     /// `clusterIP: None`: its endpoints' addresses.
@@ -99,7 +99,7 @@ pub enum VisibleTo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFact {
     /// How it is reached.
-    pub reach: Reach,
+    pub reach: ServiceType,
     /// In the order of the object.
     pub ports: Vec<PortFact>,
     /// Creation time in seconds since 1970; 0 where unknown.

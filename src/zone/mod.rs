@@ -12,25 +12,25 @@ mod ordered;
 pub mod rrset;
 mod service;
 mod settings;
-mod table;
+mod persistent_map;
 pub mod tld;
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use builder::{Builder, Facts, Report, Work, external_name, full_name};
+pub use builder::{Builder, Facts, Diagnostic, Work, external_name, full_name};
 pub use hash::Seed;
 pub use namespace::{Candidate, Namespace, NamespaceName};
 pub use rrset::{Rrset, Soa};
-pub use service::{Endpoint, Endpoints, Kind, Nickname, Port, Service, ServiceName, Target};
+pub use service::{Endpoint, Endpoints, Kind, AltName, Port, Service, ServiceName, Target};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
 };
 
 use crate::wire::Name;
 use ordered::Ordered;
-use table::{Slot, Table};
+use persistent_map::{Slot, PersistentMap};
 
 /// Who may see a Service or a Namespace. Where there is none of these, everyone may.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub enum Caller<'c> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Told outright.
-    Told,
+    Explicit,
     /// `--callers`.
     Callers(Cidr),
     /// The one live pod that owns the address.
@@ -194,11 +194,11 @@ pub struct Zone {
     pub soa: Soa,
     /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
     pub synced: bool,
-    services: Table<(u64, Arc<Service>)>,
-    nicknames: Table<Arc<Nickname>>,
-    namespaces: Table<Arc<Namespace>>,
+    services: PersistentMap<(u64, Arc<Service>)>,
+    nicknames: PersistentMap<Arc<AltName>>,
+    namespaces: PersistentMap<Arc<Namespace>>,
     owners: Ordered<Owner>,
-    claims: Table<Claim>,
+    claims: PersistentMap<Claim>,
     /// Whether anything is hidden from anyone: while nothing is, an address that has an owner has a name.
     hides: bool,
     endpoints: usize,
@@ -211,11 +211,11 @@ impl Zone {
             soa: Soa::new(0, settings.ttl, settings.negative_ttl()),
             settings,
             synced: false,
-            services: Table::default(),
-            nicknames: Table::default(),
-            namespaces: Table::default(),
+            services: PersistentMap::default(),
+            nicknames: PersistentMap::default(),
+            namespaces: PersistentMap::default(),
             owners: Ordered::default(),
-            claims: Table::default(),
+            claims: PersistentMap::default(),
             hides: false,
             endpoints: 0,
         }
@@ -257,7 +257,7 @@ impl Zone {
 
     /// What else the name means in the namespace.
     #[inline]
-    pub fn nickname(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&Nickname> {
+    pub fn nickname(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&AltName> {
         if self.nicknames.is_empty() {
             return None;
         }

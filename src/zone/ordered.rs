@@ -9,22 +9,22 @@ use std::sync::Arc;
 const WIDTH: usize = 64;
 
 #[derive(Clone)]
-enum Node<T> {
+enum TreeNode<T> {
     Leaf(Vec<T>),
     /// Children with the smallest item of each.
-    Inner(Vec<(T, Arc<Node<T>>)>),
+    Inner(Vec<(T, Arc<TreeNode<T>>)>),
 }
 
 /// See the module's documentation.
 #[derive(Clone)]
 pub struct Ordered<T> {
-    root: Arc<Node<T>>,
+    root: Arc<TreeNode<T>>,
     len: usize,
 }
 
 impl<T> Default for Ordered<T> {
     fn default() -> Self {
-        Ordered { root: Arc::new(Node::Leaf(Vec::new())), len: 0 }
+        Ordered { root: Arc::new(TreeNode::Leaf(Vec::new())), len: 0 }
     }
 }
 
@@ -38,9 +38,9 @@ impl<T: Ord + Clone> Ordered<T> {
     pub fn insert(&mut self, item: T) -> bool {
         let (added, sibling) = insert(Arc::make_mut(&mut self.root), item);
         if let Some(sibling) = sibling {
-            let first = std::mem::replace(&mut self.root, Arc::new(Node::Leaf(Vec::new())));
+            let first = std::mem::replace(&mut self.root, Arc::new(TreeNode::Leaf(Vec::new())));
             let children = [first, sibling].into_iter().filter_map(|node| Some((smallest(&node)?.clone(), node)));
-            self.root = Arc::new(Node::Inner(children.collect()));
+            self.root = Arc::new(TreeNode::Inner(children.collect()));
         }
         self.len += usize::from(added);
         added
@@ -49,9 +49,9 @@ impl<T: Ord + Clone> Ordered<T> {
     /// Removes an item; `false` if it was not there.
     pub fn remove(&mut self, item: &T) -> bool {
         let removed = remove(Arc::make_mut(&mut self.root), item);
-        while let Node::Inner(children) = &*self.root {
+        while let TreeNode::Inner(children) = &*self.root {
             match children.as_slice() {
-                [] => self.root = Arc::new(Node::Leaf(Vec::new())),
+                [] => self.root = Arc::new(TreeNode::Leaf(Vec::new())),
                 [(_, only)] => self.root = only.clone(),
                 _ => break,
             }
@@ -68,25 +68,25 @@ impl<T: Ord + Clone> Ordered<T> {
     }
 }
 
-fn smallest<T>(mut node: &Node<T>) -> Option<&T> {
+fn smallest<T>(mut node: &TreeNode<T>) -> Option<&T> {
     loop {
         match node {
-            Node::Leaf(items) => return items.first(),
-            Node::Inner(children) => node = &children.first()?.1,
+            TreeNode::Leaf(items) => return items.first(),
+            TreeNode::Inner(children) => node = &children.first()?.1,
         }
     }
 }
 
-fn insert<T: Ord + Clone>(node: &mut Node<T>, item: T) -> (bool, Option<Arc<Node<T>>>) {
+fn insert<T: Ord + Clone>(node: &mut TreeNode<T>, item: T) -> (bool, Option<Arc<TreeNode<T>>>) {
     match node {
-        Node::Leaf(items) => match items.binary_search(&item) {
+        TreeNode::Leaf(items) => match items.binary_search(&item) {
             Ok(_) => (false, None),
             Err(at) => {
                 items.insert(at, item);
-                (true, split(items).map(|upper| Arc::new(Node::Leaf(upper))))
+                (true, split(items).map(|upper| Arc::new(TreeNode::Leaf(upper))))
             }
         },
-        Node::Inner(children) => {
+        TreeNode::Inner(children) => {
             let at = children.partition_point(|(first, _)| *first <= item).saturating_sub(1);
             let (first, child) = &mut children[at];
             if item < *first {
@@ -96,7 +96,7 @@ fn insert<T: Ord + Clone>(node: &mut Node<T>, item: T) -> (bool, Option<Arc<Node
             if let Some((first, sibling)) = sibling.and_then(|node| Some((smallest(&node)?.clone(), node))) {
                 children.insert(at + 1, (first, sibling));
             }
-            (added, split(children).map(|upper| Arc::new(Node::Inner(upper))))
+            (added, split(children).map(|upper| Arc::new(TreeNode::Inner(upper))))
         }
     }
 }
@@ -109,16 +109,16 @@ fn split<T>(items: &mut Vec<T>) -> Option<Vec<T>> {
     })
 }
 
-fn remove<T: Ord + Clone>(node: &mut Node<T>, item: &T) -> bool {
+fn remove<T: Ord + Clone>(node: &mut TreeNode<T>, item: &T) -> bool {
     match node {
-        Node::Leaf(items) => match items.binary_search(item) {
+        TreeNode::Leaf(items) => match items.binary_search(item) {
             Ok(at) => {
                 items.remove(at);
                 true
             }
             Err(_) => false,
         },
-        Node::Inner(children) => {
+        TreeNode::Inner(children) => {
             let at = children.partition_point(|(first, _)| first <= item).saturating_sub(1);
             let Some((_, child)) = children.get_mut(at) else { return false };
             let removed = remove(Arc::make_mut(child), item);
@@ -130,13 +130,13 @@ fn remove<T: Ord + Clone>(node: &mut Node<T>, item: &T) -> bool {
     }
 }
 
-fn walk<T>(node: &Node<T>, before: &impl Fn(&T) -> bool, visit: &mut impl FnMut(&T) -> bool) -> bool {
+fn walk<T>(node: &TreeNode<T>, before: &impl Fn(&T) -> bool, visit: &mut impl FnMut(&T) -> bool) -> bool {
     match node {
-        Node::Leaf(items) => {
+        TreeNode::Leaf(items) => {
             let from = items.partition_point(before);
             items.get(from..).unwrap_or(&[]).iter().all(visit)
         }
-        Node::Inner(children) => {
+        TreeNode::Inner(children) => {
             let from = children.partition_point(|(first, _)| before(first)).saturating_sub(1);
             children.get(from..).unwrap_or(&[]).iter().all(|(_, child)| walk(child, before, visit))
         }

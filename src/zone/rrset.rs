@@ -15,10 +15,10 @@ pub const AAAA_LEN: usize = 28;
 /// Records of one type, all of one length, ready to be copied behind a question. A single one, as most are, is held in
 /// place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rrset(Held);
+pub struct Rrset(RrsetBytes);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Held {
+enum RrsetBytes {
     A([u8; A_LEN]),
     Aaaa([u8; AAAA_LEN]),
     Others(Box<[u8]>),
@@ -26,7 +26,7 @@ enum Held {
 
 impl Default for Rrset {
     fn default() -> Rrset {
-        Rrset(Held::Others(Box::default()))
+        Rrset(RrsetBytes::Others(Box::default()))
     }
 }
 
@@ -38,7 +38,7 @@ impl Rrset {
             records.extend_from_slice(&record_head(OWNER, rtype::A, ttl, 4));
             records.extend_from_slice(&address.octets());
         }
-        Rrset(<[u8; A_LEN]>::try_from(&*records).map_or_else(|_| Held::Others(records.into()), Held::A))
+        Rrset(<[u8; A_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::A))
     }
 
     /// AAAA records.
@@ -48,16 +48,16 @@ impl Rrset {
             records.extend_from_slice(&record_head(OWNER, rtype::AAAA, ttl, 16));
             records.extend_from_slice(&address.octets());
         }
-        Rrset(<[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| Held::Others(records.into()), Held::Aaaa))
+        Rrset(<[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::Aaaa))
     }
 
     /// The encoded records, one after the other.
     #[inline(always)]
     pub fn octets(&self) -> &[u8] {
         match &self.0 {
-            Held::A(record) => record,
-            Held::Aaaa(record) => record,
-            Held::Others(records) => records,
+            RrsetBytes::A(record) => record,
+            RrsetBytes::Aaaa(record) => record,
+            RrsetBytes::Others(records) => records,
         }
     }
 
@@ -65,16 +65,16 @@ impl Rrset {
     #[inline(always)]
     pub fn push_lone(&self, out: &mut Reply<'_>) -> bool {
         match &self.0 {
-            Held::A(record) => out.push(record),
-            Held::Aaaa(record) => out.push(record),
-            Held::Others(_) => false,
+            RrsetBytes::A(record) => out.push(record),
+            RrsetBytes::Aaaa(record) => out.push(record),
+            RrsetBytes::Others(_) => false,
         }
     }
 
     /// Whether there is no record.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        matches!(&self.0, Held::Others(records) if records.is_empty())
+        matches!(&self.0, RrsetBytes::Others(records) if records.is_empty())
     }
 }
 

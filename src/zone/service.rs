@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::facts::Protocol;
 use super::rrset::Rrset;
-use super::table::Slot;
+use super::persistent_map::Slot;
 use super::{Seed, Visibility};
 use crate::wire::{MAX_LABEL, Reply, rtype, same};
 
@@ -235,7 +235,7 @@ impl Slot for (u64, Arc<Service>) {
 
 /// What else a name of a namespace may mean, when no Service has it: aliases and marked databases.
 #[derive(Debug)]
-pub struct Nickname {
+pub struct AltName {
     /// The name, in the namespace it is valid in.
     pub name: ServiceName,
     /// Services that claim it as an alias, the one that keeps it first.
@@ -244,7 +244,7 @@ pub struct Nickname {
     pub defaults: Box<[Arc<Service>]>,
 }
 
-impl Slot for Arc<Nickname> {
+impl Slot for Arc<AltName> {
     #[inline(always)]
     fn hash(&self) -> u64 {
         self.name.hash

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// A status and a body, as JSON or not.
-    Status(u16, String),
+    SharedStatus(u16, String),
     /// A status with Retry-After.
     RetryAfter(u16, u64),
     /// 200 and then the connection breaks, after so many events or half a page.
@@ -311,7 +311,7 @@ impl State {
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Answer {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
+    let body = json!({"kind": "SharedStatus", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
     whole(code, "application/json", body.to_string())
 }
 
@@ -360,7 +360,7 @@ async fn respond(
         let mut held = state.lock().unwrap();
         let answer = match (method, name) {
             (Method::DELETE, Some(name)) => match held.delete(&resource, &namespace, &name) {
-                true => whole(200, "application/json", json!({"kind": "Status", "status": "Success"}).to_string()),
+                true => whole(200, "application/json", json!({"kind": "SharedStatus", "status": "Success"}).to_string()),
                 false => status(404, "NotFound", "no such object"),
             },
             (Method::POST | Method::PUT, _) => {
@@ -407,8 +407,8 @@ fn faulty(fault: Fault) -> Answer {
         Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
     };
     match fault {
-        Fault::Status(code, body) if body.starts_with('<') => whole(code, "text/html", body),
-        Fault::Status(code, body) => status(code, &body, &body),
+        Fault::SharedStatus(code, body) if body.starts_with('<') => whole(code, "text/html", body),
+        Fault::SharedStatus(code, body) => status(code, &body, &body),
         Fault::RetryAfter(code, seconds) => {
             let mut answer = status(code, "TooManyRequests", "too many requests, please try again later");
             answer.headers_mut().insert("retry-after", seconds.into());
@@ -417,7 +417,7 @@ fn faulty(fault: Fault) -> Answer {
         Fault::Reset => stream(Some("{\"type\": \"ADDED\", \"obj".into()), Some(std::io::Error::other("reset"))),
         Fault::Silence => stream(None, None),
         Fault::ErrorEvent(code) => {
-            let object = json!({"kind": "Status", "status": "Failure", "message": "something broke", "reason": "InternalError", "code": code});
+            let object = json!({"kind": "SharedStatus", "status": "Failure", "message": "something broke", "reason": "InternalError", "code": code});
             whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})))
         }
         Fault::Body(body) => whole(200, "application/json", body),
@@ -504,7 +504,7 @@ fn watching(
             }
             Some(version) if version < held.compacted && held.gone_as_event => {
                 let object =
-                    json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
+                    json!({"kind": "SharedStatus", "code": 410, "reason": "Expired", "message": "too old resource version"});
                 return whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})));
             }
             Some(version) if version < held.compacted => return gone(),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callsign::server::encrypted::{Endpoint, Transport};
+use callsign::server::encrypted::{ListenUrl, Transport};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Buf, Bytes};
 use hyper::client::conn::{http1, http2};
@@ -161,7 +161,7 @@ impl Client {
         Ok(Client::Tcp(stream))
     }
 
-    pub async fn connect(to: Endpoint, trust: &Trust) -> Result<Client, Failed> {
+    pub async fn connect(to: ListenUrl, trust: &Trust) -> Result<Client, Failed> {
         match to.transport {
             Transport::Tls => Ok(Client::Tls(Box::new(tls(to.address, trust.config(Some("dot"))).await?))),
             Transport::Https => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use callsign::answer::{Limit, Verdict, answer};
-use callsign::cluster::manifests::{Manifests, Options};
+use callsign::cluster::manifests::{Manifests, ManifestOptions};
 use callsign::cluster::{Event, publish};
 use callsign::config::{Config, ServeArgs};
 use callsign::zone::{Builder, Caller, Zone};
@@ -66,7 +66,7 @@ impl Drop for Scratch {
 pub fn zone_and_complaints(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<String>) {
     let config = config(flags);
     let scratch = Scratch::folder("objects");
-    let options = Options {
+    let options = ManifestOptions {
         path: scratch.file("objects.yaml", objects),
         reading: config.reading,
         service_cidrs: config.service_cidrs.clone(),

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use x509_cert::der::Decode;
 
-use super::Stats;
+use super::EncryptedStats;
 use crate::tls;
 use crate::watched::Watched;
 
@@ -41,7 +41,7 @@ pub struct Files {
 /// Why a file will not do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{flag} {}: {why}", file.display())]
-pub struct Unfit {
+pub struct CertificateError {
     /// The flag that names the file.
     pub flag: &'static str,
     /// The file.
@@ -69,20 +69,20 @@ pub(super) struct Configs {
 }
 
 impl Files {
-    fn unfit(&self, flag: &'static str, why: impl ToString) -> Unfit {
+    fn unfit(&self, flag: &'static str, why: impl ToString) -> CertificateError {
         let file = match flag {
             "--tls-cert" => Some(&self.certificate),
             "--tls-key" => Some(&self.key),
             _ => self.client_authorities.as_ref(),
         };
-        Unfit { flag, file: file.cloned().unwrap_or_default(), why: why.to_string() }
+        CertificateError { flag, file: file.cloned().unwrap_or_default(), why: why.to_string() }
     }
 
     /// Reads them.
     ///
     /// # Errors
     /// Names the file.
-    pub(super) fn read(&self) -> Result<Contents, Unfit> {
+    pub(super) fn read(&self) -> Result<Contents, CertificateError> {
         let read = |flag, path: &Path| fs::read(path).map_err(|why| self.unfit(flag, why));
         let authorities = self.client_authorities.as_ref().map(|path| read("--tls-client-ca", path));
         Ok(Contents {
@@ -96,7 +96,7 @@ impl Files {
     ///
     /// # Errors
     /// Names the file and says what is wrong with it: no PEM, out of its time, not the certificate's key.
-    pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, Unfit> {
+    pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, CertificateError> {
         let certificate = |why: &dyn ToString| self.unfit("--tls-cert", why.to_string());
         let chain = tls::certificates(&contents.certificate).map_err(|why| certificate(&why))?;
         // There is one: else it would have been an error.
@@ -175,7 +175,7 @@ impl Files {
         watched: Vec<Watched>,
         first: Contents,
         configs: watch::Sender<Arc<Configs>>,
-        stats: Arc<Stats>,
+        stats: Arc<EncryptedStats>,
     ) {
         // What is shown, and what was said of what is not.
         let (mut used, mut told, mut expired) = (first, None, false);

@@ -7,8 +7,8 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{HANDSHAKE, Shared, end, quic};
-use crate::server::clients::Place;
+use super::{HANDSHAKE, EncryptedContext, end, quic};
+use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{NoReply, QUERY};
 use crate::server::tcp::Frame;
 use crate::wire::has_option;
@@ -46,7 +46,7 @@ pub fn question(octets: &[u8]) -> Result<&[u8], &'static str> {
 }
 
 /// Answers what a client asks, until it goes, asks nothing for too long, or the server ends.
-pub(super) async fn serve(connection: Connection, place: Place, shared: &Arc<Shared>) {
+pub(super) async fn serve(connection: Connection, place: ConnectionSlot, shared: &Arc<EncryptedContext>) {
     let place = Arc::new(place);
     // They end with the connection.
     let mut asked = JoinSet::new();
@@ -74,8 +74,8 @@ async fn answer(
     connection: Connection,
     mut question: RecvStream,
     mut reply: SendStream,
-    place: Arc<Place>,
-    shared: Arc<Shared>,
+    place: Arc<ConnectionSlot>,
+    shared: Arc<EncryptedContext>,
 ) {
     let Ok(Some(octets)) = timeout(HANDSHAKE, read(&mut question)).await else {
         let _ = question.stop(UNSPECIFIED_ERROR);

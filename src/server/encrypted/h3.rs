@@ -9,10 +9,10 @@ use quinn::VarInt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::carrier::{Carried, Request};
+use super::bounded_quinn::{H3Connection, BoundedBidiStream};
 use super::http::Refusal;
-use super::{HANDSHAKE, LEAVE, STREAMS, Shared, end, http as doh, quic};
-use crate::server::clients::Place;
+use super::{HANDSHAKE, LEAVE, STREAMS, EncryptedContext, end, http as doh, quic};
+use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 
 /// H3_NO_ERROR and H3_EXCESSIVE_LOAD (RFC 9114 section 8.1).
@@ -22,9 +22,9 @@ const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 const STILLBORN: u32 = 10 * STREAMS;
 
 /// Answers what a client asks, until it goes, asks nothing for too long, or the server ends.
-pub(super) async fn serve(connection: quinn::Connection, place: Place, shared: &Arc<Shared>) {
+pub(super) async fn serve(connection: quinn::Connection, place: ConnectionSlot, shared: &Arc<EncryptedContext>) {
     let place = Arc::new(place);
-    let carried = Carried::new(connection.clone());
+    let carried = H3Connection::new(connection.clone());
     let mut server = h3::server::builder();
     let server = server.max_field_section_size(doh::HEAD as u64).build::<_, Bytes>(carried);
     let Ok(Ok(mut server)) = timeout(HANDSHAKE, server).await else { return };
@@ -59,7 +59,7 @@ pub(super) async fn serve(connection: quinn::Connection, place: Place, shared: &
 }
 
 /// Answers a request; says whether it was one. What is not sent in time, or cannot be, is reset when it is dropped.
-async fn answer(request: RequestResolver<Carried, Bytes>, place: Arc<Place>, shared: Arc<Shared>) -> bool {
+async fn answer(request: RequestResolver<H3Connection, Bytes>, place: Arc<ConnectionSlot>, shared: Arc<EncryptedContext>) -> bool {
     let Ok(Ok((request, mut stream))) = timeout(HANDSHAKE, request.resolve_request()).await else { return false };
     let head = request.into_parts().0;
     let (is_head, length) = (head.method == Method::HEAD, doh::length(&head));
@@ -75,7 +75,7 @@ async fn answer(request: RequestResolver<Carried, Bytes>, place: Arc<Place>, sha
     true
 }
 
-async fn body(stream: &mut RequestStream<Request, Bytes>, length: Option<u64>) -> Result<Vec<u8>, Refusal> {
+async fn body(stream: &mut RequestStream<BoundedBidiStream, Bytes>, length: Option<u64>) -> Result<Vec<u8>, Refusal> {
     let (mut body, mut ended) = (Vec::new(), false);
     loop {
         let Some(mut data) = stream.recv_data().await.map_err(|_| doh::broken())? else {

@@ -8,8 +8,8 @@ use http::{Method, Response, StatusCode, request};
 use hyper::body::Bytes;
 use tokio::time::timeout;
 
-use super::{HANDSHAKE, LEAVE, Shared};
-use crate::server::clients::Place;
+use super::{HANDSHAKE, LEAVE, EncryptedContext};
+use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{NoReply, QUERY};
 use crate::wire::freshness;
 
@@ -22,7 +22,7 @@ pub(super) const HEAD: usize = 16 * 1024;
 
 /// Where a request has its question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum QuestionSource {
     /// In its URI.
     Message(Vec<u8>),
     /// In its body.
@@ -61,7 +61,7 @@ pub(super) fn broken() -> Refusal {
 ///
 /// # Errors
 /// The response that the request gets instead (RFC 8484 section 4.2.1, RFC 9110).
-pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
+pub fn asked(head: &request::Parts) -> Result<QuestionSource, Refusal> {
     if head.uri.path() != PATH {
         return Err(refuse(StatusCode::NOT_FOUND, "DNS is asked at /dns-query (RFC 8484)"));
     }
@@ -77,7 +77,7 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
             // The standard has no padding (section 6); who pads means the same.
             let message = BASE64URL_NOPAD.decode(text.trim_end_matches('=').as_bytes());
             let bad = refuse(StatusCode::BAD_REQUEST, "dns= is no base64url");
-            message.map(Asked::Message).map_err(|_| bad)
+            message.map(QuestionSource::Message).map_err(|_| bad)
         }
         Method::POST => {
             let said = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
@@ -89,7 +89,7 @@ pub fn asked(head: &request::Parts) -> Result<Asked, Refusal> {
             if length(head).is_some_and(|length| length > QUERY as u64) {
                 return Err(too_large());
             }
-            Ok(Asked::Body)
+            Ok(QuestionSource::Body)
         }
         _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "DNS is asked by GET or POST")),
     }
@@ -100,12 +100,12 @@ pub(super) fn length(head: &request::Parts) -> Option<u64> {
     head.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-impl Shared {
+impl EncryptedContext {
     /// The response to a request with this head, and this body if its question is there. The head is not kept while anything is
     /// waited for: hundreds of fields take more memory than they took on the wire.
     pub(super) async fn exchange(
         &self,
-        place: &Arc<Place>,
+        place: &Arc<ConnectionSlot>,
         head: request::Parts,
         body: impl Future<Output = Result<Vec<u8>, Refusal>>,
     ) -> Response<Bytes> {
@@ -113,8 +113,8 @@ impl Shared {
         drop(head);
         let reply = async {
             let message = match asked {
-                Ok(Asked::Message(message)) => message,
-                Ok(Asked::Body) => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
+                Ok(QuestionSource::Message(message)) => message,
+                Ok(QuestionSource::Body) => timeout(HANDSHAKE, body).await.map_err(|_| too_slow())??,
                 Err(refusal) => {
                     // Some clients that are refused while they are still sending say that the connection is broken. What is
                     // small is read first.

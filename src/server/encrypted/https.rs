@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{LEAVE, STREAMS, Shared, end, http as doh};
-use crate::server::clients::Place;
+use super::{LEAVE, STREAMS, EncryptedContext, end, http as doh};
+use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 use crate::server::{BACKLOG, UPSTREAM, tcp};
 
@@ -26,7 +26,7 @@ use crate::server::{BACKLOG, UPSTREAM, tcp};
 const WINDOW: u32 = 65_535;
 
 /// Serves a listener until the server ends.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) -> io::Result<()> {
     tcp::accept(listener, shared.stopping.clone(), |stream, from| {
         let (config, shared) = (shared.configs.borrow().https.clone(), shared.clone());
         shared.stream.clients.clone().admit(from, |place| async move {
@@ -58,7 +58,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Res
 }
 
 /// Serves a connection until its client goes, asks nothing for too long, or the server ends.
-async fn drive(connection: impl GracefulConnection, place: &Place, mut stopping: watch::Receiver<bool>) {
+async fn drive(connection: impl GracefulConnection, place: &ConnectionSlot, mut stopping: watch::Receiver<bool>) {
     let mut connection = pin!(connection);
     loop {
         let deadline = place.deadline();
@@ -76,7 +76,7 @@ async fn drive(connection: impl GracefulConnection, place: &Place, mut stopping:
     let _ = timeout(LEAVE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, place: &Arc<Place>, shared: &Shared) -> Response<Full<Bytes>> {
+async fn respond(request: Request<Incoming>, place: &Arc<ConnectionSlot>, shared: &EncryptedContext) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = async {
         let body = Limited::new(body, QUERY).collect().await;

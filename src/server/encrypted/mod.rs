@@ -1,7 +1,7 @@
 //! The same answers where nobody on the wire can read or change them: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and
 //! HTTP/3, on one thread of their own. Handshakes and floods cost that thread's time and nobody else's.
 
-mod carrier;
+mod bounded_quinn;
 mod certificates;
 pub mod doq;
 mod h3;
@@ -25,13 +25,13 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::clients::Place;
+use super::clients::ConnectionSlot;
 use super::handler::NoReply;
-use super::{BindError, Clients, Handler, LEAVE, Limits, Tally, tcp};
+use super::{BindError, Clients, Handler, LEAVE, Limits, TransportCounters, tcp};
 use crate::watched::Watched;
 use certificates::{Configs, Contents};
 
-pub use certificates::{Files, Unfit};
+pub use certificates::{Files, CertificateError};
 
 /// Time for a handshake, and for the rest of a request that has begun.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -65,37 +65,37 @@ impl Transport {
 
 /// Where an encrypted transport is listened for: `tls://[::]:853`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct ListenUrl {
     /// By which.
     pub transport: Transport,
     /// On which address.
     pub address: SocketAddr,
 }
 
-impl fmt::Display for Endpoint {
+impl fmt::Display for ListenUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.transport.name(), self.address)
     }
 }
 
-impl FromStr for Endpoint {
+impl FromStr for ListenUrl {
     type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Endpoint, &'static str> {
+    fn from_str(text: &str) -> Result<ListenUrl, &'static str> {
         let (scheme, address) = text.split_once("://").ok_or("it has no scheme")?;
         let known = [Transport::Tls, Transport::Https, Transport::Quic, Transport::H3];
         let transport = known.into_iter().find(|transport| transport.name() == scheme);
         let transport = transport.ok_or("the schemes are tls, https, quic and h3")?;
         let address = address.parse().map_err(|_| "write ADDR:PORT behind the scheme, such as tls://[::]:853")?;
-        Ok(Endpoint { transport, address })
+        Ok(ListenUrl { transport, address })
     }
 }
 
 /// What is listened for, and who the server says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct EncryptedOptions {
     /// `--listen` with a scheme.
-    pub listen: Vec<Endpoint>,
+    pub listen: Vec<ListenUrl>,
     /// Certificate and key.
     pub files: Files,
 }
@@ -105,7 +105,7 @@ pub struct Options {
 pub enum OpenError {
     /// The certificate, its key, or the authorities of clients.
     #[error(transparent)]
-    Files(#[from] Unfit),
+    Files(#[from] CertificateError),
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -113,7 +113,7 @@ pub enum OpenError {
 
 /// What is counted besides answers.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub struct EncryptedStats {
     /// The end of the certificate's time, in seconds since 1970.
     pub not_after: AtomicI64,
     /// Changes of the files that would not do.
@@ -128,8 +128,8 @@ enum Socket {
 }
 
 /// Sockets that nobody serves yet, and what handshakes are made with.
-pub struct Bound {
-    sockets: Vec<(Endpoint, Socket)>,
+pub struct EncryptedSockets {
+    sockets: Vec<(ListenUrl, Socket)>,
     files: Files,
     watched: Vec<Watched>,
     contents: Contents,
@@ -137,31 +137,31 @@ pub struct Bound {
 }
 
 /// Encrypted transports that are served.
-pub struct Started {
+pub struct EncryptedServers {
     /// What each listener counts.
-    pub tallies: Vec<(Endpoint, Tally)>,
+    pub tallies: Vec<(ListenUrl, TransportCounters)>,
     /// Connections of all of them.
     pub clients: Arc<Clients>,
-    /// See [`Stats`].
-    pub stats: Arc<Stats>,
+    /// See [`EncryptedStats`].
+    pub stats: Arc<EncryptedStats>,
     /// Ends once `stopping` is true and connections have finished.
     pub thread: JoinHandle<()>,
 }
 
 /// What every connection of a listener works with.
-struct Shared {
-    stream: Arc<tcp::Shared>,
+struct EncryptedContext {
+    stream: Arc<tcp::StreamContext>,
     configs: watch::Receiver<Arc<Configs>>,
-    stats: Arc<Stats>,
+    stats: Arc<EncryptedStats>,
     stopping: watch::Receiver<bool>,
 }
 
-impl Shared {
+impl EncryptedContext {
     /// The reply to one question of a connection whose questions have tasks of their own.
     ///
     /// # Errors
     /// Why there is none.
-    async fn reply(&self, place: &Arc<Place>, message: &[u8]) -> Result<Bytes, NoReply> {
+    async fn reply(&self, place: &Arc<ConnectionSlot>, message: &[u8]) -> Result<Bytes, NoReply> {
         let _asking = place.asks();
         place.backlog.room().await;
         let reply = self.stream.handler.reply(&self.stream.tally, place.from, message).await?;
@@ -195,7 +195,7 @@ async fn end(stopping: &mut watch::Receiver<bool>) {
 ///
 /// # Errors
 /// Names the file or the address.
-pub fn open(options: &Options) -> Result<Bound, OpenError> {
+pub fn open(options: &EncryptedOptions) -> Result<EncryptedSockets, OpenError> {
     let watched = options.files.watch();
     let contents = options.files.read()?;
     let configs = options.files.configs(&contents, Timestamp::now())?;
@@ -211,14 +211,14 @@ pub fn open(options: &Options) -> Result<Bound, OpenError> {
             Socket::Datagram(socket) => socket.local_addr(),
         };
         let address = address.unwrap_or(endpoint.address);
-        sockets.push((Endpoint { address, ..*endpoint }, socket));
+        sockets.push((ListenUrl { address, ..*endpoint }, socket));
     }
-    Ok(Bound { sockets, files: options.files.clone(), watched, contents, configs })
+    Ok(EncryptedSockets { sockets, files: options.files.clone(), watched, contents, configs })
 }
 
-impl Bound {
+impl EncryptedSockets {
     /// What is bound, with real ports.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
+    pub fn endpoints(&self) -> Vec<ListenUrl> {
         self.sockets.iter().map(|(endpoint, _)| *endpoint).collect()
     }
 
@@ -232,9 +232,9 @@ impl Bound {
         limits: Limits,
         stopping: watch::Receiver<bool>,
         drain: Duration,
-    ) -> io::Result<Started> {
+    ) -> io::Result<EncryptedServers> {
         let clients = Clients::new(limits);
-        let stats = Arc::new(Stats::default());
+        let stats = Arc::new(EncryptedStats::default());
         stats.not_after.store(self.configs.not_after, Relaxed);
         let (sender, configs) = watch::channel(Arc::new(self.configs));
         let listeners: Vec<_> = self
@@ -242,8 +242,8 @@ impl Bound {
             .into_iter()
             .map(|(endpoint, socket)| {
                 let stream =
-                    tcp::Shared { handler: handler.clone(), tally: Tally::default(), clients: clients.clone() };
-                let shared = Shared {
+                    tcp::StreamContext { handler: handler.clone(), tally: TransportCounters::default(), clients: clients.clone() };
+                let shared = EncryptedContext {
                     stream: Arc::new(stream),
                     configs: configs.clone(),
                     stats: stats.clone(),
@@ -296,6 +296,6 @@ impl Bound {
             // Not waiting for a file system that hangs.
             runtime.shutdown_background();
         })?;
-        Ok(Started { tallies, clients, stats, thread })
+        Ok(EncryptedServers { tallies, clients, stats, thread })
     }
 }

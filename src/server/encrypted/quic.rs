@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::certificates::Configs;
-use super::{HANDSHAKE, STREAMS, Shared, Transport, doq, end, h3};
-use crate::server::clients::Place;
+use super::{HANDSHAKE, STREAMS, EncryptedContext, Transport, doq, end, h3};
+use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 use crate::server::{BACKLOG, BindError, canonical};
 
@@ -21,7 +21,7 @@ use crate::server::{BACKLOG, BindError, canonical};
 const UNPROVEN: usize = 100;
 
 /// An endpoint that nobody serves yet.
-pub(super) struct Listener {
+pub(super) struct QuicListener {
     endpoint: Endpoint,
     config: ServerConfig,
     configs: watch::Receiver<Arc<Configs>>,
@@ -53,7 +53,7 @@ fn crypto(configs: &Configs, transport: Transport) -> io::Result<Arc<QuicServerC
 ///
 /// # Errors
 /// When the system does not let the runtime wait for the socket.
-pub(super) fn listen(socket: UdpSocket, transport: Transport, shared: &Shared) -> io::Result<Listener> {
+pub(super) fn listen(socket: UdpSocket, transport: Transport, shared: &EncryptedContext) -> io::Result<QuicListener> {
     let configs = shared.configs.clone();
     let mut config = ServerConfig::with_crypto(crypto(&configs.borrow(), transport)?);
     let mut carried = TransportConfig::default();
@@ -77,10 +77,10 @@ pub(super) fn listen(socket: UdpSocket, transport: Transport, shared: &Shared) -
         .incoming_buffer_size(16 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
     let endpoint = Endpoint::new(EndpointConfig::default(), Some(config.clone()), socket, Arc::new(TokioRuntime))?;
-    Ok(Listener { endpoint, config, configs, transport })
+    Ok(QuicListener { endpoint, config, configs, transport })
 }
 
-impl Listener {
+impl QuicListener {
     /// The endpoint, and the code that says that nothing is wrong.
     pub(super) fn at_the_end(&self) -> (Endpoint, VarInt) {
         let no_error = if self.transport == Transport::H3 { h3::NO_ERROR } else { doq::NO_ERROR };
@@ -88,7 +88,7 @@ impl Listener {
     }
 
     /// Serves until the server ends.
-    pub(super) async fn serve(mut self, shared: Arc<Shared>) -> io::Result<()> {
+    pub(super) async fn serve(mut self, shared: Arc<EncryptedContext>) -> io::Result<()> {
         let mut stopping = shared.stopping.clone();
         loop {
             tokio::select! {
@@ -109,7 +109,7 @@ impl Listener {
         }
     }
 
-    fn admit(&self, incoming: Incoming, shared: &Arc<Shared>) {
+    fn admit(&self, incoming: Incoming, shared: &Arc<EncryptedContext>) {
         let from = canonical(incoming.remote_address());
         let clients = &shared.stream.clients;
         // Those that made room, or came to nothing, are remembered for a while by quinn, each with all that it had.
@@ -135,7 +135,7 @@ impl Listener {
 }
 
 /// Returns when the connection has been idle for too long.
-pub(super) async fn idle(place: &Place) {
+pub(super) async fn idle(place: &ConnectionSlot) {
     loop {
         let deadline = place.deadline();
         if deadline <= tokio::time::Instant::now() {

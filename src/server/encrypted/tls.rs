@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 
-use super::Shared;
+use super::EncryptedContext;
 use crate::server::tcp::{self, Connection};
 
 /// Serves a listener until the server ends.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) -> io::Result<()> {
     tcp::accept(listener, shared.stopping.clone(), |stream, from| {
         let (config, shared) = (shared.configs.borrow().tls.clone(), shared.clone());
         shared.stream.clients.clone().admit(from, |place| async move {

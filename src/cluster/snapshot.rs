@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 
 /// Why facts are not read or written.
 #[derive(Debug, Error)]
-pub enum SavedError {
+pub enum SnapshotError {
     /// The file or its folder.
     #[error("{path}: {source}")]
     Io {
@@ -58,7 +58,7 @@ struct Head {
 
 /// What a file says.
 #[derive(Debug)]
-pub struct Saved {
+pub struct FactsSnapshot {
     /// The facts, as changes from nothing.
     pub changes: Vec<Change>,
     /// Serial of the last table that was published.
@@ -66,7 +66,7 @@ pub struct Saved {
     time: jiff::Timestamp,
 }
 
-impl Saved {
+impl FactsSnapshot {
     /// How long ago it was written.
     pub fn age(&self) -> Duration {
         Duration::try_from(jiff::Timestamp::now().duration_since(self.time)).unwrap_or_default()
@@ -95,7 +95,7 @@ impl<W: Write> Write for Summed<W> {
 ///
 /// # Errors
 /// What the system says of the file or its folder.
-pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SavedError> {
+pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError> {
     // Whoever named the wrong file keeps it.
     let ours = |file: File| -> bool {
         let mut start = Vec::new();
@@ -103,12 +103,12 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SavedError> {
         read.is_ok() && start.starts_with(format!("{{\"format\":\"{MAGIC}\"").as_bytes())
     };
     if File::open(path).is_ok_and(|file| !ours(file)) {
-        return Err(SavedError::Foreign { path: path.to_path_buf() });
+        return Err(SnapshotError::Foreign { path: path.to_path_buf() });
     }
     let beside = path.with_extension("new");
     let failed = |path: &Path| {
         let path = path.to_path_buf();
-        move |source| SavedError::Io { path, source }
+        move |source| SnapshotError::Io { path, source }
     };
     let fill = || -> io::Result<()> {
         let file = File::create(&beside)?;
@@ -154,9 +154,9 @@ impl<T: Serialize> ErasedLine for T {
 ///
 /// # Errors
 /// Says whether the file cannot be read, is not ours, or is damaged.
-pub fn read(path: &Path) -> Result<Saved, SavedError> {
-    let failed = |source| SavedError::Io { path: path.to_path_buf(), source };
-    let damaged = |reason: &str| SavedError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
+pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
+    let failed = |source| SnapshotError::Io { path: path.to_path_buf(), source };
+    let damaged = |reason: &str| SnapshotError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
     let mut input = BufReader::new(File::open(path).map_err(failed)?);
     let mut line = Vec::new();
     let mut next = |line: &mut Vec<u8>| -> io::Result<usize> {
@@ -166,7 +166,7 @@ pub fn read(path: &Path) -> Result<Saved, SavedError> {
     next(&mut line).map_err(failed)?;
     let head: Option<Head> = serde_json::from_slice(&line).ok();
     let head = head.filter(|head| head.format == MAGIC && head.version == VERSION);
-    let Some(head) = head else { return Err(SavedError::Foreign { path: path.to_path_buf() }) };
+    let Some(head) = head else { return Err(SnapshotError::Foreign { path: path.to_path_buf() }) };
     let mut sum = digest::Context::new(&digest::SHA256);
     let mut changes = Vec::new();
     loop {
@@ -187,7 +187,7 @@ pub fn read(path: &Path) -> Result<Saved, SavedError> {
     if next(&mut line).map_err(failed)? > 0 {
         return Err(damaged("something follows its checksum"));
     }
-    Ok(Saved { changes, serial: head.serial, time: head.time })
+    Ok(FactsSnapshot { changes, serial: head.serial, time: head.time })
 }
 
 fn hex(octets: &[u8]) -> String {

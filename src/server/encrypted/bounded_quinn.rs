@@ -32,22 +32,22 @@ const PIECE: usize = 2048;
 type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send>>;
 
 /// One connection.
-pub(super) struct Carried {
+pub(super) struct H3Connection {
     connection: quinn::Connection,
     requests: Accepting<(quinn::SendStream, quinn::RecvStream)>,
     controls: Accepting<quinn::RecvStream>,
-    opener: Opener,
+    opener: StreamOpener,
     /// What control streams may still say.
     left: Arc<AtomicUsize>,
     /// What requests may hold.
     room: Arc<AtomicUsize>,
 }
 
-impl Carried {
-    pub(super) fn new(connection: quinn::Connection) -> Carried {
-        let opener = Opener { connection: connection.clone(), opening: None };
+impl H3Connection {
+    pub(super) fn new(connection: quinn::Connection) -> H3Connection {
+        let opener = StreamOpener { connection: connection.clone(), opening: None };
         let (requests, controls) = (accept_bi(connection.clone()), accept_uni(connection.clone()));
-        Carried {
+        H3Connection {
             connection,
             requests,
             controls,
@@ -66,39 +66,39 @@ fn accept_uni(connection: quinn::Connection) -> Accepting<quinn::RecvStream> {
     Box::pin(async move { connection.accept_uni().await })
 }
 
-impl quic::Connection<Bytes> for Carried {
-    type RecvStream = Receiving;
-    type OpenStreams = Opener;
+impl quic::Connection<Bytes> for H3Connection {
+    type RecvStream = BoundedRecvStream;
+    type OpenStreams = StreamOpener;
 
-    fn poll_accept_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<Receiving, ConnectionErrorIncoming>> {
+    fn poll_accept_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedRecvStream, ConnectionErrorIncoming>> {
         let stream = ready!(self.controls.as_mut().poll(context)).map_err(lost)?;
         self.controls = accept_uni(self.connection.clone());
-        Poll::Ready(Ok(Receiving { stream, left: usize::MAX, room: self.left.clone(), held: None }))
+        Poll::Ready(Ok(BoundedRecvStream { stream, left: usize::MAX, room: self.left.clone(), held: None }))
     }
 
-    fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Request, ConnectionErrorIncoming>> {
+    fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedBidiStream, ConnectionErrorIncoming>> {
         let (sending, stream) = ready!(self.requests.as_mut().poll(context)).map_err(lost)?;
         self.requests = accept_bi(self.connection.clone());
         // What has been said is forgiven bit by bit, not saved up.
         let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some((left + CONTROL_A_REQUEST).min(CONTROL)));
-        let receiving = Receiving { stream, left: REQUEST, room: self.room.clone(), held: Some(0) };
-        Poll::Ready(Ok(Request { sending: Sending::new(sending), receiving }))
+        let receiving = BoundedRecvStream { stream, left: REQUEST, room: self.room.clone(), held: Some(0) };
+        Poll::Ready(Ok(BoundedBidiStream { sending: BoundedSendStream::new(sending), receiving }))
     }
 
-    fn opener(&self) -> Opener {
-        Opener { connection: self.connection.clone(), opening: None }
+    fn opener(&self) -> StreamOpener {
+        StreamOpener { connection: self.connection.clone(), opening: None }
     }
 }
 
-impl quic::OpenStreams<Bytes> for Carried {
-    type BidiStream = Request;
-    type SendStream = Sending;
+impl quic::OpenStreams<Bytes> for H3Connection {
+    type BidiStream = BoundedBidiStream;
+    type SendStream = BoundedSendStream;
 
-    fn poll_open_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+    fn poll_open_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedBidiStream, StreamErrorIncoming>> {
         self.opener.poll_open_bidi(context)
     }
 
-    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedSendStream, StreamErrorIncoming>> {
         self.opener.poll_open_send(context)
     }
 
@@ -108,21 +108,21 @@ impl quic::OpenStreams<Bytes> for Carried {
 }
 
 /// Opens the server's own streams.
-pub(super) struct Opener {
+pub(super) struct StreamOpener {
     connection: quinn::Connection,
     opening: Option<Accepting<quinn::SendStream>>,
 }
 
-impl quic::OpenStreams<Bytes> for Opener {
-    type BidiStream = Request;
-    type SendStream = Sending;
+impl quic::OpenStreams<Bytes> for StreamOpener {
+    type BidiStream = BoundedBidiStream;
+    type SendStream = BoundedSendStream;
 
     /// A server opens no requests.
-    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<BoundedBidiStream, StreamErrorIncoming>> {
         Poll::Ready(Err(StreamErrorIncoming::Unknown("a server opens no requests".into())))
     }
 
-    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<Sending, StreamErrorIncoming>> {
+    fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedSendStream, StreamErrorIncoming>> {
         let connection = &self.connection;
         let opening = self.opening.get_or_insert_with(|| {
             let connection = connection.clone();
@@ -131,7 +131,7 @@ impl quic::OpenStreams<Bytes> for Opener {
         let opened = ready!(opening.as_mut().poll(context));
         self.opening = None;
         let stream = opened.map_err(lost_stream)?;
-        Poll::Ready(Ok(Sending::new(stream)))
+        Poll::Ready(Ok(BoundedSendStream::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -140,7 +140,7 @@ impl quic::OpenStreams<Bytes> for Opener {
 }
 
 /// A stream that the client speaks on, and how much it may still say.
-pub(super) struct Receiving {
+pub(super) struct BoundedRecvStream {
     stream: quinn::RecvStream,
     left: usize,
     /// And all of its kind together.
@@ -149,13 +149,13 @@ pub(super) struct Receiving {
     held: Option<usize>,
 }
 
-impl Drop for Receiving {
+impl Drop for BoundedRecvStream {
     fn drop(&mut self) {
         self.room.fetch_add(self.held.unwrap_or(0), Relaxed);
     }
 }
 
-impl quic::RecvStream for Receiving {
+impl quic::RecvStream for BoundedRecvStream {
     type Buf = Bytes;
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
@@ -188,19 +188,19 @@ impl quic::RecvStream for Receiving {
 }
 
 /// A stream that the server speaks on.
-pub(super) struct Sending {
+pub(super) struct BoundedSendStream {
     stream: quinn::SendStream,
     data: Option<WriteBuf<Bytes>>,
     finished: bool,
 }
 
-impl Sending {
-    fn new(stream: quinn::SendStream) -> Sending {
-        Sending { stream, data: None, finished: false }
+impl BoundedSendStream {
+    fn new(stream: quinn::SendStream) -> BoundedSendStream {
+        BoundedSendStream { stream, data: None, finished: false }
     }
 }
 
-impl Drop for Sending {
+impl Drop for BoundedSendStream {
     fn drop(&mut self) {
         // Else quinn would end it as if what was sent were all.
         if !self.finished {
@@ -209,7 +209,7 @@ impl Drop for Sending {
     }
 }
 
-impl quic::SendStream<Bytes> for Sending {
+impl quic::SendStream<Bytes> for BoundedSendStream {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         while let Some(data) = self.data.as_mut().filter(|data| data.has_remaining()) {
             let written = match ready!(Pin::new(&mut self.stream).poll_write(context, data.chunk())) {
@@ -249,21 +249,21 @@ impl quic::SendStream<Bytes> for Sending {
 }
 
 /// Both directions of a request.
-pub(super) struct Request {
-    sending: Sending,
-    receiving: Receiving,
+pub(super) struct BoundedBidiStream {
+    sending: BoundedSendStream,
+    receiving: BoundedRecvStream,
 }
 
-impl quic::BidiStream<Bytes> for Request {
-    type SendStream = Sending;
-    type RecvStream = Receiving;
+impl quic::BidiStream<Bytes> for BoundedBidiStream {
+    type SendStream = BoundedSendStream;
+    type RecvStream = BoundedRecvStream;
 
-    fn split(self) -> (Sending, Receiving) {
+    fn split(self) -> (BoundedSendStream, BoundedRecvStream) {
         (self.sending, self.receiving)
     }
 }
 
-impl quic::RecvStream for Request {
+impl quic::RecvStream for BoundedBidiStream {
     type Buf = Bytes;
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
@@ -279,7 +279,7 @@ impl quic::RecvStream for Request {
     }
 }
 
-impl quic::SendStream<Bytes> for Request {
+impl quic::SendStream<Bytes> for BoundedBidiStream {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         self.sending.poll_ready(context)
     }

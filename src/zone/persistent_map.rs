@@ -20,14 +20,14 @@ type Root<S> = [Option<Arc<Directory<S>>>; FAN];
 
 /// See the module's documentation.
 #[derive(Clone)]
-pub struct Table<S> {
+pub struct PersistentMap<S> {
     root: Arc<Root<S>>,
     len: usize,
 }
 
-impl<S> Default for Table<S> {
+impl<S> Default for PersistentMap<S> {
     fn default() -> Self {
-        Table { root: Arc::new([const { None }; FAN]), len: 0 }
+        PersistentMap { root: Arc::new([const { None }; FAN]), len: 0 }
     }
 }
 
@@ -36,7 +36,7 @@ fn place(hash: u64) -> (usize, usize) {
     ((hash >> 58) as usize & (FAN - 1), (hash >> 52) as usize & (FAN - 1))
 }
 
-impl<S: Slot> Table<S> {
+impl<S: Slot> PersistentMap<S> {
     /// Number of slots.
     pub fn len(&self) -> usize {
         self.len
@@ -153,7 +153,7 @@ mod tests {
         /// Any run of changes leaves what a BTreeMap would hold, and what others still hold stays as it was.
         #[test]
         fn agrees_with_a_map(changes in prop::collection::vec((0u64..40, 0u64..4, prop::option::of(any::<u32>())), 0..200)) {
-            let mut table = Table::<Pair>::default();
+            let mut table = PersistentMap::<Pair>::default();
             let mut model = BTreeMap::new();
             for (index, (low, high, value)) in changes.into_iter().enumerate() {
                 let key = high << 52 | low << 40;
@@ -178,7 +178,7 @@ mod tests {
         let spread = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut copied = Vec::new();
         for size in [10u64, 100_000] {
-            let mut table = Table::<Pair>::default();
+            let mut table = PersistentMap::<Pair>::default();
             for n in 0..size {
                 table.insert(Pair(spread(n), 0), |_| true);
             }

@@ -16,10 +16,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Admin, ListenerCounters};
 use crate::cluster::kubernetes::Pods;
-use crate::cluster::manifests::{ManifestError, Manifests, ManifestOptions};
+use crate::cluster::manifests::{ManifestError, ManifestOptions, Manifests};
 use crate::cluster::object::ParseOptions;
 use crate::cluster::publish::{Publisher, SharedStatus};
-use crate::cluster::{Event, Events, Resource, causes, kubernetes};
+use crate::cluster::{Event, Events, Resource, error_chain, kubernetes};
 use crate::config::{self, Config, Source};
 use crate::forward;
 use crate::lifecycle::{self, Phase};
@@ -42,12 +42,12 @@ pub enum StartError {
     #[error(transparent)]
     Manifests(#[from] ManifestError),
     /// A kubeconfig or service account that does not load.
-    #[error("{what}: {why}")]
+    #[error("{what}: {error}")]
     Kubeconfig {
         /// Which.
         what: String,
         /// What is wrong with it.
-        why: String,
+        error: String,
     },
     /// An address.
     #[error(transparent)]
@@ -97,8 +97,8 @@ impl StartError {
 }
 
 impl From<OpenError> for StartError {
-    fn from(why: OpenError) -> StartError {
-        match why {
+    fn from(error: OpenError) -> StartError {
+        match error {
             OpenError::Files(unfit) => StartError::Certificate(unfit),
             OpenError::Bind(bind) => StartError::Bind(bind),
         }
@@ -162,12 +162,12 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let following = Following {
         source: &config.source,
         service_cidrs: &config.service_cidrs,
-        reading: config.reading,
+        parse_options: config.parse_options,
         pods: &config.pods,
         self_check: config.self_check,
     };
-    let Begun { parts, first, .. } = begin(&following, &control, &events)?;
-    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
+    let Begun { resources, first, .. } = begin(&following, &control, &events)?;
+    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
     if let Some(path) = config.saved.filter(|_| !matches!(config.source, Source::Manifests(_))) {
         publisher.save_to(path);
     }
@@ -185,16 +185,20 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         }
         false => (None, None),
     };
-    let kept = forwarder.as_ref().map(|forwarder| forwarder.kept.clone());
+    let kept = forwarder.as_ref().map(|forwarder| forwarder.cache.clone());
     let handler = Handler::new(table.clone(), forwarder.clone());
-    let shared =
-        Arc::new(tcp::StreamContext { handler: handler.clone(), tally: TransportCounters::default(), clients: Clients::new(config.tcp) });
+    let shared = Arc::new(tcp::StreamContext {
+        handler: handler.clone(),
+        tally: TransportCounters::default(),
+        clients: Clients::new(config.tcp),
+    });
     let (tcp_stop, stopping) = watch::channel(false);
     let (mut workers, mut listeners, mut tcp_listeners) = (Vec::new(), Vec::new(), Vec::new());
     for (udp, tcp) in bound {
         let address = udp.address();
         let started = udp.start(&table, forwarder.as_ref()).map_err(system("thread"))?;
-        listeners.extend(started.counters.iter().map(|counters| ListenerCounters::new(address, "udp", counters.clone())));
+        listeners
+            .extend(started.counters.iter().map(|counters| ListenerCounters::new(address, "udp", counters.clone())));
         workers.push(started);
         tcp_listeners.push(tcp);
     }
@@ -208,7 +212,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
             let started = bound.start(&handler, config.tcp, stopping, lifecycle::DRAIN).map_err(system("thread"))?;
             for (endpoint, tally) in &started.tallies {
                 for counters in [&tally.counters, &tally.late] {
-                    listeners.push(ListenerCounters::new(endpoint.address, endpoint.transport.name(), counters.clone()));
+                    listeners.push(ListenerCounters::new(
+                        endpoint.address,
+                        endpoint.transport.name(),
+                        counters.clone(),
+                    ));
                 }
             }
             Some(started)
@@ -284,7 +292,7 @@ pub struct Following<'c> {
     /// For manifests.
     pub service_cidrs: &'c [Cidr],
     /// What is read of objects.
-    pub reading: ParseOptions,
+    pub parse_options: ParseOptions,
     /// Which pods are watched.
     pub pods: &'c Pods,
     /// Time between comparisons with what the API has; 0: none.
@@ -294,7 +302,7 @@ pub struct Following<'c> {
 /// A source that has begun to tell.
 pub struct Begun {
     /// What it is learnt by.
-    pub parts: Vec<Resource>,
+    pub resources: Vec<Resource>,
     /// What is known already.
     pub first: Vec<Event>,
     /// The API's client, if it is an API.
@@ -309,18 +317,20 @@ pub fn begin(following: &Following<'_>, runtime: &Runtime, events: &Events) -> R
     match following.source {
         Source::Nowhere => Err(StartError::NoSource),
         Source::Manifests(path) => {
-            let (reading, service_cidrs) = (following.reading, following.service_cidrs.to_vec());
+            let (parse_options, service_cidrs) = (following.parse_options, following.service_cidrs.to_vec());
             let _guard = runtime.enter();
-            let (manifests, mut first) = Manifests::open(ManifestOptions { path: path.clone(), reading, service_cidrs })?;
+            let (manifests, mut first) =
+                Manifests::open(ManifestOptions { path: path.clone(), parse_options, service_cidrs })?;
             first.push(Event::Synced(Resource::Manifests));
             runtime.spawn(manifests.follow(events.clone()));
-            Ok(Begun { parts: vec![Resource::Manifests], first, client: None })
+            Ok(Begun { resources: vec![Resource::Manifests], first, client: None })
         }
         Source::Kubeconfig(..) | Source::InCluster => {
             let client = client(runtime, following.source)?;
             let _guard = runtime.enter();
-            let parts = kubernetes::follow(&client, following.reading, following.pods, following.self_check, events);
-            Ok(Begun { parts, first: Vec::new(), client: Some(client) })
+            let resources =
+                kubernetes::follow(&client, following.parse_options, following.pods, following.self_check, events);
+            Ok(Begun { resources, first: Vec::new(), client: Some(client) })
         }
     }
 }
@@ -335,29 +345,29 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
             let what = format!("kubeconfig {}", path.display());
             (what, runtime.block_on(from_kubeconfig(path, context.clone())))
         }
-        _ => ("service account".to_owned(), kube::Config::incluster().map_err(|why| why.to_string())),
+        _ => ("service account".to_owned(), kube::Config::incluster().map_err(|error| error.to_string())),
     };
-    let failed = |why: String| StartError::Kubeconfig { what: what.clone(), why };
+    let failed = |error: String| StartError::Kubeconfig { what: what.clone(), error };
     let mut loaded = loaded.map_err(failed)?;
     loaded.connect_timeout = Some(Duration::from_secs(5));
     loaded.read_timeout = None;
     // The watcher paces itself, and a 504 may mean "too large resource version", which no repetition heals.
     loaded.default_retry = false;
     let _guard = runtime.enter();
-    kube::Client::try_from(loaded).map_err(|why| failed(why.to_string()))
+    kube::Client::try_from(loaded).map_err(|error| failed(error.to_string()))
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
     // KUBECONFIG may name several files, of which the first that says something counts. Of several, some may be missing.
-    let parts: Vec<_> = std::env::split_paths(path).filter(|part| !part.as_os_str().is_empty()).collect();
-    let there: Vec<_> = parts.iter().filter(|part| part.exists()).collect();
+    let resources: Vec<_> = std::env::split_paths(path).filter(|resource| !resource.as_os_str().is_empty()).collect();
+    let there: Vec<_> = resources.iter().filter(|resource| resource.exists()).collect();
     let mut file = kube::config::Kubeconfig::default();
-    for part in if there.is_empty() { parts.iter().collect() } else { there } {
-        let next = kube::config::Kubeconfig::read_from(part).map_err(|why| causes(&why))?;
-        file = file.merge(next).map_err(|why| causes(&why))?;
+    for resource in if there.is_empty() { resources.iter().collect() } else { there } {
+        let next = kube::config::Kubeconfig::read_from(resource).map_err(|error| error_chain(&error))?;
+        file = file.merge(next).map_err(|error| error_chain(&error))?;
     }
     let options = kube::config::KubeConfigOptions { context, ..Default::default() };
-    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|why| causes(&why))
+    kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|error| error_chain(&error))
 }
 
 fn serve_tcp(

@@ -22,7 +22,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
     match found {
         Ok(found) if found.is_empty() => Err("no certificate is in it; write certificates in PEM".to_owned()),
         Ok(found) => Ok(found),
-        Err(why) => Err(format!("it is no PEM: {why}")),
+        Err(error) => Err(format!("it is no PEM: {error}")),
     }
 }
 
@@ -31,9 +31,9 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 /// # Errors
 /// As above.
 pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|why| match why {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
         Error::NoItemsFound => "no private key is in it; write one in PEM, without a passphrase".to_owned(),
-        why => format!("it is no PEM: {why}"),
+        error => format!("it is no PEM: {error}"),
     })
 }
 
@@ -58,20 +58,20 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
 pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
     let roots = match file {
         Some(path) => {
-            let read = std::fs::read(path).map_err(|why| why.to_string());
-            read.and_then(|pem| authorities(&pem)).map_err(|why| format!("{}: {why}", path.display()))?
+            let read = std::fs::read(path).map_err(|error| error.to_string());
+            read.and_then(|pem| authorities(&pem)).map_err(|error| format!("{}: {error}", path.display()))?
         }
         None => {
             let found = rustls_native_certs::load_native_certs();
             let mut roots = RootCertStore::empty();
             // A system has certificates that nobody can read any more, among many that are good.
             if roots.add_parsable_certificates(found.certs).0 == 0 {
-                let why = found.errors.first().map_or("no certificate in it".to_owned(), ToString::to_string);
-                return Err(format!("the system's trust store: {why}"));
+                let error = found.errors.first().map_or("no certificate in it".to_owned(), ToString::to_string);
+                return Err(format!("the system's trust store: {error}"));
             }
             roots
         }
     };
     let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    Ok(config.map_err(|why| why.to_string())?.with_root_certificates(roots).with_no_client_auth())
+    Ok(config.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
 }

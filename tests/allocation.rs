@@ -188,7 +188,7 @@ fn what_upstreams_have_said_is_answered_without_allocating() {
         let Verdict::Forward(ask) = verdict else { panic!("{verdict:?}") };
         let (verdict, age) = forwarder.answer(scratch.name(), query, &ask, Instant::now(), &mut reply).unwrap();
         counters.count(from, query.len(), &verdict);
-        counters.kept(age == forward::Freshness::Stale);
+        counters.cache_hit(age == forward::Freshness::Stale);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0, "allocations in 100,000 answers");
 }

@@ -62,7 +62,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "doctor",
-        "What is wrong with the names of a cluster, why it matters and what to do. The status is 1 if something is an error.",
+        "What is wrong with the names of a cluster, error it matters and what to do. The status is 1 if something is an error.",
         &["callsign doctor --manifests deploy/demo"],
     ),
     (
@@ -472,7 +472,7 @@ fn every_finding_of_doctor() {
         let path = scratch.file("cluster.yaml", &objects.join("---\n"));
         let (status, out, error) = output(&format!("callsign doctor -o json --manifests {}", path.display()));
         let findings: Vec<Value> =
-            serde_json::from_str(&out).unwrap_or_else(|why| panic!("{case}: {why}: {out}{error}"));
+            serde_json::from_str(&out).unwrap_or_else(|error| panic!("{case}: {error}: {out}{error}"));
         let found = findings.iter().map(|finding| {
             (
                 finding["severity"].as_str().unwrap(),
@@ -492,7 +492,7 @@ fn every_finding_of_doctor() {
         }
         assert_eq!(status, i32::from(found.iter().any(|(severity, _, _)| *severity == "error")), "{case}");
         let (_, text, _) = output(&format!("callsign doctor --manifests {}", path.display()));
-        assert_eq!(text.matches("  why: ").count(), found.len(), "{case}: {text}");
+        assert_eq!(text.matches("  error: ").count(), found.len(), "{case}: {text}");
         assert_eq!(text.matches("  fix: ").count(), found.len(), "{case}: {text}");
     }
 }

@@ -99,7 +99,7 @@ impl Encrypted {
     async fn is_well(&self, case: &str) {
         assert!(self.server.ask(QUESTION).contains("10.96.0.10"), "{case}");
         for endpoint in self.endpoints() {
-            ask_once(endpoint, &self.trust).await.unwrap_or_else(|why| panic!("{case}: {endpoint}: {why}"));
+            ask_once(endpoint, &self.trust).await.unwrap_or_else(|error| panic!("{case}: {endpoint}: {error}"));
         }
     }
 }
@@ -127,7 +127,7 @@ fn rest(stream: &mut TcpStream) -> (Vec<u8>, bool) {
     let mut octets = Vec::new();
     match stream.read_to_end(&mut octets) {
         Ok(_) => (octets, true),
-        Err(why) => (octets, why.kind() != ErrorKind::WouldBlock),
+        Err(error) => (octets, error.kind() != ErrorKind::WouldBlock),
     }
 }
 
@@ -386,10 +386,11 @@ async fn certificates_change_under_load_and_no_question_fails() {
                 let mut client = Client::connect(endpoint, &trust).await.unwrap();
                 while !stop.load(Relaxed) {
                     if !stays {
-                        client =
-                            Client::connect(endpoint, &trust).await.unwrap_or_else(|why| panic!("{endpoint}: {why}"));
+                        client = Client::connect(endpoint, &trust)
+                            .await
+                            .unwrap_or_else(|error| panic!("{endpoint}: {error}"));
                     }
-                    client.ask(&question()).await.unwrap_or_else(|why| panic!("{endpoint}: {why}"));
+                    client.ask(&question()).await.unwrap_or_else(|error| panic!("{endpoint}: {error}"));
                     asked.fetch_add(1, Relaxed);
                 }
             }));
@@ -500,8 +501,8 @@ async fn requests_and_responses() {
             let response = match client.request(request).await {
                 Ok(response) => response,
                 // A client that is still sending when it is refused may see the end before the response.
-                Err(why) if body.len() > 1_000_000 && version != "3" && why.to_string() != "too long" => continue,
-                Err(why) => panic!("{case}, HTTP/{version}: {why}"),
+                Err(error) if body.len() > 1_000_000 && version != "3" && error.to_string() != "too long" => continue,
+                Err(error) => panic!("{case}, HTTP/{version}: {error}"),
             };
             let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
             assert_eq!(response.status().as_u16(), *status, "{case}, HTTP/{version}: {response:?}");
@@ -1001,7 +1002,7 @@ async fn names_of_others_and_the_end() {
     it.server.signal("-INT");
     while let Some(answer) = waiting.join_next().await {
         let (endpoint, answer) = answer.unwrap();
-        let reply = common::text(&answer.unwrap_or_else(|why| panic!("{endpoint}: {why}")));
+        let reply = common::text(&answer.unwrap_or_else(|error| panic!("{endpoint}: {error}")));
         assert!(reply.contains("192.0.2.1"), "{endpoint}: {reply}");
     }
     let start = Instant::now();

@@ -126,11 +126,11 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
         ("somebody else's", b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "no file of saved facts"),
         ("nothing in it", Vec::new(), "no file of saved facts"),
     ];
-    for (case, octets, why) in cases {
+    for (case, octets, error) in cases {
         let path = scratch.0.join("file");
         std::fs::write(&path, &octets).unwrap();
         let refused = callsign::cluster::snapshot::read(&path).unwrap_err().to_string();
-        assert!(refused.contains(why) && refused.contains("file"), "{case}: {refused}");
+        assert!(refused.contains(error) && refused.contains("file"), "{case}: {refused}");
         assert_eq!(std::fs::read(&path).unwrap(), octets, "{case}");
     }
     // Nor is somebody else's file written over by a server that was told the wrong name.

@@ -302,7 +302,7 @@ fn check(zone: &Zone, message: &[u8]) {
         assert!(found.len() <= most);
         assert_eq!(found[..2], message[..2], "the id comes back");
         assert_eq!(found[2] & 0xf8, message[2] & 0x78 | 0x80, "QR is set and the opcode comes back");
-        let parsed = Message::from_vec(&found).unwrap_or_else(|why| panic!("{why}: {found:?} to {message:?}"));
+        let parsed = Message::from_vec(&found).unwrap_or_else(|error| panic!("{error}: {found:?} to {message:?}"));
         if parsed.queries.len() == 1 {
             let mut end = 12;
             while message[end] != 0 {

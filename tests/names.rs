@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use callsign::answer::Limit;
-use callsign::resolve::{StepResult, Node, Outcome, Probes, NoTrace, Recorded, resolve};
+use callsign::resolve::{NoTrace, Node, Outcome, Probes, Recorded, StepResult, resolve};
 use callsign::wire::Name;
 use callsign::zone::{Asker, Caller, Zone};
 use common::{query, reply, text};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use callsign::answer::Limit;
 use callsign::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceFact, ServiceType, SliceFact,
     VisibleTo,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};

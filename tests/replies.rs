@@ -7,8 +7,8 @@ mod common;
 #[allow(unused_imports)]
 mod upstream;
 
-use callsign::answer::{ForwardRequest, ForwardReason};
-use callsign::forward::{Freshness, Entry, Ttls, InvalidReply};
+use callsign::answer::{ForwardReason, ForwardRequest};
+use callsign::forward::{Entry, Freshness, InvalidReply, Ttls};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use proptest::prelude::*;
@@ -25,7 +25,7 @@ fn question(query: &[u8]) -> Vec<u8> {
 
 fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> ForwardRequest {
     let end = (12 + question(query).len()) as u16;
-    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, why: ForwardReason::Outside }
+    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, reason: ForwardReason::Outside }
 }
 
 /// Types of record whose contents are looked at: another parser has no reason to refuse what is left of them.

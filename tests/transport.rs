@@ -57,7 +57,7 @@ fn ask_tcp(server: SocketAddr) -> std::io::Result<Vec<u8>> {
 fn is_closed(stream: &mut TcpStream) -> bool {
     match stream.read(&mut [0; 64]) {
         Ok(octets) => octets == 0,
-        Err(why) => why.kind() != ErrorKind::WouldBlock,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
     }
 }
 

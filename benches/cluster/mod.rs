@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use callsign::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PortFact, Protocol, ServiceFact, ServiceType, SliceFact,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
 

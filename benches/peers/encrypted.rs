@@ -94,7 +94,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S
     let sent = Arc::new(Mutex::new(VecDeque::new()));
     let asked = sent.clone();
     let count = (seconds * 1000.0) as usize * RATE;
-    let reading = tokio::spawn(async move {
+    let parse_options = tokio::spawn(async move {
         let mut times = Vec::with_capacity(count);
         let mut reply = vec![0; 65_535];
         for _ in 0..count {
@@ -116,7 +116,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S
             output.flush().await.unwrap();
         }
     }
-    reading.await.unwrap()
+    parse_options.await.unwrap()
 }
 
 /// The same where each question is a task.
@@ -197,7 +197,8 @@ fn main() {
     let _ = Command::new("taskset").args(["-apc", measure::CLIENT_CORE, &own]).output();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let callsign = Callsign::start();
-    let kinds: Vec<Option<ListenUrl>> = [None].into_iter().chain(callsign.endpoints.iter().copied().map(Some)).collect();
+    let kinds: Vec<Option<ListenUrl>> =
+        [None].into_iter().chain(callsign.endpoints.iter().copied().map(Some)).collect();
     let name = |kind: &Option<ListenUrl>| kind.map_or("tcp", |endpoint| endpoint.transport.name());
     let mut all: Vec<Runs> = kinds.iter().map(|_| Runs::default()).collect();
     for _ in 0..rounds {

@@ -9,11 +9,11 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
 use super::metrics::{Scrape, counter_of, histogram};
-use crate::forward::{ForwardCache, RCODES, UpstreamStats, TIME_BOUNDS};
+use crate::forward::{ForwardCache, RCODES, TIME_BOUNDS, UpstreamStats};
 
 /// What one scrape tells of forwarding.
 pub(super) struct ForwardingMetrics {
-    pub(super) kept: Arc<ForwardCache>,
+    pub(super) cache: Arc<ForwardCache>,
     /// Whether names are those of the usual cluster DNS.
     pub(super) usual: bool,
 }
@@ -26,13 +26,12 @@ impl std::fmt::Debug for ForwardingMetrics {
 
 impl ForwardingMetrics {
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) -> Result<(), Error> {
-        let counts = &self.kept.counts;
+        let counts = &self.cache.counts;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
-        let (hits, stale) = scrape
-            .servers
-            .iter()
-            .fold((0, read(&counts.stale)), |(hits, stale), (_, _, counts)| (hits + counts.kept, stale + counts.stale));
-        let (entries, octets) = self.kept.size();
+        let (hits, stale) = scrape.servers.iter().fold((0, read(&counts.stale)), |(hits, stale), (_, _, counts)| {
+            (hits + counts.cache_hits, stale + counts.stale)
+        });
+        let (entries, octets) = self.cache.size();
         scrape.gauge(encoder, "cache_entries", "Answers of upstreams that are kept", entries as f64)?;
         scrape.gauge(encoder, "cache_bytes", "Octets that they take", octets as f64)?;
         for (name, help, value) in [
@@ -49,7 +48,7 @@ impl ForwardingMetrics {
         ] {
             scrape.counter(encoder, name, help, value)?;
         }
-        let upstreams = self.kept.upstreams();
+        let upstreams = self.cache.upstreams();
         let mut family = |name: &str, help: &str, of: fn(&UpstreamStats) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             upstreams.iter().try_for_each(|stats| counter_of(&mut family, &[("to", &stats.server)], of(stats)))

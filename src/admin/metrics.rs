@@ -13,7 +13,7 @@ use super::Admin;
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
-use crate::server::{Counters, DURATION_BOUNDS, RCODES, ZONE_CLASSES, SIZE_BOUNDS, Snapshot, TYPES};
+use crate::server::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 
 /// Counters of one server thread, with the labels they are told under.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ pub(super) fn render(admin: &Admin) -> Result<String, Error> {
 pub(super) struct Scrape {
     domain: String,
     pub(super) servers: Vec<(String, &'static str, Snapshot)>,
-    condition: crate::cluster::publish::SourceStatus,
+    status: crate::cluster::publish::SourceStatus,
     size: (usize, usize, usize),
     serial: u32,
     tcp: usize,
@@ -74,7 +74,7 @@ impl Scrape {
         Scrape {
             domain: zone.settings.domains.first().map(|domain| format!("{}.", domain.text())).unwrap_or_default(),
             servers,
-            condition: admin.status.condition(),
+            status: admin.status.status(),
             size: zone.size(),
             serial: zone.soa.serial(),
             tcp: admin.tcp.open(),
@@ -85,13 +85,16 @@ impl Scrape {
                 handshakes_failed: stats.handshakes_failed.load(Relaxed),
             }),
             uptime: admin.started.elapsed().as_secs_f64(),
-            forwarding: admin.forwarding.clone().map(|kept| ForwardingMetrics { kept, usual: admin.prefix == "coredns" }),
+            forwarding: admin
+                .forwarding
+                .clone()
+                .map(|cache| ForwardingMetrics { cache, usual: admin.prefix == "coredns" }),
         }
     }
 
     /// The zone that a realm is told as.
-    fn zone(&self, realm: ZoneClass) -> &str {
-        match realm {
+    fn zone(&self, zone_class: ZoneClass) -> &str {
+        match zone_class {
             ZoneClass::Cluster => &self.domain,
             ZoneClass::Reverse => "arpa.",
             ZoneClass::Short => "short",
@@ -125,12 +128,12 @@ impl Scrape {
         let help = "DNS requests, by server, zone, transport, family and type";
         let mut family = encoder.encode_descriptor("dns_requests", help, None, MetricType::Counter)?;
         for (server, proto, counts) in &self.servers {
-            for (of_family, by_realm) in ["1", "2"].iter().zip(&counts.requests) {
-                for (realm, by_type) in ZONE_CLASSES.iter().zip(by_realm) {
+            for (of_family, by_zone_class) in ["1", "2"].iter().zip(&counts.requests) {
+                for (zone_class, by_type) in ZONE_CLASSES.iter().zip(by_zone_class) {
                     for ((_, qtype), count) in TYPES.iter().zip(by_type).filter(|(_, count)| **count > 0) {
                         let labels = [
                             ("server", server.as_str()),
-                            ("zone", self.zone(*realm)),
+                            ("zone", self.zone(*zone_class)),
                             ("proto", proto),
                             ("family", of_family),
                             ("type", qtype),
@@ -229,15 +232,10 @@ impl Collector for Scrape {
         self.gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
         self.gauge(encoder, "table_names", "Addresses that have a name", names as f64)?;
         self.gauge(encoder, "table_serial", "Serial of the SOA record", f64::from(self.serial))?;
-        let condition = &self.condition;
-        self.counter(encoder, "tables_published", "Tables published", condition.published)?;
-        self.counter(
-            encoder,
-            "objects_rejected",
-            "Objects and annotations that could not be used",
-            condition.rejected,
-        )?;
-        let Histogram { counts, sum } = &condition.publish;
+        let status = &self.status;
+        self.counter(encoder, "tables_published", "Tables published", status.published)?;
+        self.counter(encoder, "objects_rejected", "Objects and annotations that could not be used", status.rejected)?;
+        let Histogram { counts, sum } = &status.publish;
         let mut family = encoder.encode_descriptor(
             "publish_seconds",
             "Time to make and publish a table",
@@ -248,15 +246,13 @@ impl Collector for Scrape {
         let help = "Time from a change to the table that answers with it: from its event, and from what triggered it";
         let name = "kubernetes_dns_programming_duration_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (from, Histogram { counts, sum }) in
-            [("event", &condition.from_event), ("trigger", &condition.from_trigger)]
-        {
+        for (from, Histogram { counts, sum }) in [("event", &status.from_event), ("trigger", &status.from_trigger)] {
             histogram(&mut family, &[("from", from)], &PUBLISH_BOUNDS, counts, *sum)?;
         }
-        let (compared, differing) = condition.compared;
+        let (compared, differing) = status.compared;
         self.counter(encoder, "self_checks", "Comparisons of what is held with what the API has", compared)?;
         self.counter(encoder, "self_check_differences", "Objects that differed, and were listed again", differing)?;
-        let saved = condition.saved_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
+        let saved = status.saved_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         self.gauge(
             encoder,
             "saved_facts_served_seconds",
@@ -269,11 +265,11 @@ impl Collector for Scrape {
             None,
             MetricType::Gauge,
         )?;
-        for (part, heard) in &condition.heard {
+        for (part, heard) in &status.heard {
             let seconds = heard.elapsed().as_secs_f64();
             age.encode_family(&[("part", part.as_str())])?.encode_gauge(&seconds)?;
         }
-        self.gauge(encoder, "source_in_trouble", "Parts of the source that fail now", condition.trouble.len() as f64)?;
+        self.gauge(encoder, "source_in_trouble", "Parts of the source that fail now", status.failures.len() as f64)?;
         self.gauge(encoder, "uptime_seconds", "Time since the start", self.uptime)
     }
 }
@@ -359,7 +355,7 @@ impl Snapshot {
         self.response_octets += other.response_octets;
         self.dropped += other.dropped;
         self.unsent += other.unsent;
-        self.kept += other.kept;
+        self.cache_hits += other.cache_hits;
         self.stale += other.stale;
     }
 }

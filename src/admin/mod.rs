@@ -143,26 +143,28 @@ impl Admin {
             let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
             let who = match &viewer {
                 Viewer::Operator => explain::CallerSpec::parse(&zone, parameter(query, "from").as_deref())?,
-                Viewer::Caller(namespace) => explain::CallerSpec::new(namespace.clone(), format!("{client} asks for itself")),
+                Viewer::Caller(namespace) => {
+                    explain::CallerSpec::new(namespace.clone(), format!("{client} asks for itself"))
+                }
             };
             explain::explain(&zone, &who, &name, qtype, viewer.sight())
         };
         match explained() {
             Ok(explanation) => json(&explanation),
-            Err(why) => plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
+            Err(error) => plain(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
 
     /// Ready after the first sync and until shutdown begins.
     fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
-        let condition = self.status.condition();
+        let status = self.status.status();
         let phase = *self.phase.borrow();
-        let mut pending: Vec<String> = condition.pending.iter().map(|part| part.as_str().to_owned()).collect();
+        let mut pending: Vec<String> = status.pending.iter().map(|part| part.as_str().to_owned()).collect();
         if phase != Phase::Serving {
             pending.push("shutting down".to_owned());
         }
         // Saved facts answer as the API's would: whoever serves them is ready, and says so.
-        let saved = condition.saved_since.filter(|_| phase == Phase::Serving);
+        let saved = status.saved_since.filter(|_| phase == Phase::Serving);
         let ready = pending.is_empty() || saved.is_some();
         let mut text = match ready {
             true => "OK\n".to_owned(),
@@ -179,7 +181,7 @@ impl Admin {
                     since.elapsed().as_secs_f64()
                 );
             }
-            for (part, heard) in &condition.heard {
+            for (part, heard) in &status.heard {
                 let _ = writeln!(text, "{}: last heard {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
             }
             for upstream in self.forwarding.iter().flat_map(|kept| kept.upstreams()) {
@@ -190,7 +192,7 @@ impl Admin {
                 };
                 let _ = writeln!(text, "upstream {}: {state}", upstream.server);
             }
-            for (part, reason) in &condition.trouble {
+            for (part, reason) in &status.failures {
                 let _ = writeln!(text, "{}: {reason}", part.as_str());
             }
         }

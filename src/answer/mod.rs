@@ -2,7 +2,7 @@
 
 mod records;
 
-use crate::resolve::{Node, Outcome, NoTrace, Space, resolve};
+use crate::resolve::{NoTrace, Node, Outcome, Space, resolve};
 use crate::wire::{
     CLASS_IN, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode, rtype,
 };
@@ -44,7 +44,7 @@ pub enum Verdict {
         /// Type asked for; 0 if the question could not be read.
         qtype: u16,
         /// Where the question fell.
-        realm: ZoneClass,
+        zone_class: ZoneClass,
     },
     /// Ask others.
     Forward(ForwardRequest),
@@ -66,7 +66,7 @@ pub struct ForwardRequest {
     /// What the OPT record of the reply has for flags, if the client speaks EDNS.
     pub edns: Option<u8>,
     /// Why others are to be asked.
-    pub why: ForwardReason,
+    pub reason: ForwardReason,
 }
 
 /// Why others are to be asked.
@@ -139,13 +139,13 @@ pub fn answer(
     let flags = reply_flags(zone, header);
     let Some(mut out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
     let qtype = question.qtype;
-    let forward = |why| {
+    let forward = |reason| {
         let (end, limit) = (question.end as u16, limit as u16);
         let edns = edns.map(|edns| edns.reply_flags());
-        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, why })
+        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, reason })
     };
     let mut options: &[u8] = &[];
-    let (rcode, realm) = if edns.is_some_and(|edns| edns.version > 0) {
+    let (rcode, zone_class) = if edns.is_some_and(|edns| edns.version > 0) {
         (rcode::BADVERS, ZoneClass::Other)
     } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
         (rcode::REFUSED, ZoneClass::Other)
@@ -156,7 +156,7 @@ pub fn answer(
             Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
                 out.set_flags(flags::AA);
                 out.count(Section::Answer, 1);
-                (rcode::NOERROR, realm(space))
+                (rcode::NOERROR, zone_class(space))
             }
             Outcome::Found(node, space) => {
                 let mut writer = Writer::new(zone, &asker, &mut out, space, *turn, name);
@@ -164,13 +164,13 @@ pub fn answer(
                 if writer.leads_out && *forwards {
                     return forward(ForwardReason::LeadsOut);
                 }
-                (rcode, realm(space))
+                (rcode, zone_class(space))
             }
             Outcome::Missing(space) => {
                 if settings.complete_search && *forwards && is_searched(&asker, name, space) {
                     return forward(ForwardReason::Search);
                 }
-                (Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space), realm(space))
+                (Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space), zone_class(space))
             }
             Outcome::NotReady => {
                 options = &extended_error::NOT_READY;
@@ -181,11 +181,11 @@ pub fn answer(
         }
     };
     let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
-    Verdict::Reply { len: out.finish(rcode, true, own, options), rcode, qtype, realm }
+    Verdict::Reply { len: out.finish(rcode, true, own, options), rcode, qtype, zone_class }
 }
 
 #[inline(always)]
-fn realm(space: Space) -> ZoneClass {
+fn zone_class(space: Space) -> ZoneClass {
     match space {
         Space::Domain { .. } => ZoneClass::Cluster,
         Space::Reverse { .. } => ZoneClass::Reverse,
@@ -219,7 +219,7 @@ fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8
     match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
         Some(mut out) => {
             let len = out.finish(rcode, end > HEADER_LEN, None, &[]);
-            Verdict::Reply { len, rcode, qtype: 0, realm: ZoneClass::Other }
+            Verdict::Reply { len, rcode, qtype: 0, zone_class: ZoneClass::Other }
         }
         None => Verdict::Drop,
     }

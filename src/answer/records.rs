@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::resolve::{EndpointMatch, Node, Outcome, PortLabels, NoTrace, Space, resolve};
+use crate::resolve::{EndpointMatch, NoTrace, Node, Outcome, PortLabels, Space, resolve};
 use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
 use crate::zone::dashed::Dashed;
 use crate::zone::rrset::{A_LEN, AAAA_LEN, HOSTMASTER, NAME_SERVER, OWNER, record_head};
@@ -88,7 +88,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     {
         match node {
             Node::Service(service) => match &service.kind {
-                Kind::Alias(Some(target)) => return self.chain(service, target, qtype, &mut [None; CHAIN], 0),
+                Kind::ExternalName(Some(target)) => return self.chain(service, target, qtype, &mut [None; CHAIN], 0),
                 _ => self.service(service, qtype),
             },
             Node::Port(service, labels) => self.srv_if(qtype, service, Some(labels)),
@@ -174,8 +174,8 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
                 match node {
                     Node::Service(next) => match &next.kind {
                         // A loop ends with the CNAMEs seen so far.
-                        Kind::Alias(Some(_)) if seen.contains(&Some(std::ptr::from_ref(next))) => rcode::NOERROR,
-                        Kind::Alias(Some(target)) => self.chain(next, target, qtype, seen, depth + 1),
+                        Kind::ExternalName(Some(_)) if seen.contains(&Some(std::ptr::from_ref(next))) => rcode::NOERROR,
+                        Kind::ExternalName(Some(target)) => self.chain(next, target, qtype, seen, depth + 1),
                         _ => self.found(node, qtype),
                     },
                     _ => self.found(node, qtype),
@@ -265,7 +265,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         match &service.kind {
             Kind::Cluster(ports) => self.srv_of_cluster_ip(service, ports, labels),
             Kind::Headless => self.srv(service, &service.endpoints.targets, labels),
-            Kind::Alias(_) => self.nodata(),
+            Kind::ExternalName(_) => self.nodata(),
         }
     }
 

@@ -53,9 +53,9 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
     print(&groups.join("\n"))?;
     match unknown.as_slice() {
         [] if groups.is_empty() => {
-            let why =
+            let error =
                 format!("no namespace that begins with '{prefix}' has Services; --application-prefix changes that");
-            Err(Failure::new(NO, why))
+            Err(Failure::new(NO, error))
         }
         [] => Ok(()),
         _ => Err(Failure::new(NO, format!("no app is called {}; `callsign dns` lists them all", unknown.join(", ")))),

@@ -55,7 +55,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<(), Failure> {
 
 /// The file's text; everything that is wrong, a line each.
 fn variables(args: &EnvArgs, catalog: &Catalog, namespace: Option<&str>) -> Result<String, Failure> {
-    let service = catalog.find(&args.service, namespace).map_err(|why| Failure::new(NO, why))?;
+    let service = catalog.find(&args.service, namespace).map_err(|error| Failure::new(NO, error))?;
     let told: Vec<String> = args.links.iter().flat_map(|text| written(text)).collect();
     let links = if told.is_empty() { catalog.links_of(&service) } else { told };
     match catalog.variables(&service, &links, args.style) {
@@ -73,7 +73,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if path.as_os_str() == "-" {
         return print(text);
     }
-    let failed = |why: std::io::Error| Failure::new(UNAVAILABLE, format!("--out {}: {why}", path.display()));
+    let failed = |error: std::io::Error| Failure::new(UNAVAILABLE, format!("--out {}: {error}", path.display()));
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let there = std::fs::metadata(&path).ok();
     if there.as_ref().is_some_and(std::fs::Metadata::is_dir) {
@@ -97,10 +97,10 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         file.sync_all()?;
         std::fs::rename(&beside, &path)
     };
-    whole().map_err(|why| {
+    whole().map_err(|error| {
         // Nothing half-written stays.
         let _ = std::fs::remove_file(&beside);
-        failed(why)
+        failed(error)
     })
 }
 
@@ -118,7 +118,7 @@ fn watch(args: &EnvArgs) -> Result<(), Failure> {
                     write(path, text)?;
                     print(&format!("{}: {} variables\n", path.display(), text.lines().count()))?;
                 }
-                Err(why) => tracing::warn!(file = %path.display(), why, "the file is left as it is"),
+                Err(error) => tracing::warn!(file = %path.display(), error, "the file is left as it is"),
             }
             last = Some(found);
         }

@@ -11,7 +11,7 @@ use hickory_proto::rr::RecordType;
 use super::source::{self, Cluster};
 use super::{Failure, NO, Output, UNAVAILABLE, USAGE, print};
 use crate::config::{NameArgs, SourceArgs};
-use crate::report::explain::{self, Explanation, FORWARDED, FromServer, Sight, CallerSpec};
+use crate::report::explain::{self, CallerSpec, Explanation, FORWARDED, FromServer, Sight};
 use crate::wire::Name;
 
 pub(super) const EXAMPLES: &str = "\
@@ -45,7 +45,7 @@ pub(super) struct ExplainArgs {
 
 /// Explains one name.
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
-    let usage = |why: explain::ExplainError| Failure::new(USAGE, why);
+    let usage = |error: explain::ExplainError| Failure::new(USAGE, error);
     let name = explain::name_of(&args.name).map_err(usage)?;
     let qtype = explain::type_of(&args.qtype).map_err(usage)?;
     let cluster = source::read(&args.source, &args.names)?;
@@ -74,7 +74,7 @@ fn who(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> {
     let zone = &cluster.catalog.zone;
     let known = CallerSpec::parse(zone, from);
     let (Some(text), Ok(CallerSpec { namespace: None, .. }) | Err(_)) = (from, &known) else {
-        return known.map_err(|why| Failure::new(NO, why));
+        return known.map_err(|error| Failure::new(NO, error));
     };
     match cluster.pod_namespace(text).and_then(|name| zone.settings.namespace_name(&name).ok()) {
         Some(namespace) => Ok(CallerSpec::new(Some(namespace), format!("pod {text}"))),
@@ -89,7 +89,7 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
     let address = server.parse::<SocketAddr>().or_else(|_| server.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
     let address = address
         .map_err(|_| Failure::new(USAGE, format!("--server '{server}' is no address; write ADDR or ADDR:PORT")))?;
-    let query = explain::query(name, qtype).map_err(|why| Failure::new(USAGE, why))?;
+    let query = explain::query(name, qtype).map_err(|error| Failure::new(USAGE, error))?;
     let over_udp = || -> std::io::Result<Vec<u8>> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any)?;
@@ -104,8 +104,8 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
                     reply.truncate(length);
                     return Ok(reply);
                 }
-                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(why) => failed = why,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => failed = error,
             }
         }
         Err(failed)
@@ -125,9 +125,9 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
         cut if cut.get(2).is_some_and(|flags| flags & 0x02 != 0) => over_tcp(),
         whole => Ok(whole),
     };
-    let reply =
-        exchange().map_err(|why| Failure::new(UNAVAILABLE, format!("--server {address} does not answer: {why}")))?;
-    let (rcode, answers) = explain::read(&reply).map_err(|why| Failure::new(UNAVAILABLE, why))?;
+    let reply = exchange()
+        .map_err(|error| Failure::new(UNAVAILABLE, format!("--server {address} does not answer: {error}")))?;
+    let (rcode, answers) = explain::read(&reply).map_err(|error| Failure::new(UNAVAILABLE, error))?;
     // Rotation and what is left of a TTL are no difference.
     let records = |answers: &[String]| -> BTreeSet<String> {
         answers

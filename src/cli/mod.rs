@@ -128,8 +128,8 @@ impl Failure {
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {why}")))
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {error}")))
         }
         _ => Ok(()),
     }
@@ -138,12 +138,12 @@ fn print(text: &str) -> Result<(), Failure> {
 /// As JSON, for programs.
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value);
-    Ok(text.map_err(|why| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}")))? + "\n")
+    Ok(text.map_err(|error| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}")))? + "\n")
 }
 
 impl From<crate::app::StartError> for Failure {
-    fn from(why: crate::app::StartError) -> Failure {
-        Failure::new(why.exit_status(), why)
+    fn from(error: crate::app::StartError) -> Failure {
+        Failure::new(error.exit_status(), error)
     }
 }
 
@@ -199,7 +199,7 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
     };
     let mut roff = Vec::new();
     let made = clap_mangen::Man::new(page).render(&mut roff);
-    made.map_err(|why| Failure::new(UNAVAILABLE, format!("the page cannot be made: {why}")))?;
+    made.map_err(|error| Failure::new(UNAVAILABLE, format!("the page cannot be made: {error}")))?;
     print(&String::from_utf8_lossy(&roff))
 }
 
@@ -255,7 +255,8 @@ pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
         std::env::var("CALLSIGN_CONFIG").ok().filter(|_| arguments.get(1).is_some_and(|command| command == "serve"))
     });
     let Some(file) = file else { return Cli::try_parse_from(arguments) };
-    let more = serve::arguments_of(&file, &arguments)
-        .map_err(|why| clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("--config {file}: {why}\n")))?;
+    let more = serve::arguments_of(&file, &arguments).map_err(|error| {
+        clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("--config {file}: {error}\n"))
+    })?;
     Cli::try_parse_from(arguments.into_iter().chain(more))
 }

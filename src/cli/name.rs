@@ -33,7 +33,7 @@ pub(super) struct AppArgs {
 
 /// Prints the full name; with a source, says whether it exists.
 pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
-    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let settings = args.names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     let domain = settings.first_domain();
     let namespace = format!("{}{}", args.names.application_prefix, args.app);
     let main = full_name(&args.app, &args.chart);
@@ -43,7 +43,7 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
         Some(service) => vec![format!("{main}-{service}"), service.clone()],
     };
     for label in services.iter().chain([&namespace, &args.app, &args.chart]) {
-        label_of(label).map_err(|why| Failure::new(USAGE, format!("'{label}' is no label of a name: {why}")))?;
+        label_of(label).map_err(|error| Failure::new(USAGE, format!("'{label}' is no label of a name: {error}")))?;
     }
     let full = |service: &str| format!("{service}.{namespace}.svc.{domain}\n").to_ascii_lowercase();
     let first = services.first().map(String::as_str).unwrap_or_default();

@@ -28,11 +28,11 @@ pub(super) struct ResolvConfArgs {
 
 /// Prints it.
 pub(super) fn run(args: &ResolvConfArgs) -> Result<(), Failure> {
-    let settings = args.names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let settings = args.names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     let mut text: String = args.servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     if args.search {
         let namespace = args.names.namespace().unwrap_or("default");
-        label_of(namespace).map_err(|why| Failure::new(USAGE, format!("-n '{namespace}': {why}")))?;
+        label_of(namespace).map_err(|error| Failure::new(USAGE, format!("-n '{namespace}': {error}")))?;
         let domain = settings.first_domain();
         text += &format!("search {namespace}.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n");
     }

@@ -19,7 +19,7 @@ Examples:
 /// Runs the server until it is told to end.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     log(args.log_format, "info,kube_client=off,hickory_net=error");
-    let config = args.config().map_err(|why| Failure::new(CONFIG, why))?;
+    let config = args.config().map_err(|error| Failure::new(CONFIG, error))?;
     let source = match &config.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),
         Source::Kubeconfig(file, _) => format!("kubeconfig {}", file.display()),
@@ -42,7 +42,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         listens.join(", "),
         running.admin
     );
-    running.until_signalled(lame_duck).map_err(|why| Failure::new(69, why))
+    running.until_signalled(lame_duck).map_err(|error| Failure::new(69, error))
 }
 
 /// Takes as many descriptors as the system allows: connections and questions in flight have limits of their own. The soft
@@ -70,9 +70,9 @@ pub(super) fn log(format: LogFormat, default: &str) {
 
 /// The flags of a configuration file as arguments, without those that the command line or the environment give.
 pub fn arguments_of(path: &str, given: &[String]) -> Result<Vec<String>, String> {
-    let text = std::fs::read_to_string(path).map_err(|why| why.to_string())?;
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let options = serde_saphyr::options! { with_snippet: false };
-    let file: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|why| why.to_string())?;
+    let file: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|error| error.to_string())?;
     let Value::Object(flags) = file else { return Err("it is no mapping; write one 'flag: value' a line".to_owned()) };
     let command = <super::Cli as clap::CommandFactory>::command();
     let serve = command.find_subcommand("serve").ok_or("there is no serve")?;

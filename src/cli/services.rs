@@ -94,10 +94,11 @@ fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Ve
 }
 
 fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}"));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}"));
     match args.output {
         ListOutput::Json => json(&lines),
-        ListOutput::Yaml => serde_saphyr::to_string(&lines).map_err(|why| failed(&why)),
+        ListOutput::Yaml => serde_saphyr::to_string(&lines).map_err(|error| failed(&error)),
         ListOutput::Table | ListOutput::Wide => {
             let rows = std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line)));
             Ok(paint::heading(&table(rows), colours))
@@ -109,15 +110,16 @@ fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String
 }
 
 fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Failure> {
-    let failed = |why: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {why}"));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}"));
     // A row for what is gone has a cell more than its heading.
     let mut out = csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
     for row in rows {
         let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
-        out.write_record(plain).map_err(|why| failed(&why))?;
+        out.write_record(plain).map_err(|error| failed(&error))?;
     }
-    let octets = out.into_inner().map_err(|why| failed(&why))?;
-    String::from_utf8(octets).map_err(|why| failed(&why))
+    let octets = out.into_inner().map_err(|error| failed(&error))?;
+    String::from_utf8(octets).map_err(|error| failed(&error))
 }
 
 /// What stands in a table where there is nothing.
@@ -161,8 +163,8 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
         let lines = match chosen(args, &catalog, &namespace) {
             Ok((lines, _)) => lines,
             // What is not there yet may come.
-            Err(why) if shown.is_none() && !terminal => {
-                tracing::warn!(why = why.line, "waiting");
+            Err(error) if shown.is_none() && !terminal => {
+                tracing::warn!(error = error.line, "waiting");
                 Vec::new()
             }
             Err(_) => Vec::new(),
@@ -176,8 +178,8 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
             let mut out = std::io::stdout().lock();
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                 Ok(()) => {}
-                Err(why) if why.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(why) => return Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {why}"))),
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {error}"))),
             }
             drop(out);
             shown = Some(lines);

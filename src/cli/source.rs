@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{CONFIG, Failure, UNAVAILABLE};
 use crate::app::{self, Begun, Following};
 use crate::cluster::kubernetes::{self, Pods};
-use crate::cluster::manifests::{Manifests, ManifestOptions};
+use crate::cluster::manifests::{ManifestOptions, Manifests};
 use crate::cluster::object::{ParseOptions, Rejected};
 use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::{self, Event, Events, publish};
@@ -54,19 +54,20 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 /// Reads everything once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let builder = Builder::new(settings(names)?);
-    let reading = ParseOptions { endpoint_pod_names: names.endpoint_pod_names };
+    let parse_options = ParseOptions { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
     let (events, api) = match &source {
         Source::Nowhere => return Err(app::StartError::NoSource.into()),
         Source::Manifests(path) => {
-            let options = ManifestOptions { path: path.clone(), reading, service_cidrs: args.service_cidrs.clone() };
-            let (_, events) = Manifests::open(options).map_err(|why| Failure::from(app::StartError::from(why)))?;
+            let options =
+                ManifestOptions { path: path.clone(), parse_options, service_cidrs: args.service_cidrs.clone() };
+            let (_, events) = Manifests::open(options).map_err(|error| Failure::from(app::StartError::from(error)))?;
             (events, None)
         }
         Source::Kubeconfig(..) | Source::InCluster => {
             let runtime = runtime()?;
             let client = app::client(&runtime, &source).map_err(Failure::from)?;
-            let events = runtime.block_on(listed(&client, reading))?;
+            let events = runtime.block_on(listed(&client, parse_options))?;
             (events, Some((runtime, client)))
         }
     };
@@ -80,7 +81,7 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
     for event in others {
         match event {
             Event::Rejected(object) => rejected.push(object),
-            Event::Trouble(_, Some(reason)) => tracing::warn!(reason, "left out"),
+            Event::Health(_, Some(reason)) => tracing::warn!(reason, "left out"),
             _ => {}
         }
     }
@@ -91,14 +92,14 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
 /// What names mean, as to a server that forwards: that is the default, and decides what a namespace called `com` may
 /// answer.
 fn settings(names: &NameArgs) -> Result<Arc<Settings>, Failure> {
-    let mut settings = names.settings().map_err(|why| Failure::new(CONFIG, why))?;
+    let mut settings = names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     settings.forwarding = true;
     Ok(Arc::new(settings))
 }
 
 fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|why| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {why}")))
+    runtime.map_err(|error| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {error}")))
 }
 
 /// A source that goes on telling.
@@ -108,7 +109,7 @@ pub(super) struct Live {
     events: Events,
     status: SharedStatus,
     /// What was wrong when it was looked at last.
-    trouble: RefCell<Option<String>>,
+    failures: RefCell<Option<String>>,
     client: Option<kube::Client>,
 }
 
@@ -122,18 +123,18 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
     let following = Following {
         source: &source,
         service_cidrs: &args.service_cidrs,
-        reading: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
+        parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
         pods: &Pods::Off,
         self_check: Duration::ZERO,
     };
-    let Begun { parts, first, client } = app::begin(&following, &runtime, &events)?;
-    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), parts);
+    let Begun { resources, first, client } = app::begin(&following, &runtime, &events)?;
+    let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
     for event in first {
         publisher.take(event);
     }
     publisher.publish();
     runtime.spawn(publisher.run(incoming));
-    let live = Live { runtime, table, events, status, trouble: RefCell::default(), client };
+    let live = Live { runtime, table, events, status, failures: RefCell::default(), client };
     let deadline = std::time::Instant::now() + PATIENCE;
     while !live.table.load().synced {
         let trouble = live.trouble();
@@ -160,17 +161,17 @@ impl Live {
 
     /// What is wrong with the source.
     fn trouble(&self) -> Option<String> {
-        let condition = self.status.condition();
-        condition.trouble.iter().map(|(part, reason)| format!("{}: {reason}", part.as_str())).next()
+        let status = self.status.status();
+        status.failures.iter().map(|(resource, reason)| format!("{}: {reason}", resource.as_str())).next()
     }
 
     /// Lets time pass until it is worth looking again. When the source fails, or works again, that is told.
     pub(super) fn wait(&self) {
         self.sleep(LOOK);
         let now = self.trouble();
-        let before = self.trouble.replace(now.clone());
+        let before = self.failures.replace(now.clone());
         match (before, now) {
-            (None, Some(why)) => tracing::warn!(why, "the cluster cannot be followed: what is shown may be old"),
+            (None, Some(error)) => tracing::warn!(error, "the cluster cannot be followed: what is shown may be old"),
             (Some(_), None) => tracing::warn!("the cluster is followed again"),
             _ => {}
         }
@@ -215,14 +216,14 @@ fn is_final(reason: &str) -> bool {
     ["answers 401", "answers 403", "cannot reach"].iter().any(|word| reason.contains(word))
 }
 
-fn unavailable(trouble: Option<String>) -> Failure {
-    let why = trouble.unwrap_or_else(|| format!("the API did not tell everything within {} s", PATIENCE.as_secs()));
-    Failure::new(UNAVAILABLE, format!("{why}; check --kubeconfig, --context and that you may list it"))
+fn unavailable(failure: Option<String>) -> Failure {
+    let error = failure.unwrap_or_else(|| format!("the API did not tell everything within {} s", PATIENCE.as_secs()));
+    Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and that you may list it"))
 }
 
-async fn listed(client: &kube::Client, reading: ParseOptions) -> Result<Vec<Event>, Failure> {
+async fn listed(client: &kube::Client, parse_options: ParseOptions) -> Result<Vec<Event>, Failure> {
     let (events, mut incoming) = mpsc::channel(4096);
-    let mut pending = kubernetes::follow(client, reading, &Pods::Off, Duration::ZERO, &events);
+    let mut pending = kubernetes::follow(client, parse_options, &Pods::Off, Duration::ZERO, &events);
     drop(events);
     let mut told = Vec::new();
     let mut trouble = None;
@@ -231,10 +232,10 @@ async fn listed(client: &kube::Client, reading: ParseOptions) -> Result<Vec<Even
     while !pending.is_empty() {
         progress.show(told.len());
         match tokio::time::timeout_at(deadline, incoming.recv()).await {
-            Ok(Some(Event::Synced(part))) => pending.retain(|waiting| *waiting != part),
-            Ok(Some(Event::Trouble(part, Some(reason)))) => {
+            Ok(Some(Event::Synced(resource))) => pending.retain(|waiting| *waiting != resource),
+            Ok(Some(Event::Health(resource, Some(reason)))) => {
                 let last = is_final(&reason);
-                trouble = Some(format!("{}: {reason}", part.as_str()));
+                trouble = Some(format!("{}: {reason}", resource.as_str()));
                 if last {
                     break;
                 }
@@ -276,7 +277,7 @@ impl Cluster {
         let request =
             http::Request::get(format!("/api/v1/pods?fieldSelector={field}%3D{name}")).body(Vec::new()).ok()?;
         let list = runtime.block_on(client.request::<Value>(request));
-        let list = list.inspect_err(|why| tracing::warn!(%why, "pods cannot be asked for")).ok()?;
+        let list = list.inspect_err(|error| tracing::warn!(%error, "pods cannot be asked for")).ok()?;
         let items = list.get("items")?.as_array()?;
         let namespaces = items.iter().filter_map(|item| item.get("metadata")?.get("namespace")?.as_str());
         namespaces.filter(|found| namespace.is_none_or(|namespace| namespace == *found)).map(str::to_owned).next()

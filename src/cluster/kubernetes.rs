@@ -16,8 +16,8 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
-use super::object::{self, EndpointSlice, Meta, Namespace, Object, Pod, ParseOptions, Rejected, Service};
-use super::{Event, Events, Resource, causes};
+use super::object::{self, EndpointSlice, Meta, Namespace, Object, ParseOptions, Pod, Rejected, Service};
+use super::{Event, Events, Resource, error_chain};
 
 /// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
 const WATCH_SECONDS: u64 = 25;
@@ -124,11 +124,11 @@ type Version = [u8; 4];
 /// Follows one kind.
 pub struct Watcher<O: Object> {
     client: kube::Client,
-    part: Resource,
+    resource: Resource,
     path: &'static str,
     selector: Option<String>,
     page: u32,
-    reading: ParseOptions,
+    parse_options: ParseOptions,
     events: Events,
     held: HashMap<O::Id, KnownObject>,
     hasher: RandomState,
@@ -196,48 +196,55 @@ pub enum Pods {
 }
 
 /// Starts following everything that answers are made of; returns the parts to wait for.
-pub fn follow(client: &kube::Client, reading: ParseOptions, pods: &Pods, check: Duration, events: &Events) -> Vec<Resource> {
-    let mut services = Watcher::<Service>::new(client, Resource::Services, "/api/v1/services", 500, reading, events);
+pub fn follow(
+    client: &kube::Client,
+    parse_options: ParseOptions,
+    pods: &Pods,
+    check: Duration,
+    events: &Events,
+) -> Vec<Resource> {
+    let mut services =
+        Watcher::<Service>::new(client, Resource::Services, "/api/v1/services", 500, parse_options, events);
     let path = "/apis/discovery.k8s.io/v1/endpointslices";
     // Slices are large: a smaller page bounds what a list holds in memory at a time.
-    let mut slices = Watcher::<EndpointSlice>::new(client, Resource::EndpointSlices, path, 100, reading, events);
+    let mut slices = Watcher::<EndpointSlice>::new(client, Resource::EndpointSlices, path, 100, parse_options, events);
     let mut namespaces =
-        Watcher::<Namespace>::new(client, Resource::Namespaces, "/api/v1/namespaces", 500, reading, events);
+        Watcher::<Namespace>::new(client, Resource::Namespaces, "/api/v1/namespaces", 500, parse_options, events);
     services.check = check;
     tokio::spawn(services.run());
     slices.check = check;
     tokio::spawn(slices.run());
     namespaces.check = check;
     tokio::spawn(namespaces.run());
-    let mut parts = vec![Resource::Services, Resource::EndpointSlices, Resource::Namespaces];
+    let mut resources = vec![Resource::Services, Resource::EndpointSlices, Resource::Namespaces];
     if *pods != Pods::Off {
-        let mut watcher = Watcher::<Pod>::new(client, Resource::Pods, "/api/v1/pods", 500, reading, events);
+        let mut watcher = Watcher::<Pod>::new(client, Resource::Pods, "/api/v1/pods", 500, parse_options, events);
         watcher.check = check;
         if let Pods::Node(node) = pods {
             watcher.selector = Some(format!("spec.nodeName={node}"));
         }
         tokio::spawn(watcher.run());
-        parts.push(Resource::Pods);
+        resources.push(Resource::Pods);
     }
-    parts
+    resources
 }
 
 impl<O: Object> Watcher<O> {
     fn new(
         client: &kube::Client,
-        part: Resource,
+        resource: Resource,
         path: &'static str,
         page: u32,
-        reading: ParseOptions,
+        parse_options: ParseOptions,
         events: &Events,
     ) -> Self {
         Watcher {
             client: client.clone(),
-            part,
+            resource,
             path,
             selector: None,
             page,
-            reading,
+            parse_options,
             events: events.clone(),
             held: HashMap::new(),
             hasher: RandomState::new(),
@@ -280,7 +287,8 @@ impl<O: Object> Watcher<O> {
                 self.streams = false;
             }
             // Being told to list again is part of the protocol; being told so again and again is trouble.
-            let again = word == WatchOutcome::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
+            let again =
+                word == WatchOutcome::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
             let failure = failure.or(again.then_some(WatchError::GoneAgain));
             let progressed = progressed && !again;
             state = state.step(word, self.streams);
@@ -289,12 +297,12 @@ impl<O: Object> Watcher<O> {
                 wait = BACKOFF.0;
             }
             let Some(failure) = failure else {
-                if self.say(Event::Trouble(self.part, None)).await.is_err() {
+                if self.say(Event::Health(self.resource, None)).await.is_err() {
                     return;
                 }
                 continue;
             };
-            if self.say(Event::Trouble(self.part, trouble)).await.is_err() {
+            if self.say(Event::Health(self.resource, trouble)).await.is_err() {
                 return;
             }
             let asked = match failure {
@@ -338,11 +346,11 @@ impl<O: Object> Watcher<O> {
         let request = http::Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty());
         let request = match request {
             Ok(request) => request,
-            Err(why) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(why.to_string())))),
+            Err(error) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(error.to_string())))),
         };
         let response = match timeout(SILENCE, self.client.send(request)).await {
             Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::NoTrace(SILENCE)))),
-            Ok(Err(why)) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(causes(&why))))),
+            Ok(Err(error)) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(error_chain(&error))))),
             Ok(Ok(response)) => response,
         };
         if !response.status().is_success() {
@@ -418,7 +426,7 @@ impl<O: Object> Watcher<O> {
             self.held.values_mut().for_each(|held| held.version[0] ^= 1);
         }
         if self.suspects.is_empty() {
-            self.say(Event::Compared(self.part, wrong, examples)).await?;
+            self.say(Event::Compared(self.resource, wrong, examples)).await?;
         }
         Ok(wrong > 0)
     }
@@ -472,20 +480,25 @@ impl<O: Object> Watcher<O> {
             _ => WatchOutcome::Failed,
         };
         // Being told to list again is part of the protocol, as long as it leads somewhere.
-        let expected = matches!(word, WatchOutcome::NoStreams) || (word == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
+        let expected = matches!(word, WatchOutcome::NoStreams)
+            || (word == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
         let reason = status.message.or(status.reason).unwrap_or_default();
-        let failure = WatchError::ApiStatus { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
+        let failure =
+            WatchError::ApiStatus { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
         (word, (!expected).then_some(failure))
     }
 
     async fn take_page(&mut self, page: &[u8]) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let list: List<'_> = match serde_json::from_slice(page) {
             Ok(list) => list,
-            Err(why) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreadable("list", why.to_string())))),
+            Err(error) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreadable("list", error.to_string())))),
         };
         let meta = list.metadata.unwrap_or_default();
         let Some(version) = meta.resource_version else {
-            return Ok((WatchOutcome::Failed, Some(WatchError::Unreadable("list", "it has no resourceVersion".to_owned()))));
+            return Ok((
+                WatchOutcome::Failed,
+                Some(WatchError::Unreadable("list", "it has no resourceVersion".to_owned())),
+            ));
         };
         for item in list.items.into_iter().flatten().flatten() {
             self.take_object(item.get(), true).await?;
@@ -497,7 +510,11 @@ impl<O: Object> Watcher<O> {
         Ok((WatchOutcome::Paged { next, version }, None))
     }
 
-    async fn take_events(&mut self, state: &mut State, lines: &mut LineReader) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
+    async fn take_events(
+        &mut self,
+        state: &mut State,
+        lines: &mut LineReader,
+    ) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let opened = Instant::now();
         loop {
             let listing = *state == State::Stream;
@@ -538,7 +555,9 @@ impl<O: Object> Watcher<O> {
         let listing = *state == State::Stream;
         let event: WatchEvent<'_, &RawValue> = match serde_json::from_slice(line) {
             Ok(event) => event,
-            Err(why) => return Ok(Err((WatchOutcome::Failed, Some(WatchError::Unreadable("watch event", why.to_string()))))),
+            Err(error) => {
+                return Ok(Err((WatchOutcome::Failed, Some(WatchError::Unreadable("watch event", error.to_string())))));
+            }
         };
         Ok(Ok(match event.kind {
             "ADDED" | "MODIFIED" => self.take_object(event.object.get(), listing).await?,
@@ -549,7 +568,7 @@ impl<O: Object> Watcher<O> {
                     self.list_is_whole().await?;
                     *state = State::Watch { version: String::new() };
                 }
-                self.say(Event::Heard(self.part)).await?;
+                self.say(Event::Heard(self.resource)).await?;
                 meta.resource_version
             }
             "ERROR" => return Ok(Err(self.error_event(event.object.get()))),
@@ -572,9 +591,9 @@ impl<O: Object> Watcher<O> {
     async fn take_object(&mut self, text: &str, listing: bool) -> Result<Option<String>, Closed> {
         let object: O = match serde_json::from_str(text) {
             Ok(object) => object,
-            Err(why) => {
+            Err(error) => {
                 let meta = meta_of(text);
-                let rejected = Rejected { kind: O::KIND, name: meta.label(), reason: why.to_string() };
+                let rejected = Rejected { kind: O::KIND, name: meta.label(), reason: error.to_string() };
                 self.say(Event::Rejected(rejected)).await?;
                 // What it was before may be wrong now, but an object that is there is no reason to forget it.
                 self.touch(&meta);
@@ -586,7 +605,7 @@ impl<O: Object> Watcher<O> {
 
     async fn take(&mut self, object: &O, listing: bool) -> Result<Option<String>, Closed> {
         let Some(meta) = object.metadata() else {
-            let read = object::read(object, self.reading).err();
+            let read = object::read(object, self.parse_options).err();
             if let Some(rejected) = read {
                 self.say(Event::Rejected(rejected)).await?;
             }
@@ -601,7 +620,7 @@ impl<O: Object> Watcher<O> {
                 return Ok(version);
             }
         }
-        match object::read(object, self.reading) {
+        match object::read(object, self.parse_options) {
             Ok((change, notes)) => {
                 let event = match listing {
                     true => Event::Change(change),
@@ -654,10 +673,10 @@ impl<O: Object> Watcher<O> {
             self.say(Event::Change(O::gone(key))).await?;
         }
         if !std::mem::replace(&mut self.synced, true) {
-            self.say(Event::Synced(self.part)).await?;
+            self.say(Event::Synced(self.resource)).await?;
         }
-        self.say(Event::Trouble(self.part, None)).await?;
-        self.say(Event::Heard(self.part)).await
+        self.say(Event::Health(self.resource, None)).await?;
+        self.say(Event::Heard(self.resource)).await
     }
 }
 
@@ -732,7 +751,7 @@ impl LineReader {
                         self.buffer.extend_from_slice(&octets);
                     }
                 }
-                Some(Err(why)) => return Err(WatchError::Unreachable(causes(&why))),
+                Some(Err(error)) => return Err(WatchError::Unreachable(error_chain(&error))),
                 None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
                 None => return Err(WatchError::Unreadable("watch event", "it ends in the middle".to_owned())),
             }
@@ -745,7 +764,7 @@ impl LineReader {
             match timeout(SILENCE, self.body.frame()).await {
                 Err(_) => return Err(WatchError::NoTrace(SILENCE)),
                 Ok(None) => return Ok(std::mem::take(&mut self.buffer)),
-                Ok(Some(Err(why))) => return Err(WatchError::Unreachable(causes(&why))),
+                Ok(Some(Err(error))) => return Err(WatchError::Unreachable(error_chain(&error))),
                 Ok(Some(Ok(frame))) => {
                     if let Ok(octets) = frame.into_data() {
                         self.buffer.extend_from_slice(&octets);
@@ -766,7 +785,13 @@ mod tests {
         let watch = |version: &str| State::Watch { version: version.into() };
         let paged = |next: Option<&str>| WatchOutcome::Paged { next: next.map(Into::into), version: "7".into() };
         let cases = [
-            ("a streamed list that is whole goes on as a watch", State::Stream, WatchOutcome::At("7".into()), true, watch("7")),
+            (
+                "a streamed list that is whole goes on as a watch",
+                State::Stream,
+                WatchOutcome::At("7".into()),
+                true,
+                watch("7"),
+            ),
             ("a server without streams is asked for pages", State::Stream, WatchOutcome::NoStreams, false, page(None)),
             ("a stream that breaks is asked for again", State::Stream, WatchOutcome::Failed, true, State::Stream),
             ("a page leads to the next", page(None), paged(Some("t")), false, page(Some("t"))),
@@ -776,7 +801,13 @@ mod tests {
             ("an event moves the watch on", watch("7"), WatchOutcome::At("8".into()), true, watch("8")),
             ("a watch that ends goes on where it stood", watch("8"), WatchOutcome::Ended, true, watch("8")),
             ("a watch that fails goes on where it stood", watch("8"), WatchOutcome::Failed, true, watch("8")),
-            ("410 at a watch lists again, streamed where possible", watch("8"), WatchOutcome::Gone, true, State::Stream),
+            (
+                "410 at a watch lists again, streamed where possible",
+                watch("8"),
+                WatchOutcome::Gone,
+                true,
+                State::Stream,
+            ),
             ("410 at a watch lists again, else in pages", watch("8"), WatchOutcome::Gone, false, page(None)),
         ];
         for (case, state, word, streams, expected) in cases {

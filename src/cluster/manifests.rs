@@ -49,7 +49,7 @@ pub struct ManifestOptions {
     /// `--manifests`: a file, a folder or `-`.
     pub path: PathBuf,
     /// What is read of objects.
-    pub reading: ParseOptions,
+    pub parse_options: ParseOptions,
     /// `--service-cidr`: Services without a `clusterIP` get a made-up one from the first block of each family.
     pub service_cidrs: Vec<Cidr>,
 }
@@ -113,7 +113,7 @@ impl Manifests {
     /// What is wrong with files now, all of it.
     fn trouble(&self) -> Event {
         let problems: Vec<&str> = self.files.values().filter_map(|file| file.problem.as_deref()).collect();
-        Event::Trouble(Resource::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
+        Event::Health(Resource::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
     }
 
     fn is_folder(&self) -> bool {
@@ -131,8 +131,8 @@ impl Manifests {
             _ => PathBuf::from("."),
         };
         let watched = Watched::new(&folder, "manifests");
-        if let Err(why) = &watched {
-            tracing::warn!(folder = %folder.display(), %why, "changes of manifests are seen late: the folder cannot be watched");
+        if let Err(error) = &watched {
+            tracing::warn!(folder = %folder.display(), %error, "changes of manifests are seen late: the folder cannot be watched");
         }
         loop {
             // At once: a save between the first reading and the start of the watch would be told by nobody.
@@ -143,7 +143,7 @@ impl Manifests {
                     told.push(Event::Heard(Resource::Manifests));
                     told
                 }
-                Err(problem) => vec![Event::Trouble(Resource::Manifests, Some(problem.to_string()))],
+                Err(problem) => vec![Event::Health(Resource::Manifests, Some(problem.to_string()))],
             };
             for event in told {
                 if events.send(event).await.is_err() {
@@ -171,7 +171,7 @@ impl Manifests {
         if path == Path::new("-") {
             let text = std::io::read_to_string(std::io::stdin());
             let text = text.map_err(|source| ManifestError::Unreadable { path: "standard input".into(), source })?;
-            let (said, rejected) = parse("standard input", &text, self.options.reading)?;
+            let (said, rejected) = parse("standard input", &text, self.options.parse_options)?;
             self.files.insert(path, File { stamp: None, said, rejected, problem: None });
             return Ok(Vec::new());
         }
@@ -209,7 +209,7 @@ impl Manifests {
             return Ok(());
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let parsed = parse(&name, &text, self.options.reading);
+        let parsed = parse(&name, &text, self.options.parse_options);
         let nothing = || File { stamp: None, said: Vec::new(), rejected: Vec::new(), problem: None };
         let file = self.files.entry(path.to_path_buf()).or_insert_with(nothing);
         file.stamp = stamp;
@@ -331,10 +331,14 @@ fn free_address(block: &Cidr, key: &Key, taken: &HashSet<IpAddr>) -> Option<IpAd
 }
 
 /// Reads the documents of one file: YAML or JSON, `List` kinds included. Kinds that have no name are passed over.
-fn parse(path: &str, text: &str, reading: ParseOptions) -> Result<(Vec<ParsedObject>, Vec<Rejected>), ManifestError> {
+fn parse(
+    path: &str,
+    text: &str,
+    parse_options: ParseOptions,
+) -> Result<(Vec<ParsedObject>, Vec<Rejected>), ManifestError> {
     let (mut said, mut rejected) = (Vec::new(), Vec::new());
     for document in documents(path, text)? {
-        take(document, reading, &mut said, &mut rejected);
+        take(document, parse_options, &mut said, &mut rejected);
     }
     Ok((said, rejected))
 }
@@ -354,26 +358,28 @@ fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     let trimmed = text.trim_start();
     if trimmed.strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')) {
         let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        return values.collect::<Result<_, _>>().map_err(|why| syntax(Some(why.line() as u64), why.to_string()));
+        return values.collect::<Result<_, _>>().map_err(|error| syntax(Some(error.line() as u64), error.to_string()));
     }
     // The budget guards services that read strangers' YAML; `kubectl get -A -o yaml` of a big cluster exceeds it.
     let options = serde_saphyr::options! { budget: None, with_snippet: false };
-    serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|why| {
-        let line = why.location().map(|location| location.line());
-        let reason = why.without_snippet().to_string();
+    serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|error| {
+        let line = error.location().map(|location| location.line());
+        let reason = error.without_snippet().to_string();
         syntax(line, reason.lines().next().unwrap_or_default().to_owned())
     })
 }
 
-fn take(document: Value, reading: ParseOptions, said: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
+fn take(document: Value, parse_options: ParseOptions, said: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind.as_str() {
         "Service" => {
-            read_one::<object::Service>(document, reading, rejected, said, |service| service.wants_addresses())
+            read_one::<object::Service>(document, parse_options, rejected, said, |service| service.wants_addresses())
         }
-        "EndpointSlice" => read_one::<object::EndpointSlice>(document, reading, rejected, said, |_| (false, false)),
-        "Namespace" => read_one::<object::Namespace>(document, reading, rejected, said, |_| (false, false)),
-        "Pod" => read_one::<object::Pod>(document, reading, rejected, said, |_| (false, false)),
+        "EndpointSlice" => {
+            read_one::<object::EndpointSlice>(document, parse_options, rejected, said, |_| (false, false))
+        }
+        "Namespace" => read_one::<object::Namespace>(document, parse_options, rejected, said, |_| (false, false)),
+        "Pod" => read_one::<object::Pod>(document, parse_options, rejected, said, |_| (false, false)),
         list if list.ends_with("List") => {
             let Value::Object(mut list) = document else { return };
             if let Some(Value::Array(items)) = list.remove("items") {
@@ -383,7 +389,7 @@ fn take(document: Value, reading: ParseOptions, said: &mut Vec<ParsedObject>, re
                     if let (Value::Object(item), Some(kind)) = (&mut item, item_kind) {
                         item.entry("kind").or_insert_with(|| kind.into());
                     }
-                    take(item, reading, said, rejected);
+                    take(item, parse_options, said, rejected);
                 }
             }
         }
@@ -393,7 +399,7 @@ fn take(document: Value, reading: ParseOptions, said: &mut Vec<ParsedObject>, re
 
 fn read_one<O: Object>(
     document: Value,
-    reading: ParseOptions,
+    parse_options: ParseOptions,
     rejected: &mut Vec<Rejected>,
     said: &mut Vec<ParsedObject>,
     wants: impl Fn(&O) -> (bool, bool),
@@ -403,13 +409,13 @@ fn read_one<O: Object>(
     };
     let label = format!("{}/{}", name("namespace").replace('?', "default"), name("name"));
     match serde_json::from_value::<O>(document) {
-        Err(why) => rejected.push(Rejected { kind: O::KIND, name: label, reason: why.to_string() }),
-        Ok(object) => match object::read(&object, reading) {
+        Err(error) => rejected.push(Rejected { kind: O::KIND, name: label, reason: error.to_string() }),
+        Ok(object) => match object::read(&object, parse_options) {
             Ok((change, notes)) => {
                 rejected.extend(notes);
                 said.push(ParsedObject { change, wants: wants(&object) });
             }
-            Err(why) => rejected.push(why),
+            Err(error) => rejected.push(error),
         },
     }
 }

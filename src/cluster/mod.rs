@@ -30,7 +30,7 @@ pub enum Event {
     /// An object, or an annotation of one, that could not be used.
     Rejected(object::Rejected),
     /// A part of the source fails, or (`None`) works again.
-    Trouble(Resource, Option<String>),
+    Health(Resource, Option<String>),
     /// What is held was compared with what the server has: so many objects differed, some of them by name.
     Compared(Resource, usize, Vec<String>),
     /// Somebody wants to know all facts of one moment.
@@ -45,7 +45,7 @@ pub async fn facts(events: &Events) -> Option<Facts> {
 }
 
 /// An error with its causes, which is where connection errors say what happened, as one line.
-pub fn causes(error: &dyn std::error::Error) -> String {
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::wire::{MAX_LABEL, name_from_text};
 use crate::zone::external_name;
 use crate::zone::facts::{
-    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceType, ServiceFact, SliceFact,
+    Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceFact, ServiceType, SliceFact,
     VisibleTo,
 };
 
@@ -306,7 +306,7 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// When the object as a whole cannot be used.
-    fn change(&self, meta: &Meta, reading: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String>;
+    fn change(&self, meta: &Meta, parse_options: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String>;
 
     /// The change that its absence means.
     fn gone(id: Self::Id) -> Change;
@@ -316,13 +316,13 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
 ///
 /// # Errors
 /// Names the object and what is wrong with it.
-pub fn read<O: Object>(object: &O, reading: ParseOptions) -> Result<(Change, Vec<Rejected>), Rejected> {
+pub fn read<O: Object>(object: &O, parse_options: ParseOptions) -> Result<(Change, Vec<Rejected>), Rejected> {
     let rejected = |name: String, reason: String| Rejected { kind: O::KIND, name, reason };
     let Some(meta) = object.metadata() else {
         return Err(rejected("(no metadata)".to_owned(), "the object has no metadata".to_owned()));
     };
     let mut notes = Vec::new();
-    match object.change(meta, reading, &mut notes) {
+    match object.change(meta, parse_options, &mut notes) {
         Ok(change) => Ok((change, notes.into_iter().map(|reason| rejected(meta.label(), reason)).collect())),
         Err(reason) => Err(rejected(meta.label(), reason)),
     }
@@ -483,21 +483,21 @@ fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<str>> {
 
 /// The aliases of an annotation, and what of it is ignored.
 pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
-    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    if parts.is_empty() {
+    let resources: Vec<&str> = text.split(',').map(str::trim).filter(|resource| !resource.is_empty()).collect();
+    if resources.is_empty() {
         return (Vec::new(), vec!["callsign.dev/alias is ignored: it names no alias".to_owned()]);
     }
-    if parts.len() > MAX_ALIASES {
-        let why =
-            format!("callsign.dev/alias is ignored: it has {} names, at most {MAX_ALIASES} are taken", parts.len());
-        return (Vec::new(), vec![why]);
+    if resources.len() > MAX_ALIASES {
+        let error =
+            format!("callsign.dev/alias is ignored: it has {} names, at most {MAX_ALIASES} are taken", resources.len());
+        return (Vec::new(), vec![error]);
     }
     let (mut aliases, mut problems) = (Vec::new(), Vec::new());
-    for part in parts {
-        match label("alias", part) {
+    for resource in resources {
+        match label("alias", resource) {
             Ok(alias) if aliases.contains(&alias) => {}
             Ok(alias) => aliases.push(alias),
-            Err(why) => problems.push(format!("callsign.dev/alias: {why}; it is ignored")),
+            Err(error) => problems.push(format!("callsign.dev/alias: {error}; it is ignored")),
         }
     }
     (aliases, problems)
@@ -507,9 +507,9 @@ fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<String>) -> Opt
     let text = &annotations?.visible_to.as_ref()?.0;
     match parse_visible_to(text) {
         Ok(visible_to) => Some(visible_to),
-        Err(why) => {
+        Err(error) => {
             notes.push(format!(
-                "callsign.dev/visible-to is ignored: {why}; write '*', 'cluster', 'namespace' or a list of namespaces"
+                "callsign.dev/visible-to is ignored: {error}; write '*', 'cluster', 'namespace' or a list of namespaces"
             ));
             None
         }
@@ -545,7 +545,7 @@ impl Object for EndpointSlice {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, reading: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, parse_options: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
         let service = meta.labels.as_ref().and_then(|labels| labels.service_name.as_ref());
         let mut fact = SliceFact {
@@ -563,10 +563,10 @@ impl Object for EndpointSlice {
             for listed in endpoint.addresses.iter().flatten() {
                 match listed {
                     Listed::Address(address) if !fqdn => {
-                        fact.ready.push(EndpointFact { address: *address, name: endpoint.name(reading, notes) });
+                        fact.ready.push(EndpointFact { address: *address, name: endpoint.name(parse_options, notes) });
                     }
                     Listed::Text(text) if fqdn => {
-                        fact.targets.push(name_from_text(text).map_err(|why| format!("address '{text}': {why}"))?);
+                        fact.targets.push(name_from_text(text).map_err(|error| format!("address '{text}': {error}"))?);
                     }
                     Listed::Address(address) => return Err(format!("address '{address}' is no domain name")),
                     Listed::Text(text) => return Err(format!("'{text}' is no IP address")),
@@ -586,14 +586,14 @@ impl Object for EndpointSlice {
 
 impl SliceEndpoint {
     /// What the endpoint is called, if not by its address.
-    fn name(&self, reading: ParseOptions, notes: &mut Vec<String>) -> Option<Box<str>> {
+    fn name(&self, parse_options: ParseOptions, notes: &mut Vec<String>) -> Option<Box<str>> {
         if let Some(hostname) = self.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
             match label("hostname", hostname) {
                 Ok(hostname) => return Some(hostname),
-                Err(why) => notes.push(format!("{why}; the endpoint is named by its address")),
+                Err(error) => notes.push(format!("{error}; the endpoint is named by its address")),
             }
         }
-        if !reading.endpoint_pod_names {
+        if !parse_options.endpoint_pod_names {
             return None;
         }
         let pod = self.target_ref.as_ref().filter(|target| target.kind == Some(TargetKind::Pod))?.name.as_deref()?;

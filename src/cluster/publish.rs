@@ -55,7 +55,7 @@ pub struct SourceStatus {
     /// When each part was last heard.
     pub heard: BTreeMap<Resource, Instant>,
     /// What is wrong with a part.
-    pub trouble: BTreeMap<Resource, String>,
+    pub failures: BTreeMap<Resource, String>,
     /// Objects and annotations that could not be used.
     pub rejected: u64,
     /// Tables published.
@@ -78,7 +78,7 @@ pub struct SharedStatus(Arc<Mutex<SourceStatus>>);
 
 impl SharedStatus {
     /// The condition now.
-    pub fn condition(&self) -> SourceStatus {
+    pub fn status(&self) -> SourceStatus {
         self.lock().clone()
     }
 
@@ -121,7 +121,7 @@ impl Saving {
     }
 }
 
-fn part_of(change: &Change) -> (Resource, Key) {
+fn resource_of(change: &Change) -> (Resource, Key) {
     match change {
         Change::Service(key, _) => (Resource::Services, key.clone()),
         Change::Slice(key, _) => (Resource::EndpointSlices, key.clone()),
@@ -161,9 +161,9 @@ impl Publisher {
         builder: Builder,
         table: Arc<ArcSwap<Zone>>,
         status: SharedStatus,
-        parts: impl IntoIterator<Item = Resource>,
+        resources: impl IntoIterator<Item = Resource>,
     ) -> Publisher {
-        status.lock().pending = parts.into_iter().collect();
+        status.lock().pending = resources.into_iter().collect();
         Publisher {
             builder,
             table,
@@ -233,15 +233,15 @@ impl Publisher {
         self.status.lock().saved_since = Some(Instant::now());
         let saved = match snapshot::read(&saving.path) {
             Ok(saved) => saved,
-            Err(why) => {
+            Err(error) => {
                 self.status.lock().saved_since = None;
                 let absent =
-                    matches!(&why, SnapshotError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
+                    matches!(&error, SnapshotError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
                 if absent {
                     saving.tried = true;
                     tracing::info!(file = %saving.path.display(), "the API does not answer, and nothing has been saved yet");
                 } else {
-                    tracing::error!(%why, "saved facts are refused; the file is left alone: remove it to save again");
+                    tracing::error!(%error, "saved facts are refused; the file is left alone: remove it to save again");
                     self.saving = None;
                 }
                 return;
@@ -251,10 +251,10 @@ impl Publisher {
         let age = saved.age();
         let mut facts = 0;
         for change in saved.changes {
-            let (part, key) = part_of(&change);
+            let (resource, key) = resource_of(&change);
             // What the API has told already is newer.
             if !self.builder.has(&change) {
-                saving.unconfirmed.insert((part, key));
+                saving.unconfirmed.insert((resource, key));
                 self.builder.apply(change);
                 facts += 1;
             }
@@ -275,8 +275,8 @@ impl Publisher {
         }
         let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().soa.serial());
         let task = tokio::task::spawn_blocking(move || {
-            if let Err(why) = snapshot::write(&path, facts, serial) {
-                tracing::warn!(%why, "facts could not be saved");
+            if let Err(error) = snapshot::write(&path, facts, serial) {
+                tracing::warn!(%error, "facts could not be saved");
             }
         });
         saving.task = Some(task);
@@ -296,33 +296,33 @@ impl Publisher {
                 // Who asked may have gone.
                 let _ = wanted.send(self.builder.facts());
             }
-            Event::Compared(part, differing, examples) => {
-                let mut condition = self.status.lock();
-                condition.compared.0 += 1;
-                condition.compared.1 += differing as u64;
-                drop(condition);
+            Event::Compared(resource, differing, examples) => {
+                let mut status = self.status.lock();
+                status.compared.0 += 1;
+                status.compared.1 += differing as u64;
+                drop(status);
                 if differing > 0 {
                     tracing::error!(
-                        source = part.as_str(),
+                        source = resource.as_str(),
                         differing,
                         ?examples,
                         "what is held differs from what the API has; it is listed again"
                     );
                 }
             }
-            Event::Heard(part) => {
-                self.status.lock().heard.insert(part, Instant::now());
+            Event::Heard(resource) => {
+                self.status.lock().heard.insert(resource, Instant::now());
             }
-            Event::Synced(part) => {
-                self.forget_unconfirmed(part);
-                let mut condition = self.status.lock();
-                condition.heard.insert(part, Instant::now());
-                condition.pending.remove(&part);
-                if condition.pending.is_empty() {
-                    if condition.saved_since.take().is_some() {
+            Event::Synced(resource) => {
+                self.forget_unconfirmed(resource);
+                let mut status = self.status.lock();
+                status.heard.insert(resource, Instant::now());
+                status.pending.remove(&resource);
+                if status.pending.is_empty() {
+                    if status.saved_since.take().is_some() {
                         tracing::info!("the API has told everything: saved facts are not needed any more");
                     }
-                    drop(condition);
+                    drop(status);
                     self.builder.set_synced();
                 }
             }
@@ -333,19 +333,23 @@ impl Publisher {
                     tracing::warn!(kind = rejected.kind, object = rejected.name, reason = rejected.reason, "left out");
                 }
             }
-            Event::Trouble(part, Some(reason)) => {
-                let before = self.status.lock().trouble.insert(part, reason.clone());
+            Event::Health(resource, Some(reason)) => {
+                let before = self.status.lock().failures.insert(resource, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    tracing::error!(source = part.as_str(), reason, "source in trouble; the last good table is served");
+                    tracing::error!(
+                        source = resource.as_str(),
+                        reason,
+                        "source in trouble; the last good table is served"
+                    );
                 }
                 // An API that says that it cannot be had needs no more patience.
                 if self.is_hoping() {
                     self.read_saved();
                 }
             }
-            Event::Trouble(part, None) => {
-                if self.status.lock().trouble.remove(&part).is_some() {
-                    tracing::info!(source = part.as_str(), "source works again");
+            Event::Health(resource, None) => {
+                if self.status.lock().failures.remove(&resource).is_some() {
+                    tracing::info!(source = resource.as_str(), "source works again");
                 }
             }
         }
@@ -353,19 +357,19 @@ impl Publisher {
 
     fn apply(&mut self, change: Change) {
         if let Some(saving) = self.saving.as_mut().filter(|saving| !saving.unconfirmed.is_empty()) {
-            saving.unconfirmed.remove(&part_of(&change));
+            saving.unconfirmed.remove(&resource_of(&change));
         }
         self.builder.apply(change);
     }
 
     /// What was saved and is not there any more.
-    fn forget_unconfirmed(&mut self, part: Resource) {
+    fn forget_unconfirmed(&mut self, resource: Resource) {
         let Some(saving) = &mut self.saving else { return };
-        let (gone, kept) = std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == part);
+        let (gone, kept) = std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == resource);
         saving.unconfirmed = kept;
         let gone: HashSet<(Resource, Key)> = gone;
-        for (part, key) in gone {
-            self.builder.apply(match part {
+        for (resource, key) in gone {
+            self.builder.apply(match resource {
                 Resource::Services => Change::Service(key, None),
                 Resource::EndpointSlices => Change::Slice(key, None),
                 Resource::Namespaces => Change::Namespace(key.name, None),
@@ -376,12 +380,12 @@ impl Publisher {
 
     /// Publishes a table if an answer changed; says whether it did.
     pub fn publish(&mut self) -> bool {
-        let condition = self.status.lock();
+        let status = self.status.lock();
         // Saved facts are a whole; what the API has told of its first list is not, until it is all told.
-        if !condition.pending.is_empty() && condition.saved_since.is_none() {
+        if !status.pending.is_empty() && status.saved_since.is_none() {
             return false;
         }
-        drop(condition);
+        drop(status);
         self.publish_now()
     }
 
@@ -395,17 +399,17 @@ impl Publisher {
             let (services, endpoints, names) = zone.size();
             let serial = zone.soa.serial();
             self.table.store(zone);
-            let mut condition = self.status.lock();
-            condition.published += 1;
-            condition.publish.observe(start.elapsed().as_secs_f64());
+            let mut status = self.status.lock();
+            status.published += 1;
+            status.publish.observe(start.elapsed().as_secs_f64());
             let now = jiff::Timestamp::now();
             for (received, triggered) in waiting {
-                condition.from_event.observe(received.elapsed().as_secs_f64());
+                status.from_event.observe(received.elapsed().as_secs_f64());
                 if let Some(triggered) = triggered {
-                    condition.from_trigger.observe(now.duration_since(triggered).as_secs_f64().max(0.0));
+                    status.from_trigger.observe(now.duration_since(triggered).as_secs_f64().max(0.0));
                 }
             }
-            drop(condition);
+            drop(status);
             if let Some(saving) = &mut self.saving {
                 saving.dirty = true;
             }

@@ -130,10 +130,10 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
         drop(out);
         file.sync_all()
     };
-    if let Err(why) = fill() {
+    if let Err(error) = fill() {
         // A full disk is not made fuller.
         let _ = std::fs::remove_file(&beside);
-        return Err(failed(&beside)(why));
+        return Err(failed(&beside)(error));
     }
     std::fs::rename(&beside, path).map_err(failed(path))
 }
@@ -177,7 +177,7 @@ pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
         if line.first() != Some(&b'{') {
             break;
         }
-        let change = serde_json::from_slice(&line).map_err(|why| damaged(&why.to_string()))?;
+        let change = serde_json::from_slice(&line).map_err(|error| damaged(&error.to_string()))?;
         changes.push(change);
     }
     let told = String::from_utf8_lossy(&line).trim_end().to_owned();

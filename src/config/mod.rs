@@ -14,7 +14,7 @@ use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
 use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
 use crate::server::Limits;
-use crate::server::encrypted::{self, ListenUrl, Files};
+use crate::server::encrypted::{self, Files, ListenUrl};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
@@ -47,7 +47,7 @@ pub struct Config {
     /// For manifests.
     pub service_cidrs: Vec<Cidr>,
     /// What is read of objects.
-    pub reading: ParseOptions,
+    pub parse_options: ParseOptions,
     /// Which pods are watched.
     pub pods: Pods,
     /// What answers depend on; without `advertise`, which may depend on what is bound.
@@ -99,10 +99,11 @@ impl NameArgs {
     /// # Errors
     /// Says which flag is no name.
     pub fn settings(&self) -> Result<Settings, BadConfig> {
-        let bad = |flag: &str, text: &str, why: &dyn std::fmt::Display| BadConfig(format!("{flag} '{text}': {why}"));
+        let bad =
+            |flag: &str, text: &str, error: &dyn std::fmt::Display| BadConfig(format!("{flag} '{text}': {error}"));
         let mut domains = Vec::new();
         for text in &self.cluster_domains {
-            let domain = Domain::new(text).map_err(|why| bad("--cluster-domain", text, &why))?;
+            let domain = Domain::new(text).map_err(|error| bad("--cluster-domain", text, &error))?;
             if !domains.contains(&domain) {
                 domains.push(domain);
             }
@@ -113,7 +114,7 @@ impl NameArgs {
             match label_of(text) {
                 Ok(label) if plain => Ok(label),
                 Ok(_) => Err(bad(flag, text, &"a label has letters, digits and dashes only")),
-                Err(why) => Err(bad(flag, text, &why)),
+                Err(error) => Err(bad(flag, text, &error)),
             }
         };
         if let Some(text) = self.namespace() {
@@ -176,7 +177,7 @@ impl ServeArgs {
         for text in &self.listen {
             if text.contains("://") {
                 let endpoint =
-                    ListenUrl::from_str(text).map_err(|why| BadConfig(format!("--listen '{text}': {why}")))?;
+                    ListenUrl::from_str(text).map_err(|error| BadConfig(format!("--listen '{text}': {error}")))?;
                 if !encrypted.contains(&endpoint) || endpoint.address.port() == 0 {
                     encrypted.push(endpoint);
                 }
@@ -212,7 +213,7 @@ impl ServeArgs {
         Ok(Config {
             source: self.source.source(),
             service_cidrs: self.source.service_cidrs.clone(),
-            reading: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names },
+            parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names },
             pods,
             settings,
             advertise: self.advertise.clone(),
@@ -276,10 +277,10 @@ impl ServeArgs {
                         file = Some(path.clone());
                     }
                     // Nobody asked for this file: without it there are no upstreams, as there were none before.
-                    Err(why) if self.upstreams.is_empty() => {
-                        tracing::warn!(%why, "names that are not the cluster's are refused: there is no upstream");
+                    Err(error) if self.upstreams.is_empty() => {
+                        tracing::warn!(%error, "names that are not the cluster's are refused: there is no upstream");
                     }
-                    Err(why) => return Err(BadConfig(format!("--upstream {why}"))),
+                    Err(error) => return Err(BadConfig(format!("--upstream {error}"))),
                 },
             }
         }
@@ -294,7 +295,8 @@ impl ServeArgs {
         if self.cache_min_ttl > self.cache_max_ttl {
             return Err(BadConfig("--cache-min-ttl is more than --cache-max-ttl".into()));
         }
-        let domain = |text: &String| Domain::new(text).map_err(|why| BadConfig(format!("--search '{text}': {why}")));
+        let domain =
+            |text: &String| Domain::new(text).map_err(|error| BadConfig(format!("--search '{text}': {error}")));
         Ok(Forwarding {
             upstreams,
             file,
@@ -337,7 +339,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 fn caller_block(text: &str) -> Result<(Cidr, String), String> {
     let bad = || format!("'{text}': write CIDR=NAMESPACE, such as 10.244.3.0/24=web");
     let (block, namespace) = text.split_once('=').ok_or_else(bad)?;
-    let block = Cidr::from_str(block).map_err(|why| why.to_string())?;
+    let block = Cidr::from_str(block).map_err(|error| error.to_string())?;
     if namespace.is_empty() || label_of(namespace).is_err() {
         return Err(bad());
     }

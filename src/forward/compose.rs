@@ -11,10 +11,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::cache::CacheLookup;
 use super::engine::Engine;
-use super::reply::{Freshness, Entry, Ttls};
+use super::reply::{Entry, Freshness, Ttls};
 use super::{ClientQuery, marks_of};
-use crate::answer::{Limit, Scratch, Verdict, ForwardReason, answer};
-use crate::resolve::{Node, Outcome, NoTrace, resolve};
+use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
+use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{HEADER_LEN, MAX_NAME, Name, extended_error, flags, rcode, rtype};
 use crate::zone::{Asker, Caller};
 
@@ -52,7 +52,7 @@ impl Engine {
             Ok(None) => return self.answer_alone(question),
             Err(Failed) => None,
         };
-        let authoritative = question.ask.why != ForwardReason::Outside && entry.is_some();
+        let authoritative = question.ask.reason != ForwardReason::Outside && entry.is_some();
         let entry = entry.unwrap_or_else(|| Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, 0, 0));
         self.reply(question, &entry, Freshness::Fresh(0), authoritative);
     }
@@ -61,7 +61,7 @@ impl Engine {
     async fn made(self: &Rc<Self>, question: &ClientQuery) -> Result<Option<Found>, Failed> {
         let name = Name::parse(&question.query, HEADER_LEN).map_err(|_| Failed)?;
         let mut found = Found::default();
-        if question.ask.why != ForwardReason::Search {
+        if question.ask.reason != ForwardReason::Search {
             self.gather(name.wire().to_vec(), question, &mut found).await?;
             return Ok(Some(found));
         }
@@ -76,7 +76,12 @@ impl Engine {
     }
 
     /// Follows a name through the table and upstreams.
-    async fn gather(self: &Rc<Self>, mut name: Vec<u8>, question: &ClientQuery, found: &mut Found) -> Result<(), Failed> {
+    async fn gather(
+        self: &Rc<Self>,
+        mut name: Vec<u8>,
+        question: &ClientQuery,
+        found: &mut Found,
+    ) -> Result<(), Failed> {
         for place in 0..PLACES {
             let next = match self.told(&name, question, place == 0) {
                 TableAnswer::Message(message, leads_to) => {
@@ -148,11 +153,11 @@ impl Engine {
         let mut whole = Scratch::new(self.turn());
         let mut verdict = answer(&zone, caller, &query, Limit::Stream, &mut whole, &mut buffer);
         let leads_out = match verdict {
-            Verdict::Forward(ask) if ask.why == ForwardReason::Outside => return TableAnswer::Outside,
+            Verdict::Forward(ask) if ask.reason == ForwardReason::Outside => return TableAnswer::Outside,
             Verdict::Forward(ask) => {
                 let mut alone = Scratch::alone(self.turn());
                 verdict = answer(&zone, caller, &query, Limit::Stream, &mut alone, &mut buffer);
-                ask.why == ForwardReason::LeadsOut
+                ask.reason == ForwardReason::LeadsOut
             }
             _ => false,
         };

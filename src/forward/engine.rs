@@ -20,11 +20,11 @@ use tokio::time::{Instant, sleep};
 use super::cache::{Cache, CacheKey, CacheLookup};
 use super::loops;
 use super::pool::Pool;
-use super::reply::{Freshness, Entry};
+use super::reply::{Entry, Freshness};
 use super::settings::{self, Forwarding};
-use super::upstream::{UpstreamQuery, Server, UpstreamContext, UpstreamError};
-use super::{Forwarder, Job, ForwardCache, Outbox, ClientQuery, WAITING, marks_of};
-use crate::answer::{ZoneClass, Verdict, ForwardReason};
+use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
+use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, WAITING, marks_of};
+use crate::answer::{ForwardReason, Verdict, ZoneClass};
 use crate::watched::Watched;
 use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
 use crate::zone::{Domain, Zone};
@@ -60,8 +60,8 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         false => None,
     };
     let (jobs, incoming) = mpsc::channel(WAITING);
-    let kept = Arc::new(ForwardCache {
-        cache: Cache::new(forwarding.bounds),
+    let cache = Arc::new(ForwardCache {
+        entries: Cache::new(forwarding.bounds),
         epoch: std::time::Instant::now(),
         payload,
         counts: super::Counts::default(),
@@ -74,9 +74,9 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         Some(folder) => Some(Watched::new(folder, "resolv-conf")?),
         None => None,
     };
-    let forwarder = Arc::new(Forwarder { kept: kept.clone(), jobs });
+    let forwarder = Arc::new(Forwarder { cache: cache.clone(), jobs });
     let thread = std::thread::Builder::new().name("forward".to_owned()).spawn(move || {
-        let engine = Engine::new(&forwarding, table, kept, tls);
+        let engine = Engine::new(&forwarding, table, cache, tls);
         LocalSet::new().block_on(&runtime, engine.run(incoming, forwarding.file, watched));
     })?;
     Ok(StartedForwarder { forwarder, thread })
@@ -100,7 +100,7 @@ struct Flight {
 pub(super) struct Engine {
     pub(super) shared: Rc<UpstreamContext>,
     pub(super) table: Arc<ArcSwap<Zone>>,
-    kept: Arc<ForwardCache>,
+    cache: Arc<ForwardCache>,
     /// Longest zone first; the last, of the root, is the upstreams'.
     pub(super) routes: Vec<(Domain, Pool)>,
     flights: RefCell<HashMap<CacheKey, Flight>>,
@@ -123,12 +123,12 @@ impl Engine {
     fn new(
         forwarding: &Forwarding,
         table: Arc<ArcSwap<Zone>>,
-        kept: Arc<ForwardCache>,
+        cache: Arc<ForwardCache>,
         tls: Option<rustls::ClientConfig>,
     ) -> Rc<Engine> {
         let settings = table.load().settings.clone();
         let ours = move |name: &Name| settings.is_under_domain(name);
-        let shared = UpstreamContext::new(kept.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
+        let shared = UpstreamContext::new(cache.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
         let shared = Rc::new(shared);
         let stubs = forwarding.stubs.iter().map(|stub| (stub.zone.clone(), &stub.servers));
         let rest = (Domain { wire: [0].into(), labels: 0 }, &forwarding.upstreams);
@@ -136,7 +136,7 @@ impl Engine {
         let engine = Engine {
             shared,
             table,
-            kept,
+            cache,
             routes,
             flights: RefCell::default(),
             waiting: Cell::new(0),
@@ -157,7 +157,7 @@ impl Engine {
     /// Which upstreams there are now, for metrics.
     fn tell_upstreams(&self) {
         let servers: Vec<_> = self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect();
-        *self.kept.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
+        *self.cache.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
             servers.iter().map(|server| server.stats.clone()).collect();
     }
 
@@ -196,8 +196,8 @@ impl Engine {
             let found = match settings::read(&path) {
                 Ok(found) if found == known => continue,
                 Ok(found) => found,
-                Err(why) => {
-                    tracing::warn!(%why, "the upstreams known so far are asked on");
+                Err(error) => {
+                    tracing::warn!(%error, "the upstreams known so far are asked on");
                     continue;
                 }
             };
@@ -232,9 +232,9 @@ impl Engine {
         if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
             return loops::found(&server);
         }
-        if question.ask.why != ForwardReason::Outside {
+        if question.ask.reason != ForwardReason::Outside {
             if self.composing.get() >= self.concurrent * CLIENTS {
-                self.kept.counts.rejected.fetch_add(1, Relaxed);
+                self.cache.counts.rejected.fetch_add(1, Relaxed);
                 return;
             }
             self.clone().put_together(question);
@@ -262,25 +262,25 @@ impl Engine {
 
     fn want(self: &Rc<Self>, key: CacheKey, waiter: Waiter) {
         let now = self.shared.now();
-        let kept = self.kept.cache.get(&key.parts());
-        if let Some(entry) = &kept {
+        let cached = self.cache.entries.get(&key.parts());
+        if let Some(entry) = &cached {
             let age = entry.age(now);
             if age != Freshness::Expired {
                 return self.deliver(waiter, entry, age);
             }
         }
-        self.kept.counts.misses.fetch_add(1, Relaxed);
-        let stand_in = kept.filter(|entry| entry.may_stand_in(now, self.stale));
+        self.cache.counts.misses.fetch_add(1, Relaxed);
+        let stand_in = cached.filter(|entry| entry.may_stand_in(now, self.stale));
         let mut flights = self.flights.borrow_mut();
         let full = flights.len() >= self.concurrent;
         if let Some(flight) = flights.get_mut(&key) {
-            self.kept.counts.joined.fetch_add(1, Relaxed);
+            self.cache.counts.joined.fetch_add(1, Relaxed);
             if let Some(entry) = flight.meanwhile.clone() {
                 drop(flights);
                 return self.deliver(waiter, &entry, Freshness::Stale);
             }
             if self.waiting.get() >= self.concurrent * CLIENTS {
-                self.kept.counts.rejected.fetch_add(1, Relaxed);
+                self.cache.counts.rejected.fetch_add(1, Relaxed);
                 return;
             }
             self.waiting.set(self.waiting.get() + 1);
@@ -289,10 +289,12 @@ impl Engine {
         }
         if full {
             drop(flights);
-            self.kept.counts.rejected.fetch_add(1, Relaxed);
+            self.cache.counts.rejected.fetch_add(1, Relaxed);
             return match stand_in {
                 Some(entry) => self.deliver(waiter, &entry, Freshness::Stale),
-                None => self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Freshness::Fresh(0)),
+                None => {
+                    self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Freshness::Fresh(0))
+                }
             };
         }
         self.waiting.set(self.waiting.get() + 1);
@@ -303,7 +305,7 @@ impl Engine {
 
     /// Asks again for what is about to expire.
     fn refresh(self: &Rc<Self>, key: CacheKey) {
-        let entry = self.kept.cache.get(&key.parts());
+        let entry = self.cache.entries.get(&key.parts());
         let mut flights = self.flights.borrow_mut();
         if flights.contains_key(&key) || flights.len() >= self.concurrent {
             if let Some(entry) = entry {
@@ -311,7 +313,7 @@ impl Engine {
             }
             return;
         }
-        self.kept.counts.prefetches.fetch_add(1, Relaxed);
+        self.cache.counts.prefetches.fetch_add(1, Relaxed);
         flights.insert(key.clone(), Flight::default());
         drop(flights);
         spawn_local(self.clone().fly(key, entry));
@@ -342,7 +344,7 @@ impl Engine {
                 let entry = Arc::new(entry);
                 // Kept before it is told: who is told may ask again.
                 if entry.ttl > 0 {
-                    self.kept.cache.insert(key.clone(), entry.clone());
+                    self.cache.entries.insert(key.clone(), entry.clone());
                 }
                 self.tell(&key, &entry, Freshness::Fresh(0), false);
             }
@@ -359,7 +361,7 @@ impl Engine {
                     UpstreamError::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, SILENCE_TTL),
                     _ => Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, now, SILENCE_TTL),
                 });
-                self.kept.cache.insert(key.clone(), entry.clone());
+                self.cache.entries.insert(key.clone(), entry.clone());
                 self.tell(&key, &entry, Freshness::Fresh(0), false);
             }
         }
@@ -402,7 +404,7 @@ impl Engine {
 
     fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, age: Freshness) {
         if age == Freshness::Stale {
-            self.kept.counts.stale.fetch_add(1, Relaxed);
+            self.cache.counts.stale.fetch_add(1, Relaxed);
         }
         match waiter {
             Waiter::Task(found) => {
@@ -419,11 +421,11 @@ impl Engine {
     pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, age: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
         let ask = &question.ask;
-        let Some(len) = entry.write(&question.query, ask, age, self.kept.payload, &mut buffer) else { return };
+        let Some(len) = entry.write(&question.query, ask, age, self.cache.payload, &mut buffer) else { return };
         if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
             *octet |= (flags::AA >> 8) as u8;
         }
-        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: ZoneClass::Other };
+        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, zone_class: ZoneClass::Other };
         self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
     }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cache::mark;
 use super::engine::Engine;
-use super::upstream::{UpstreamQuery, Server, UpstreamError};
+use super::upstream::{Server, UpstreamError, UpstreamQuery};
 
 /// Time for a probe of an upstream to come back to us, and between two of one that looped.
 const PROBE: Duration = Duration::from_secs(5);
@@ -56,7 +56,8 @@ impl Engine {
         let (engine, server) = (self.clone(), server.clone());
         spawn_local(async move {
             let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
-            let asked = UpstreamQuery { question: &question, marks: mark::CHECKING_DISABLED, deadline: Instant::now() + PROBE };
+            let asked =
+                UpstreamQuery { question: &question, marks: mark::CHECKING_DISABLED, deadline: Instant::now() + PROBE };
             let result = server.ask(&asked).await;
             // Taken out by then if it has come back.
             let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();

@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::answer::{ForwardRequest, ZoneClass, Verdict, ForwardReason};
+use crate::answer::{ForwardReason, ForwardRequest, Verdict, ZoneClass};
 use crate::wire::{Name, flags};
 use cache::{Cache, CacheKey, CacheLookup, mark};
 
 pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
-pub use reply::{Freshness, Entry, Ttls, InvalidReply};
+pub use reply::{Entry, Freshness, InvalidReply, Ttls};
 pub use settings::{Address, Forwarding, NoAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
-pub use stats::{RCODES, UpstreamStats, TIME_BOUNDS};
+pub use stats::{RCODES, TIME_BOUNDS, UpstreamStats};
 
 /// Questions that may wait for the forwarder's thread. A flood beyond it is dropped, as a full socket would drop it.
 const WAITING: usize = 4096;
@@ -84,7 +84,7 @@ pub struct Counts {
 
 /// What upstreams have said, and what is counted: written by the forwarder's thread, read by everyone.
 pub struct ForwardCache {
-    cache: Cache,
+    entries: Cache,
     epoch: Instant,
     /// What the OPT record of replies says, in octets.
     payload: u16,
@@ -96,7 +96,7 @@ pub struct ForwardCache {
 /// What transports ask.
 pub struct Forwarder {
     /// See [`ForwardCache`].
-    pub kept: Arc<ForwardCache>,
+    pub cache: Arc<ForwardCache>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -120,19 +120,19 @@ impl Forwarder {
         received: Instant,
         reply: &mut [u8],
     ) -> Option<(Verdict, Freshness)> {
-        if ask.why != ForwardReason::Outside {
+        if ask.reason != ForwardReason::Outside {
             return None;
         }
         let wanted = CacheLookup::new(name.wire(), ask.qtype, marks_of(ask));
-        let entry = self.kept.cache.get(&wanted).filter(|entry| !entry.leads_in)?;
-        let age = entry.age(received.saturating_duration_since(self.kept.epoch).as_secs() as u32);
+        let entry = self.cache.entries.get(&wanted).filter(|entry| !entry.leads_in)?;
+        let age = entry.age(received.saturating_duration_since(self.cache.epoch).as_secs() as u32);
         match age {
             Freshness::Fresh(seconds) if entry.hit(seconds) => self.refresh(&wanted, &entry),
             Freshness::Expired => return None,
             _ => {}
         }
-        let len = entry.write(query, ask, age, self.kept.payload, reply)?;
-        Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, realm: ZoneClass::Other }, age))
+        let len = entry.write(query, ask, age, self.cache.payload, reply)?;
+        Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, zone_class: ZoneClass::Other }, age))
     }
 
     /// Has something popular asked for again. It happens once in the life of an entry, and may allocate.
@@ -146,7 +146,7 @@ impl Forwarder {
     /// Hands a question over. Where too many wait it is dropped: who asks will ask again.
     pub fn hand_over(&self, question: ClientQuery) {
         if self.jobs.try_send(Job::ClientQuery(question)).is_err() {
-            self.kept.counts.rejected.fetch_add(1, Relaxed);
+            self.cache.counts.rejected.fetch_add(1, Relaxed);
         }
     }
 }
@@ -154,7 +154,7 @@ impl Forwarder {
 impl ForwardCache {
     /// Entries and octets that are kept now.
     pub fn size(&self) -> (usize, u64) {
-        self.cache.size()
+        self.entries.size()
     }
 
     /// What is counted of each upstream that is asked now.

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::reply::Entry;
 use super::settings::Address;
-use super::upstream::{UpstreamQuery, Server, UpstreamContext, UpstreamError};
+use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
 
 /// How long one server is waited for before another is asked as well.
 const PATIENCE: Duration = Duration::from_millis(400);

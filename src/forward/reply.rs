@@ -273,7 +273,14 @@ impl Entry {
 
     /// Writes it as the reply to a query; returns its length. `payload` is what the reply's OPT record says.
     #[inline]
-    pub fn write(&self, query: &[u8], ask: &ForwardRequest, age: Freshness, payload: u16, buffer: &mut [u8]) -> Option<usize> {
+    pub fn write(
+        &self,
+        query: &[u8],
+        ask: &ForwardRequest,
+        age: Freshness,
+        payload: u16,
+        buffer: &mut [u8],
+    ) -> Option<usize> {
         let errors: &[u8] = match age {
             Freshness::Fresh(_) => &self.errors,
             _ => &extended_error::STALE_ANSWER,

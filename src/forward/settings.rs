@@ -107,8 +107,8 @@ impl FromStr for Stub {
     fn from_str(text: &str) -> Result<Stub, String> {
         let example = "write ZONE=ADDR, such as corp.example=10.0.0.53 or 168.192.in-addr.arpa=10.0.0.53:5353";
         let (zone, servers) = text.split_once('=').ok_or_else(|| format!("'{text}' names no server; {example}"))?;
-        let zone = Domain::new(zone).map_err(|why| format!("'{zone}' is no zone ({why}); {example}"))?;
-        let servers = servers.split(',').map(|server| server.parse().map_err(|why: NoAddress| why.to_string()));
+        let zone = Domain::new(zone).map_err(|error| format!("'{zone}' is no zone ({error}); {example}"))?;
+        let servers = servers.split(',').map(|server| server.parse().map_err(|error: NoAddress| error.to_string()));
         Ok(Stub { zone, servers: servers.collect::<Result<_, _>>()? })
     }
 }
@@ -137,7 +137,7 @@ pub fn nameservers(text: &str) -> Vec<Address> {
 /// # Errors
 /// Says what is wrong with the file, and what to write instead.
 pub fn read(path: &Path) -> Result<Vec<Address>, String> {
-    let text = std::fs::read_to_string(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let found = nameservers(&text);
     if found.is_empty() {
         return Err(format!("{} names no nameserver", path.display()));

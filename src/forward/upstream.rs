@@ -24,9 +24,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::mark;
-use super::reply::{Entry, Ttls, InvalidReply};
+use super::reply::{Entry, InvalidReply, Ttls};
 use super::settings::Address;
-use super::stats::{RCODES, UpstreamStats, TIME_BOUNDS, count};
+use super::stats::{RCODES, TIME_BOUNDS, UpstreamStats, count};
 use crate::wire::{Name, flags, rcode, rtype};
 
 /// What we say that we can take over UDP, in octets: what passes every network in one piece.
@@ -293,7 +293,7 @@ impl Server {
             lane.uses += 1;
             // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
             match socket2::SockRef::from(&lane.socket).send(&message) {
-                Err(why) if why.kind() != io::ErrorKind::WouldBlock => return Err(UpstreamError::Io),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(UpstreamError::Io),
                 _ => {}
             }
             let until = asked.deadline.min(Instant::now() + patience);
@@ -335,8 +335,8 @@ impl Server {
             let mut buffer = self.shared.buffer.borrow_mut();
             let length = match socket.try_recv(&mut buffer) {
                 Ok(length) => length,
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => continue,
-                Err(why) => return Err(why),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => return Err(error),
             };
             let message = buffer.get(..length).unwrap_or(&[]);
             if message.first_chunk() != Some(&id.to_be_bytes()) {
@@ -400,8 +400,8 @@ impl Server {
                     Err(InvalidReply::NoEdns) if edns => edns = false,
                     Err(_) => return Err(UpstreamError::InvalidReply),
                 },
-                Ok(Err(why)) => {
-                    tracing::debug!(upstream = %self.address, %why, "connection to an upstream");
+                Ok(Err(error)) => {
+                    tracing::debug!(upstream = %self.address, %error, "connection to an upstream");
                     if fresh {
                         return Err(UpstreamError::Io);
                     }
@@ -435,10 +435,10 @@ impl Server {
                 self.unreachable.set(false);
                 Ok((stream, number, true))
             }
-            Err(why) => {
+            Err(error) => {
                 // Once, until one succeeds: a wrong certificate is for an operator to mend.
                 if !self.unreachable.replace(true) {
-                    tracing::warn!(upstream = %self.address, %why, "no connection to an upstream");
+                    tracing::warn!(upstream = %self.address, %error, "no connection to an upstream");
                 }
                 Err(UpstreamError::Io)
             }

@@ -8,8 +8,8 @@ use hickory_proto::rr::{Name as WireName, RecordType};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::answer::{Limit, Scratch, Verdict, ForwardReason, answer};
-use crate::resolve::{StepResult, Node, Outcome, Step, Recorded, resolve};
+use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
+use crate::resolve::{Node, Outcome, Recorded, Step, StepResult, resolve};
 use crate::wire::{Name, NameError, name_from_text, text_of};
 use crate::zone::{Asker, Caller, NamespaceName, Origin, Zone};
 
@@ -35,8 +35,8 @@ pub enum ExplainError {
 /// # Errors
 /// When it is none.
 pub fn name_of(text: &str) -> Result<Name, ExplainError> {
-    let wire = name_from_text(text).map_err(|why| ExplainError::NoName(text.to_owned(), why))?;
-    Name::parse(&wire, 0).map_err(|why| ExplainError::NoName(text.to_owned(), why))
+    let wire = name_from_text(text).map_err(|error| ExplainError::NoName(text.to_owned(), error))?;
+    Name::parse(&wire, 0).map_err(|error| ExplainError::NoName(text.to_owned(), error))
 }
 
 /// A record type from text.
@@ -56,13 +56,13 @@ pub struct CallerSpec {
     /// The namespace, if it is known.
     pub namespace: Option<NamespaceName>,
     /// How.
-    pub because: String,
+    pub reason: String,
 }
 
 impl CallerSpec {
     /// Somebody in this namespace.
-    pub fn new(namespace: Option<NamespaceName>, because: String) -> CallerSpec {
-        CallerSpec { namespace, because }
+    pub fn new(namespace: Option<NamespaceName>, reason: String) -> CallerSpec {
+        CallerSpec { namespace, reason }
     }
 
     /// The caller that `--from` means, as far as the table knows: a namespace or an address.
@@ -73,12 +73,12 @@ impl CallerSpec {
         let settings = &zone.settings;
         let Some(text) = from else {
             let namespace = settings.namespace.clone();
-            let because = if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
-            return Ok(CallerSpec::new(namespace, because.to_owned()));
+            let reason = if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
+            return Ok(CallerSpec::new(namespace, reason.to_owned()));
         };
         if let Ok(address) = text.parse::<IpAddr>() {
             let (namespace, origin) = zone.namespace_of(address);
-            return Ok(CallerSpec::new(namespace.cloned(), because(address, &origin)));
+            return Ok(CallerSpec::new(namespace.cloned(), reason(address, &origin)));
         }
         let namespace = settings.namespace_name(text).ok().filter(|name| zone.namespace(name.as_label()).is_some());
         match namespace {
@@ -122,7 +122,7 @@ pub struct From {
     /// The namespace, if it is known.
     pub namespace: Option<String>,
     /// How.
-    pub because: String,
+    pub reason: String,
 }
 
 /// One rule that was tried.
@@ -131,7 +131,7 @@ pub struct StepJson {
     /// Which.
     pub rule: &'static str,
     /// What it looked for.
-    pub sought: String,
+    pub looked_for: String,
     /// `found`, `nothing`, `hidden` or `skipped`.
     pub found: &'static str,
     /// What, or why.
@@ -179,11 +179,11 @@ pub fn explain(
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
     let mut verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply);
-    let why = match verdict {
-        Verdict::Forward(ask) => Some(ask.why),
+    let error = match verdict {
+        Verdict::Forward(ask) => Some(ask.reason),
         _ => None,
     };
-    if matches!(why, Some(ForwardReason::LeadsOut | ForwardReason::Search)) {
+    if matches!(error, Some(ForwardReason::LeadsOut | ForwardReason::Search)) {
         verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::alone(0), &mut reply);
     }
     let (rcode, answers) = match verdict {
@@ -194,12 +194,12 @@ pub fn explain(
     Ok(Explanation {
         name: text_of(name.wire()),
         r#type: qtype.to_string(),
-        from: From { namespace: who.namespace.as_ref().map(NamespaceName::text), because: who.because.clone() },
+        from: From { namespace: who.namespace.as_ref().map(NamespaceName::text), reason: who.reason.clone() },
         steps: told.0.into_iter().map(|step| told1(step, sight)).collect(),
         outcome,
         rcode,
         answers,
-        leads_out: why == Some(ForwardReason::LeadsOut),
+        leads_out: error == Some(ForwardReason::LeadsOut),
         near: if nothing { near(zone, who.namespace.as_ref(), name, sight) } else { Vec::new() },
         server: None,
     })
@@ -214,9 +214,9 @@ fn told1(step: Step, sight: Sight) -> StepJson {
         StepResult::Hidden(_) if sight == Sight::Caller => ("nothing", String::new()),
         StepResult::Found(what) => ("found", what),
         StepResult::Hidden(what) => ("hidden", what),
-        StepResult::Skipped(why) => ("skipped", why),
+        StepResult::Skipped(error) => ("skipped", error),
     };
-    StepJson { rule: step.rule, sought: step.sought, found, detail }
+    StepJson { rule: step.rule, looked_for: step.looked_for, found, detail }
 }
 
 fn describe(outcome: &Outcome<'_>) -> String {
@@ -244,17 +244,17 @@ fn describe(outcome: &Outcome<'_>) -> String {
 /// # Errors
 /// When none can be made.
 pub fn query(name: &Name, qtype: RecordType) -> Result<Vec<u8>, ExplainError> {
-    let failed = |why: &dyn std::fmt::Display| ExplainError::Unreadable(why.to_string());
+    let failed = |error: &dyn std::fmt::Display| ExplainError::Unreadable(error.to_string());
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
     let labels = (0..name.labels()).map(|index| name.label(index).get(1..).unwrap_or(&[]));
-    let mut wire = WireName::from_labels(labels).map_err(|why| failed(&why))?;
+    let mut wire = WireName::from_labels(labels).map_err(|error| failed(&error))?;
     wire.set_fqdn(true);
     message.add_query(Query::query(wire, qtype));
     message.metadata.recursion_desired = true;
     let mut edns = Edns::new();
     edns.set_max_payload(1232);
     message.set_edns(edns);
-    message.to_vec().map_err(|why| failed(&why))
+    message.to_vec().map_err(|error| failed(&error))
 }
 
 /// Rcode and answers of a reply.
@@ -262,7 +262,7 @@ pub fn query(name: &Name, qtype: RecordType) -> Result<Vec<u8>, ExplainError> {
 /// # Errors
 /// When it is none.
 pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
-    let message = Message::from_vec(reply).map_err(|why| ExplainError::Unreadable(why.to_string()))?;
+    let message = Message::from_vec(reply).map_err(|error| ExplainError::Unreadable(error.to_string()))?;
     let rcode = format!("{:?}", message.metadata.response_code).to_uppercase();
     let answers = message
         .answers
@@ -271,7 +271,7 @@ pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
     Ok((rcode, answers.collect()))
 }
 
-fn because(address: IpAddr, origin: &Origin) -> String {
+fn reason(address: IpAddr, origin: &Origin) -> String {
     match origin {
         Origin::Explicit => "told".to_owned(),
         Origin::Callers(_) => format!("--callers has {address}"),
@@ -333,16 +333,16 @@ impl Explanation {
     pub fn text(&self) -> String {
         let mut text = String::new();
         let who = match &self.from.namespace {
-            Some(namespace) => format!("namespace {namespace} ({})", self.from.because),
-            None => format!("a caller of no known namespace ({})", self.from.because),
+            Some(namespace) => format!("namespace {namespace} ({})", self.from.reason),
+            None => format!("a caller of no known namespace ({})", self.from.reason),
         };
         let _ = writeln!(text, "{} {}, asked by {who}\n", self.name, self.r#type);
         let rules = self.steps.iter().map(|step| step.rule.len()).max().unwrap_or(0);
-        let sought = self.steps.iter().map(|step| step.sought.len()).max().unwrap_or(0);
+        let looked_for = self.steps.iter().map(|step| step.looked_for.len()).max().unwrap_or(0);
         for step in &self.steps {
             let found =
                 if step.detail.is_empty() { step.found.to_owned() } else { format!("{}: {}", step.found, step.detail) };
-            let _ = writeln!(text, "  {:rules$}  {:sought$}  {found}", step.rule, step.sought);
+            let _ = writeln!(text, "  {:rules$}  {:looked_for$}  {found}", step.rule, step.looked_for);
         }
         let _ = writeln!(text, "\n{}: {}", self.rcode, self.outcome);
         for answer in &self.answers {

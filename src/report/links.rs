@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use super::{Catalog, key_of};
-use crate::zone::facts::{Key, PortFact, Protocol, ServiceType, ServiceFact};
+use crate::zone::facts::{Key, PortFact, Protocol, ServiceFact, ServiceType};
 
 /// How variables are called and what they hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -120,8 +120,8 @@ impl Catalog {
         for text in links {
             let link = match self.link(from, text) {
                 Ok(link) => link,
-                Err(why) => {
-                    wrong.push(why);
+                Err(error) => {
+                    wrong.push(error);
                     continue;
                 }
             };

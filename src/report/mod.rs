@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::resolve::{Node, Outcome, NoTrace, resolve};
+use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{Name, label_of, name_from_text};
 use crate::zone::facts::{Key, ServiceFact};
 use crate::zone::{Asker, Caller, Facts, NamespaceName, Origin, Service, Zone};

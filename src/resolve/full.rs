@@ -1,7 +1,7 @@
 //! Full names under a cluster domain: Kubernetes DNS-Based Service Discovery 1.1.0. They do not depend on the caller's
 //! namespace, visibility apart, and never fall through to the rules for short names.
 
-use super::trace::{StepResult, Step, Trace};
+use super::trace::{Step, StepResult, Trace};
 use super::{Node, Outcome, Search, Space};
 use crate::wire::{Name, text_of};
 use crate::zone::{Label, PodNames, dashed};

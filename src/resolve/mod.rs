@@ -10,7 +10,7 @@ mod trace;
 
 use std::net::IpAddr;
 
-pub use trace::{StepResult, Probes, NoTrace, Step, Recorded, Trace};
+pub use trace::{NoTrace, Probes, Recorded, Step, StepResult, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;
@@ -184,7 +184,7 @@ fn port_groups(service: &Service) -> impl Iterator<Item = &crate::zone::Port> {
     let (own, groups) = match &service.kind {
         crate::zone::Kind::Cluster(ports) => (&**ports, &[][..]),
         crate::zone::Kind::Headless => (&[][..], &*service.endpoints.groups),
-        crate::zone::Kind::Alias(_) => (&[][..], &[][..]),
+        crate::zone::Kind::ExternalName(_) => (&[][..], &[][..]),
     };
     own.iter().chain(groups.iter().flat_map(|ports| ports.iter()))
 }

@@ -1,6 +1,6 @@
 //! Reverse names: `4.3.2.1.in-addr.arpa` (RFC 1035 section 3.5) and the nibbles of `ip6.arpa` (RFC 3596 section 2.5).
 
-use super::trace::{StepResult, Step, Trace};
+use super::trace::{Step, StepResult, Trace};
 use super::{Node, Outcome, Search, Space};
 use crate::wire::Name;
 use crate::zone::{Cidr, address_of};

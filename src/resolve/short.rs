@@ -2,7 +2,7 @@
 //! existence: a headless Service without ready endpoints still ends the search.
 
 use super::full::namespace_node;
-use super::trace::{StepResult, Step, Trace, finding};
+use super::trace::{Step, StepResult, Trace, finding};
 use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
 use crate::wire::{MAX_LABEL, Name, text_of};
 use crate::zone::{Kind, Label, Namespace, Service, tld};
@@ -103,15 +103,15 @@ fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, trace: &mut T) -
             if let Some(found) = search.service("service", label, own, trace) {
                 return Some(found);
             }
-            match nickname(search, label, own, trace) {
+            match alt_name(search, label, own, trace) {
                 Nick::Is(service) => return Some(service),
                 Nick::Doubtful => return None,
                 Nick::Unknown => {}
             }
         }
         None => trace.note(|| {
-            let sought = format!("Service, alias or database {}", text_of(label.octets));
-            Step::new("service", sought, StepResult::Skipped("the caller's namespace is not known".into()))
+            let looked_for = format!("Service, alias or database {}", text_of(label.octets));
+            Step::new("service", looked_for, StepResult::Skipped("the caller's namespace is not known".into()))
         }),
     }
     main_of(search, application(search, label.octets, trace)?, trace)
@@ -128,8 +128,8 @@ fn two<'z, T: Trace>(
     if guarded(search, place.octets) {
         trace.note(|| {
             let place = text_of(place.octets);
-            let why = format!("'{place}' is a top-level domain that no namespace may capture");
-            Step::new("top-level domain", format!("namespace {place}"), StepResult::Skipped(why))
+            let error = format!("'{place}' is a top-level domain that no namespace may capture");
+            Step::new("top-level domain", format!("namespace {place}"), StepResult::Skipped(error))
         });
         return None;
     }
@@ -138,7 +138,7 @@ fn two<'z, T: Trace>(
     }
     // A namespace that is also a public top-level domain captures only what its Services are called.
     if lives_in(search, place.octets) || allowed(search, place.octets) || !tld::is_public_label(place.octets) {
-        match nickname(search, label, place, trace) {
+        match alt_name(search, label, place, trace) {
             Nick::Is(service) => return Some(service),
             Nick::Doubtful => return None,
             Nick::Unknown => {}
@@ -216,25 +216,25 @@ enum Nick<'z> {
     Unknown,
 }
 
-fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Label<'_>, trace: &mut T) -> Nick<'z> {
+fn alt_name<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Label<'_>, trace: &mut T) -> Nick<'z> {
     let zone = search.zone;
     trace.probe();
-    let nickname = zone.nickname(label, within);
+    let alt_name = zone.alt_name(label, within);
     let seen = |services: &'z [std::sync::Arc<Service>]| {
         services.iter().map(|service| &**service).filter(|service| search.asker.sees(&service.visibility))
     };
-    let alias = nickname.and_then(|nickname| seen(&nickname.aliases).next());
+    let alias = alt_name.and_then(|alt_name| seen(&alt_name.aliases).next());
     trace.note(|| {
-        let claims = nickname.and_then(|nickname| nickname.aliases.first()).map(|service| &**service);
-        let sought = format!("alias {} in namespace {}", text_of(label.octets), text_of(within.octets));
-        Step::new("alias", sought, finding(alias.or(claims), alias.is_some()))
+        let claims = alt_name.and_then(|alt_name| alt_name.aliases.first()).map(|service| &**service);
+        let looked_for = format!("alias {} in namespace {}", text_of(label.octets), text_of(within.octets));
+        Step::new("alias", looked_for, finding(alias.or(claims), alias.is_some()))
     });
     if let Some(alias) = alias {
         return Nick::Is(alias);
     }
     let kinds = &zone.settings.database_kinds;
     if kinds.iter().any(|kind| **kind == *label.octets) {
-        let mut defaults = nickname.into_iter().flat_map(|nickname| seen(&nickname.defaults));
+        let mut defaults = alt_name.into_iter().flat_map(|alt_name| seen(&alt_name.defaults));
         let (first, second) = (defaults.next(), defaults.next());
         trace.note(|| {
             let finding = match (first, second) {
@@ -245,12 +245,12 @@ fn nickname<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Lab
                 )),
                 _ => finding(first, true),
             };
-            let sought = format!(
+            let looked_for = format!(
                 "Service {}-* marked callsign.dev/default in {}",
                 text_of(label.octets),
                 text_of(within.octets)
             );
-            Step::new("database", sought, finding)
+            Step::new("database", looked_for, finding)
         });
         return match (first, second) {
             (Some(_), Some(_)) => Nick::Doubtful,
@@ -335,8 +335,8 @@ fn main_candidate<'z, T: Trace>(
         .or_else(|| only(&|_| true));
     if main.is_none() && seen().next().is_some() {
         trace.note(|| {
-            let sought = format!("main Service of {}", application.name.text());
-            Step::new("application", sought, StepResult::Skipped("several, and none is the main one".into()))
+            let looked_for = format!("main Service of {}", application.name.text());
+            Step::new("application", looked_for, StepResult::Skipped("several, and none is the main one".into()))
         });
     }
     main.map(|candidate| &*candidate.name)
@@ -413,7 +413,8 @@ fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8]
     // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
     if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
         let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-        trace.note(|| Step::new("special use", text_of(last), StepResult::Skipped("must not leave the cluster".into())));
+        trace
+            .note(|| Step::new("special use", text_of(last), StepResult::Skipped("must not leave the cluster".into())));
         return if above_domain() { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
     }
     if !tld::is_public_label(last) && namespace_node(search, search.zone.label(last), trace).is_some() {

@@ -22,15 +22,15 @@ pub struct Step {
     /// Which rule.
     pub rule: &'static str,
     /// What it looked for.
-    pub sought: String,
+    pub looked_for: String,
     /// What it found.
     pub finding: StepResult,
 }
 
 impl Step {
     /// A step from its parts.
-    pub fn new(rule: &'static str, sought: String, finding: StepResult) -> Step {
-        Step { rule, sought, finding }
+    pub fn new(rule: &'static str, looked_for: String, finding: StepResult) -> Step {
+        Step { rule, looked_for, finding }
     }
 
     pub(super) fn service(
@@ -40,8 +40,8 @@ impl Step {
         found: Option<&Service>,
         seen: bool,
     ) -> Step {
-        let sought = format!("Service {} in namespace {}", text_of(service), text_of(namespace));
-        Step { rule, sought, finding: finding(found, seen) }
+        let looked_for = format!("Service {} in namespace {}", text_of(service), text_of(namespace));
+        Step { rule, looked_for, finding: finding(found, seen) }
     }
 
     pub(super) fn below(name: &Name, labels: usize, service: &Service, found: bool) -> Step {
@@ -51,9 +51,9 @@ impl Step {
             2 => ("port", "port"),
             _ => ("depth", "name"),
         };
-        let sought = format!("{what} {} of Service {}", text_of(name.span(0, labels)), service.name.text());
+        let looked_for = format!("{what} {} of Service {}", text_of(name.span(0, labels)), service.name.text());
         let finding = if found { StepResult::Found(describe(service)) } else { StepResult::Nothing };
-        Step { rule, sought, finding }
+        Step { rule, looked_for, finding }
     }
 }
 
@@ -71,8 +71,8 @@ fn describe(service: &Service) -> String {
         Kind::Cluster(_) => "ClusterIP".to_owned(),
         Kind::Headless if service.endpoints.all.is_empty() => "headless, no ready endpoint".to_owned(),
         Kind::Headless => format!("headless, ready endpoints: {}", service.endpoints.all.len()),
-        Kind::Alias(Some(target)) => format!("alias of {}", text_of(target)),
-        Kind::Alias(None) => "ExternalName that is no name".to_owned(),
+        Kind::ExternalName(Some(target)) => format!("alias of {}", text_of(target)),
+        Kind::ExternalName(None) => "ExternalName that is no name".to_owned(),
     };
     format!("{} ({what})", service.name.text())
 }

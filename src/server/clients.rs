@@ -119,7 +119,8 @@ impl Clients {
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let place = ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
+        let place =
+            ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
         let task = tokio::spawn(serve(place)).abort_handle();
         open.connections.insert(id, OpenConnection { from, proven: false, useful: Instant::now(), task });
         open.count(from, |count| {

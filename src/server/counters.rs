@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::answer::{ZoneClass, Verdict};
+use crate::answer::{Verdict, ZoneClass};
 use crate::wire::rtype;
 
 /// Types that are counted by name; the last stands for all others.
@@ -53,7 +53,7 @@ pub struct Counters {
     response_octets: AtomicU64,
     dropped: AtomicU64,
     unsent: AtomicU64,
-    kept: AtomicU64,
+    cache_hits: AtomicU64,
     stale: AtomicU64,
 }
 
@@ -81,7 +81,7 @@ pub struct Snapshot {
     /// Replies that the system would not send.
     pub unsent: u64,
     /// Replies of upstreams answered from what is kept.
-    pub kept: u64,
+    pub cache_hits: u64,
     /// Of these, those past their time.
     pub stale: u64,
 }
@@ -100,15 +100,15 @@ impl Counters {
     /// Counts one message and what became of it.
     #[inline]
     pub fn count(&self, from: IpAddr, octets: usize, verdict: &Verdict) {
-        let (len, rcode, qtype, realm) = match *verdict {
-            Verdict::Reply { len, rcode, qtype, realm } => (len, rcode, qtype, realm),
+        let (len, rcode, qtype, zone_class) = match *verdict {
+            Verdict::Reply { len, rcode, qtype, zone_class } => (len, rcode, qtype, zone_class),
             // Counted when its reply is.
             Verdict::Forward(_) => return,
             Verdict::Drop => return add(&self.dropped, 1),
         };
         let place =
             TYPES.iter().position(|(known, _)| *known == qtype).filter(|_| qtype != 0).unwrap_or(TYPES.len() - 1);
-        add(&self.requests[usize::from(from.is_ipv6())][realm as usize][place], 1);
+        add(&self.requests[usize::from(from.is_ipv6())][zone_class as usize][place], 1);
         if let Some(place) = RCODES.iter().position(|(known, _)| *known == rcode) {
             add(&self.responses[place], 1);
         }
@@ -133,8 +133,8 @@ impl Counters {
 
     /// Counts a reply of an upstream that was kept.
     #[inline]
-    pub fn kept(&self, stale: bool) {
-        add(&self.kept, 1);
+    pub fn cache_hit(&self, stale: bool) {
+        add(&self.cache_hits, 1);
         add(&self.stale, u64::from(stale));
     }
 
@@ -144,7 +144,9 @@ impl Counters {
             std::array::from_fn(|index| counters[index].load(Relaxed))
         }
         Snapshot {
-            requests: std::array::from_fn(|family| std::array::from_fn(|realm| read(&self.requests[family][realm]))),
+            requests: std::array::from_fn(|family| {
+                std::array::from_fn(|zone_class| read(&self.requests[family][zone_class]))
+            }),
             responses: read(&self.responses),
             durations: read(&self.durations),
             duration_sum: self.duration_sum.load(Relaxed),
@@ -154,7 +156,7 @@ impl Counters {
             response_octets: self.response_octets.load(Relaxed),
             dropped: self.dropped.load(Relaxed),
             unsent: self.unsent.load(Relaxed),
-            kept: self.kept.load(Relaxed),
+            cache_hits: self.cache_hits.load(Relaxed),
             stale: self.stale.load(Relaxed),
         }
     }

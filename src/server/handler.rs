@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{Counters, Published};
 use crate::answer::{Limit, Scratch, Verdict, answer};
-use crate::forward::{Freshness, Client, Forwarder, Outbox, ClientQuery};
+use crate::forward::{Client, ClientQuery, Forwarder, Freshness, Outbox};
 use crate::zone::Caller;
 
 /// Longest query that is read into memory, in octets.
@@ -80,7 +80,7 @@ impl Handler {
             if let (Verdict::Forward(ask), Some(forwarder)) = (verdict, &self.forwarder) {
                 match forwarder.answer(scratch.name(), message, &ask, start, buffer) {
                     Some((kept, age)) => {
-                        tally.counters.kept(age == Freshness::Stale);
+                        tally.counters.cache_hit(age == Freshness::Stale);
                         verdict = kept;
                     }
                     None => {
@@ -103,7 +103,12 @@ impl Handler {
     ///
     /// # Errors
     /// Why there is none.
-    pub(super) async fn reply(&self, tally: &TransportCounters, from: IpAddr, message: &[u8]) -> Result<Vec<u8>, NoReply> {
+    pub(super) async fn reply(
+        &self,
+        tally: &TransportCounters,
+        from: IpAddr,
+        message: &[u8],
+    ) -> Result<Vec<u8>, NoReply> {
         let (mut now, mut later) = (None, None);
         let handled = self.handle(
             tally,

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 
 pub use clients::{Clients, Limits};
-pub use counters::{Counters, DURATION_BOUNDS, RCODES, ZONE_CLASSES, SIZE_BOUNDS, Snapshot, TYPES};
+pub use counters::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 pub use handler::{Handler, TransportCounters};
 
 use crate::zone::Zone;

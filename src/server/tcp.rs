@@ -77,10 +77,10 @@ pub(super) async fn accept(
                 let _ = stream.set_nodelay(true);
                 admit(stream, canonical(from));
             }
-            Err(why) => {
+            Err(error) => {
                 if complained.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
                     complained = Some(Instant::now());
-                    tracing::warn!(%why, "a connection could not be accepted");
+                    tracing::warn!(%error, "a connection could not be accepted");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -295,7 +295,13 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
 }
 
 /// Appends the framed reply to one message, or has it sent later.
-fn respond(shared: &StreamContext, place: &ConnectionSlot, message: &[u8], output: &mut Vec<u8>, late: &mut Option<ReplyChannel>) -> Handled {
+fn respond(
+    shared: &StreamContext,
+    place: &ConnectionSlot,
+    message: &[u8],
+    output: &mut Vec<u8>,
+    late: &mut Option<ReplyChannel>,
+) -> Handled {
     let later = || {
         let late = late.get_or_insert_with(ReplyChannel::new);
         let sender = StreamReplySender { replies: late.sender.clone(), backlog: place.backlog.clone(), sent: false };

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::late::{DeferredReplies, ReplySender, ReturnPath};
 use super::{BindError, Counters, Published};
 use crate::answer::{ForwardRequest, Limit, Scratch, Verdict, answer};
-use crate::forward::{Freshness, Forwarder, ClientQuery};
+use crate::forward::{ClientQuery, Forwarder, Freshness};
 use crate::wire::HEADER_LEN;
 use crate::zone::Caller;
 
@@ -219,7 +219,7 @@ impl Worker {
         let reply = &mut batch.replies[at.reply * REPLY..(at.reply + 1) * REPLY];
         let query = &batch.queries[at.index * QUERY..at.index * QUERY + at.length];
         if let Some((verdict, age)) = forwarder.answer(self.scratch.name(), query, &ask, start, reply) {
-            self.counters.kept(age == Freshness::Stale);
+            self.counters.cache_hit(age == Freshness::Stale);
             return verdict;
         }
         let query = query.into();

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, ServiceType, ServiceFact, SliceFact};
-use super::service::{Endpoint, Endpoints, Kind, AltName, Port, Service, ServiceName, Target};
-use super::persistent_map::{Slot, PersistentMap};
+use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, PortFact, ServiceFact, ServiceType, SliceFact};
+use super::persistent_map::{PersistentMap, Slot};
+use super::service::{AltName, Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
 use super::{
     Candidate, Claim, Namespace, NamespaceName, Owner, Rrset, Settings, Soa, Visibility, Zone, address_of, bits, hash,
 };
@@ -107,10 +107,10 @@ pub struct Builder {
     services: HashMap<Key, ServiceState>,
     slices: HashMap<Key, Box<str>>,
     places: HashMap<Box<str>, NamespaceState>,
-    nicknames: HashMap<Key, BTreeSet<Box<str>>>,
+    alt_names: HashMap<Key, BTreeSet<Box<str>>>,
     hidden: usize,
     dirty_services: HashSet<Key>,
-    dirty_nicknames: HashSet<Key>,
+    dirty_alt_names: HashSet<Key>,
     dirty_places: HashSet<Box<str>>,
     pods: PersistentMap<PodAddress>,
     changed: bool,
@@ -126,10 +126,10 @@ impl Builder {
             services: HashMap::new(),
             slices: HashMap::new(),
             places: HashMap::new(),
-            nicknames: HashMap::new(),
+            alt_names: HashMap::new(),
             hidden: 0,
             dirty_services: HashSet::new(),
-            dirty_nicknames: HashSet::new(),
+            dirty_alt_names: HashSet::new(),
             dirty_places: HashSet::new(),
             pods: PersistentMap::default(),
             changed: false,
@@ -173,8 +173,8 @@ impl Builder {
         for key in std::mem::take(&mut self.dirty_services) {
             self.rebuild_service(&key);
         }
-        for key in std::mem::take(&mut self.dirty_nicknames) {
-            self.rebuild_nickname(&key);
+        for key in std::mem::take(&mut self.dirty_alt_names) {
+            self.rebuild_alt_name(&key);
         }
         for name in std::mem::take(&mut self.dirty_places) {
             self.rebuild_namespace(&name);
@@ -245,15 +245,15 @@ impl Builder {
         let old = std::mem::replace(&mut known.fact, fact.clone());
         let empty = known.fact.is_none() && known.slices.is_empty() && known.built.is_none();
         for (fact, present) in [(&old, false), (&fact, true)] {
-            for nickname in fact.iter().flat_map(|fact| nicknames_of(&key, fact, &self.zone.settings)) {
-                let nickname = Key { namespace: key.namespace.clone(), name: nickname };
-                let claims = self.nicknames.entry(nickname.clone()).or_default();
+            for alt_name in fact.iter().flat_map(|fact| alt_names_of(&key, fact, &self.zone.settings)) {
+                let alt_name = Key { namespace: key.namespace.clone(), name: alt_name };
+                let claims = self.alt_names.entry(alt_name.clone()).or_default();
                 if present {
                     claims.insert(key.name.clone());
                 } else {
                     claims.remove(&key.name);
                 }
-                self.dirty_nicknames.insert(nickname);
+                self.dirty_alt_names.insert(alt_name);
             }
         }
         let place = self.places.entry(key.namespace.clone()).or_default();
@@ -414,15 +414,15 @@ impl Builder {
             self.work.rebuilt += 1;
         }
         if let Some(fact) = self.services.get(key).and_then(|known| known.fact.as_ref()) {
-            for nickname in nicknames_of(key, fact, &self.zone.settings) {
-                self.dirty_nicknames.insert(Key { namespace: key.namespace.clone(), name: nickname });
+            for alt_name in alt_names_of(key, fact, &self.zone.settings) {
+                self.dirty_alt_names.insert(Key { namespace: key.namespace.clone(), name: alt_name });
             }
         }
     }
 
-    fn rebuild_nickname(&mut self, key: &Key) {
+    fn rebuild_alt_name(&mut self, key: &Key) {
         let (Some(namespace), Ok(label)) = (self.place_name(&key.namespace), label_of(&key.name)) else { return };
-        let claims = self.nicknames.get(key).into_iter().flatten();
+        let claims = self.alt_names.get(key).into_iter().flatten();
         let mut claims: Vec<(i64, &Box<str>, &ServiceState)> = claims
             .filter_map(|name| {
                 let known = self.services.get(&Key { namespace: key.namespace.clone(), name: name.clone() })?;
@@ -435,12 +435,12 @@ impl Builder {
                 claims.iter().filter(|(_, name, known)| known.fact.as_ref().is_some_and(|fact| wanted(name, fact)));
             claims.filter_map(|(_, _, known)| known.built.clone()).collect()
         };
-        let nickname = AltName {
+        let alt_name = AltName {
             name: ServiceName::new(self.zone.settings.seed, &label, namespace.label()),
             aliases: built(&|_, fact| fact.aliases.contains(&key.name)),
             defaults: built(&|name, fact| is_default_of(name, fact, &key.name)),
         };
-        if let [kept, refused @ ..] = &*nickname.aliases {
+        if let [kept, refused @ ..] = &*alt_name.aliases {
             for refused in refused {
                 let (alias, kept_by, refused) = (key.to_string(), kept.name.text(), refused.name.text());
                 self.reports.push(Diagnostic::AliasClaimed { alias, kept_by, refused });
@@ -449,24 +449,24 @@ impl Builder {
                 self.reports.push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
             }
         }
-        if nickname.defaults.len() > 1 {
-            let services = nickname.defaults.iter().map(|service| service.name.text()).collect();
+        if alt_name.defaults.len() > 1 {
+            let services = alt_name.defaults.iter().map(|service| service.name.text()).collect();
             self.reports.push(Diagnostic::TwoDefaults { kind: key.to_string(), services });
         }
-        let hash = nickname.name.hash();
-        let is_it = |slot: &Arc<AltName>| slot.name == nickname.name;
-        let held = self.zone.nicknames.get(hash, is_it);
+        let hash = alt_name.name.hash();
+        let is_it = |slot: &Arc<AltName>| slot.name == alt_name.name;
+        let held = self.zone.alt_names.get(hash, is_it);
         self.work.rebuilt += 1;
-        if nickname.aliases.is_empty() && nickname.defaults.is_empty() {
-            self.nicknames.remove(key);
+        if alt_name.aliases.is_empty() && alt_name.defaults.is_empty() {
+            self.alt_names.remove(key);
             if held.is_some() {
                 self.changed = true;
-                self.work.copied += self.zone.nicknames.remove(hash, is_it);
+                self.work.copied += self.zone.alt_names.remove(hash, is_it);
             }
-        } else if held.is_none_or(|held| !same_nickname(held, &nickname)) {
+        } else if held.is_none_or(|held| !same_alt_name(held, &alt_name)) {
             self.changed = true;
-            let nickname = Arc::new(nickname);
-            self.work.copied += self.zone.nicknames.insert(nickname.clone(), |slot| slot.name == nickname.name);
+            let alt_name = Arc::new(alt_name);
+            self.work.copied += self.zone.alt_names.insert(alt_name.clone(), |slot| slot.name == alt_name.name);
         }
     }
 
@@ -532,26 +532,26 @@ fn next_serial(last: u32, now: SystemTime) -> u32 {
 }
 
 /// Aliases, and the kinds of database that the Service may be the default of.
-fn nicknames_of(key: &Key, fact: &ServiceFact, settings: &Settings) -> Vec<Box<str>> {
-    let mut nicknames = fact.aliases.clone();
+fn alt_names_of(key: &Key, fact: &ServiceFact, settings: &Settings) -> Vec<Box<str>> {
+    let mut alt_names = fact.aliases.clone();
     if fact.default {
         for kind in &settings.database_kinds {
             let kind = String::from_utf8_lossy(kind.get(1..).unwrap_or(&[]));
             if is_default_of(&key.name, fact, &kind) {
-                nicknames.push(kind.into());
+                alt_names.push(kind.into());
             }
         }
     }
-    nicknames.sort_unstable();
-    nicknames.dedup();
-    nicknames
+    alt_names.sort_unstable();
+    alt_names.dedup();
+    alt_names
 }
 
 fn is_default_of(name: &str, fact: &ServiceFact, kind: &str) -> bool {
     fact.default && name.strip_prefix(kind).is_some_and(|rest| rest.len() > 1 && rest.starts_with('-'))
 }
 
-fn same_nickname(a: &AltName, b: &AltName) -> bool {
+fn same_alt_name(a: &AltName, b: &AltName) -> bool {
     let same =
         |a: &[Arc<Service>], b: &[Arc<Service>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
@@ -654,7 +654,7 @@ fn build_service<'s>(
     };
     let mut skipped = false;
     match &fact.reach {
-        ServiceType::External(target) => service.kind = Kind::Alias(target.clone()),
+        ServiceType::External(target) => service.kind = Kind::ExternalName(target.clone()),
         ServiceType::Cluster(addresses) => {
             service.kind = Kind::Cluster(ports_of(&fact.ports));
             (service.a, service.aaaa) = rrsets(addresses.iter().copied(), ttl);
@@ -668,7 +668,7 @@ fn build_service<'s>(
             targets.dedup();
             match targets.as_slice() {
                 [] => {}
-                [only] if service.endpoints.all.is_empty() => service.kind = Kind::Alias(Some((*only).clone())),
+                [only] if service.endpoints.all.is_empty() => service.kind = Kind::ExternalName(Some((*only).clone())),
                 _ => skipped = true,
             }
         }

@@ -9,28 +9,28 @@ pub mod facts;
 mod hash;
 mod namespace;
 mod ordered;
+mod persistent_map;
 pub mod rrset;
 mod service;
 mod settings;
-mod persistent_map;
 pub mod tld;
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use builder::{Builder, Facts, Diagnostic, Work, external_name, full_name};
+pub use builder::{Builder, Diagnostic, Facts, Work, external_name, full_name};
 pub use hash::Seed;
 pub use namespace::{Candidate, Namespace, NamespaceName};
 pub use rrset::{Rrset, Soa};
-pub use service::{Endpoint, Endpoints, Kind, AltName, Port, Service, ServiceName, Target};
+pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
 };
 
 use crate::wire::Name;
 use ordered::Ordered;
-use persistent_map::{Slot, PersistentMap};
+use persistent_map::{PersistentMap, Slot};
 
 /// Who may see a Service or a Namespace. Where there is none of these, everyone may.
 #[derive(Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ pub struct Zone {
     /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
     pub synced: bool,
     services: PersistentMap<(u64, Arc<Service>)>,
-    nicknames: PersistentMap<Arc<AltName>>,
+    alt_names: PersistentMap<Arc<AltName>>,
     namespaces: PersistentMap<Arc<Namespace>>,
     owners: Ordered<Owner>,
     claims: PersistentMap<Claim>,
@@ -212,7 +212,7 @@ impl Zone {
             settings,
             synced: false,
             services: PersistentMap::default(),
-            nicknames: PersistentMap::default(),
+            alt_names: PersistentMap::default(),
             namespaces: PersistentMap::default(),
             owners: Ordered::default(),
             claims: PersistentMap::default(),
@@ -257,12 +257,12 @@ impl Zone {
 
     /// What else the name means in the namespace.
     #[inline]
-    pub fn nickname(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&AltName> {
-        if self.nicknames.is_empty() {
+    pub fn alt_name(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&AltName> {
+        if self.alt_names.is_empty() {
             return None;
         }
         let hash = self.settings.seed.pair(name.hash, namespace.hash);
-        self.nicknames.get(hash, |slot| slot.name.is(name, namespace)).map(|slot| &**slot)
+        self.alt_names.get(hash, |slot| slot.name.is(name, namespace)).map(|slot| &**slot)
     }
 
     /// The namespace of a label.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::facts::VisibleTo;
-use super::service::ServiceName;
 use super::persistent_map::Slot;
+use super::service::ServiceName;
 use super::{Seed, Visibility};
 
 /// The name of a namespace: its label and the label's hash, so that a caller's namespace is hashed once for all.

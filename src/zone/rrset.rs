@@ -48,7 +48,9 @@ impl Rrset {
             records.extend_from_slice(&record_head(OWNER, rtype::AAAA, ttl, 16));
             records.extend_from_slice(&address.octets());
         }
-        Rrset(<[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::Aaaa))
+        Rrset(
+            <[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::Aaaa),
+        )
     }
 
     /// The encoded records, one after the other.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::facts::Protocol;
-use super::rrset::Rrset;
 use super::persistent_map::Slot;
+use super::rrset::Rrset;
 use super::{Seed, Visibility};
 use crate::wire::{MAX_LABEL, Reply, rtype, same};
 
@@ -169,7 +169,7 @@ pub enum Kind {
     /// Its endpoints answer for it.
     Headless,
     /// A name in wire format, root included; `None`: something that is no name, which answers NXDOMAIN.
-    Alias(Option<Box<[u8]>>),
+    ExternalName(Option<Box<[u8]>>),
 }
 
 /// See the module's documentation.
@@ -198,7 +198,7 @@ impl Service {
         match &self.kind {
             Kind::Cluster(_) => true,
             Kind::Headless => !self.endpoints.all.is_empty(),
-            Kind::Alias(target) => target.is_some(),
+            Kind::ExternalName(target) => target.is_some(),
         }
     }
 

@@ -360,7 +360,9 @@ async fn respond(
         let mut held = state.lock().unwrap();
         let answer = match (method, name) {
             (Method::DELETE, Some(name)) => match held.delete(&resource, &namespace, &name) {
-                true => whole(200, "application/json", json!({"kind": "SharedStatus", "status": "Success"}).to_string()),
+                true => {
+                    whole(200, "application/json", json!({"kind": "SharedStatus", "status": "Success"}).to_string())
+                }
                 false => status(404, "NotFound", "no such object"),
             },
             (Method::POST | Method::PUT, _) => {
@@ -503,8 +505,7 @@ fn watching(
                 held.version
             }
             Some(version) if version < held.compacted && held.gone_as_event => {
-                let object =
-                    json!({"kind": "SharedStatus", "code": 410, "reason": "Expired", "message": "too old resource version"});
+                let object = json!({"kind": "SharedStatus", "code": 410, "reason": "Expired", "message": "too old resource version"});
                 return whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})));
             }
             Some(version) if version < held.compacted => return gone(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use callsign::answer::{Limit, Verdict, answer};
-use callsign::cluster::manifests::{Manifests, ManifestOptions};
+use callsign::cluster::manifests::{ManifestOptions, Manifests};
 use callsign::cluster::{Event, publish};
 use callsign::config::{Config, ServeArgs};
 use callsign::zone::{Builder, Caller, Zone};
@@ -31,7 +31,7 @@ pub fn nobody_to_ask(flags: &[&str]) -> &'static [&'static str] {
 /// The configuration that these flags of `callsign serve` make.
 pub fn config(flags: &[&str]) -> Config {
     let flags = ["callsign"].iter().chain(nobody_to_ask(flags)).chain(flags);
-    Flags::try_parse_from(flags).unwrap_or_else(|why| panic!("{why}")).serve.config().unwrap()
+    Flags::try_parse_from(flags).unwrap_or_else(|error| panic!("{error}")).serve.config().unwrap()
 }
 
 /// A file that is removed at the end of the test.
@@ -68,10 +68,10 @@ pub fn zone_and_complaints(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<Str
     let scratch = Scratch::folder("objects");
     let options = ManifestOptions {
         path: scratch.file("objects.yaml", objects),
-        reading: config.reading,
+        parse_options: config.parse_options,
         service_cidrs: config.service_cidrs.clone(),
     };
-    let (_, events) = Manifests::open(options).unwrap_or_else(|why| panic!("{why}"));
+    let (_, events) = Manifests::open(options).unwrap_or_else(|error| panic!("{error}"));
     let mut settings = config.settings.clone();
     settings.advertise(&config.advertise);
     let (zone, mut builder, others) = publish::build(Builder::new(Arc::new(settings)), events);
@@ -129,7 +129,7 @@ pub fn ask(zone: &Zone, caller: Caller<'_>, question: &str) -> String {
 /// A reply as text, a line a record: the rcode and the flags AA and TC; answers as they are; `soa OWNER` for the SOA of
 /// an authority section, whose numbers differ from run to run; `glue RECORD`.
 pub fn text(reply: &[u8]) -> String {
-    let message = Message::from_vec(reply).unwrap_or_else(|why| panic!("{why}: {reply:?}"));
+    let message = Message::from_vec(reply).unwrap_or_else(|error| panic!("{error}: {reply:?}"));
     let mut lines = vec![format!("{:?}", message.metadata.response_code).to_uppercase()];
     if message.metadata.authoritative {
         lines[0] += " aa";

@@ -118,7 +118,7 @@ pub fn parse(records: &str) -> Vec<Record> {
             let mut words = line.splitn(4, ' ');
             let mut next = || words.next().unwrap_or_else(|| panic!("'{line}' is no record"));
             let (owner, ttl, rtype, data) = (next(), next().parse().unwrap(), next().parse().unwrap(), next());
-            let data = RData::try_from_str(rtype, data).unwrap_or_else(|why| panic!("'{line}': {why}"));
+            let data = RData::try_from_str(rtype, data).unwrap_or_else(|error| panic!("'{line}': {error}"));
             Record::from_rdata(name(owner), ttl, data)
         })
         .collect()

@@ -243,7 +243,7 @@ fn every_row_over_encrypted_transports() {
                     known.push(tcp.ask(&query).await.unwrap());
                 }
                 for (endpoint, client) in &mut clients {
-                    let reply = client.ask(&query).await.unwrap_or_else(|why| panic!("{case}: {endpoint}: {why}"));
+                    let reply = client.ask(&query).await.unwrap_or_else(|error| panic!("{case}: {endpoint}: {error}"));
                     assert!(known.contains(&reply), "{}: {case}: {endpoint}", group.title);
                 }
             }

@@ -70,13 +70,19 @@ impl quic::Connection<Bytes> for H3Connection {
     type RecvStream = BoundedRecvStream;
     type OpenStreams = StreamOpener;
 
-    fn poll_accept_recv(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedRecvStream, ConnectionErrorIncoming>> {
+    fn poll_accept_recv(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<BoundedRecvStream, ConnectionErrorIncoming>> {
         let stream = ready!(self.controls.as_mut().poll(context)).map_err(lost)?;
         self.controls = accept_uni(self.connection.clone());
         Poll::Ready(Ok(BoundedRecvStream { stream, left: usize::MAX, room: self.left.clone(), held: None }))
     }
 
-    fn poll_accept_bidi(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedBidiStream, ConnectionErrorIncoming>> {
+    fn poll_accept_bidi(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<BoundedBidiStream, ConnectionErrorIncoming>> {
         let (sending, stream) = ready!(self.requests.as_mut().poll(context)).map_err(lost)?;
         self.requests = accept_bi(self.connection.clone());
         // What has been said is forgiven bit by bit, not saved up.
@@ -164,8 +170,8 @@ impl quic::RecvStream for BoundedRecvStream {
             Ok(0) => return Poll::Ready(Ok(None)),
             Ok(length) => length,
             Err(ReadError::Reset(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
-            Err(ReadError::ConnectionLost(why)) => return Poll::Ready(Err(lost_stream(why))),
-            Err(why) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(why.into()))),
+            Err(ReadError::ConnectionLost(error)) => return Poll::Ready(Err(lost_stream(error))),
+            Err(error) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(error.into()))),
         };
         let taken = length.max(AT_LEAST);
         let has_room = || self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(taken)).is_ok();
@@ -215,8 +221,8 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
             let written = match ready!(Pin::new(&mut self.stream).poll_write(context, data.chunk())) {
                 Ok(written) => written,
                 Err(WriteError::Stopped(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
-                Err(WriteError::ConnectionLost(why)) => return Poll::Ready(Err(lost_stream(why))),
-                Err(why) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(why.into()))),
+                Err(WriteError::ConnectionLost(error)) => return Poll::Ready(Err(lost_stream(error))),
+                Err(error) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(error.into()))),
             };
             data.advance(written);
         }
@@ -235,7 +241,7 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
     fn poll_finish(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         ready!(self.poll_ready(context))?;
         self.finished = true;
-        Poll::Ready(self.stream.finish().map_err(|why| StreamErrorIncoming::Unknown(why.into())))
+        Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(error.into())))
     }
 
     fn reset(&mut self, code: u64) {
@@ -314,16 +320,16 @@ fn terminated(error_code: u64) -> StreamErrorIncoming {
     StreamErrorIncoming::StreamTerminated { error_code }
 }
 
-fn lost(why: ConnectionError) -> ConnectionErrorIncoming {
-    match why {
+fn lost(error: ConnectionError) -> ConnectionErrorIncoming {
+    match error {
         ConnectionError::ApplicationClosed(close) => {
             ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into_inner() }
         }
         ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
-        why => ConnectionErrorIncoming::Undefined(Arc::new(why)),
+        error => ConnectionErrorIncoming::Undefined(Arc::new(error)),
     }
 }
 
-fn lost_stream(why: ConnectionError) -> StreamErrorIncoming {
-    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(why) }
+fn lost_stream(error: ConnectionError) -> StreamErrorIncoming {
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(error) }
 }

@@ -40,14 +40,14 @@ pub struct Files {
 
 /// Why a file will not do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{flag} {}: {why}", file.display())]
+#[error("{flag} {}: {reason}", file.display())]
 pub struct CertificateError {
     /// The flag that names the file.
     pub flag: &'static str,
     /// The file.
     pub file: PathBuf,
     /// What is wrong with it, and what to do.
-    pub why: String,
+    pub reason: String,
 }
 
 /// What the files hold.
@@ -69,13 +69,13 @@ pub(super) struct Configs {
 }
 
 impl Files {
-    fn unfit(&self, flag: &'static str, why: impl ToString) -> CertificateError {
+    fn unfit(&self, flag: &'static str, error: impl ToString) -> CertificateError {
         let file = match flag {
             "--tls-cert" => Some(&self.certificate),
             "--tls-key" => Some(&self.key),
             _ => self.client_authorities.as_ref(),
         };
-        CertificateError { flag, file: file.cloned().unwrap_or_default(), why: why.to_string() }
+        CertificateError { flag, file: file.cloned().unwrap_or_default(), reason: error.to_string() }
     }
 
     /// Reads them.
@@ -83,7 +83,7 @@ impl Files {
     /// # Errors
     /// Names the file.
     pub(super) fn read(&self) -> Result<Contents, CertificateError> {
-        let read = |flag, path: &Path| fs::read(path).map_err(|why| self.unfit(flag, why));
+        let read = |flag, path: &Path| fs::read(path).map_err(|error| self.unfit(flag, error));
         let authorities = self.client_authorities.as_ref().map(|path| read("--tls-client-ca", path));
         Ok(Contents {
             certificate: read("--tls-cert", &self.certificate)?,
@@ -97,31 +97,32 @@ impl Files {
     /// # Errors
     /// Names the file and says what is wrong with it: no PEM, out of its time, not the certificate's key.
     pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, CertificateError> {
-        let certificate = |why: &dyn ToString| self.unfit("--tls-cert", why.to_string());
-        let chain = tls::certificates(&contents.certificate).map_err(|why| certificate(&why))?;
+        let certificate = |error: &dyn ToString| self.unfit("--tls-cert", error.to_string());
+        let chain = tls::certificates(&contents.certificate).map_err(|error| certificate(&error))?;
         // There is one: else it would have been an error.
-        let not_after = chain.first().map_or(Ok(0), |first| lifetime(first, now)).map_err(|why| certificate(&why))?;
-        let key = tls::private_key(&contents.key).map_err(|why| self.unfit("--tls-key", why))?;
-        let certified = CertifiedKey::from_der(chain, key, &tls::provider()).map_err(|why| match why {
+        let not_after =
+            chain.first().map_or(Ok(0), |first| lifetime(first, now)).map_err(|error| certificate(&error))?;
+        let key = tls::private_key(&contents.key).map_err(|error| self.unfit("--tls-key", error))?;
+        let certified = CertifiedKey::from_der(chain, key, &tls::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 let certificate = self.certificate.display();
                 self.unfit("--tls-key", format!("it is not the key of the certificate in {certificate}"))
             }
-            rustls::Error::InvalidCertificate(_) => certificate(&why),
-            why => self.unfit("--tls-key", why),
+            rustls::Error::InvalidCertificate(_) => certificate(&error),
+            error => self.unfit("--tls-key", error),
         })?;
         let shown = Arc::new(Shown(Arc::new(certified)));
         let verifier = contents.client_authorities.as_ref().map(|pem| {
-            let authority = |why: &dyn ToString| self.unfit("--tls-client-ca", why.to_string());
-            let roots = tls::authorities(pem).map_err(|why| authority(&why))?;
+            let authority = |error: &dyn ToString| self.unfit("--tls-client-ca", error.to_string());
+            let roots = tls::authorities(pem).map_err(|error| authority(&error))?;
             let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), tls::provider());
-            builder.build().map_err(|why| authority(&why))
+            builder.build().map_err(|error| authority(&error))
         });
         let verifier = verifier.transpose()?;
         let config = |protocols: &[&str], versions: &[&'static rustls::SupportedProtocolVersion]| {
             let config = ServerConfig::builder_with_provider(tls::provider())
                 .with_protocol_versions(versions)
-                .map_err(|why| certificate(&why))?;
+                .map_err(|error| certificate(&error))?;
             let config = match &verifier {
                 Some(verifier) => config.with_client_cert_verifier(verifier.clone()),
                 None => config.with_no_client_auth(),
@@ -134,7 +135,7 @@ impl Files {
             config.session_storage = Arc::new(NoServerSessionStorage {});
             match verifier {
                 Some(_) => config.send_tls13_tickets = 0,
-                None => config.ticketer = Ticketer::new().map_err(|why| certificate(&why))?,
+                None => config.ticketer = Ticketer::new().map_err(|error| certificate(&error))?,
             }
             Ok(Arc::new(config))
         };
@@ -160,8 +161,8 @@ impl Files {
         folders.dedup();
         let watched = folders.iter().filter_map(|folder| match Watched::new(folder, "certificates") {
             Ok(watched) => Some(watched),
-            Err(why) => {
-                tracing::warn!(folder = %folder.display(), %why, "changes of the certificate are seen once a minute");
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "changes of the certificate are seen once a minute");
                 None
             }
         });
@@ -202,10 +203,10 @@ impl Files {
                     tracing::info!(until = %moment(made.not_after), "the certificate has been read again");
                     configs.send_replace(Arc::new(made));
                 }
-                Err(why) if told.as_ref() != Some(&why) => {
+                Err(error) if told.as_ref() != Some(&error) => {
                     stats.unfit.fetch_add(1, Relaxed);
-                    tracing::warn!(%why, "the certificate of before stays");
-                    told = Some(why);
+                    tracing::warn!(%error, "the certificate of before stays");
+                    told = Some(error);
                 }
                 Err(_) => {}
             }
@@ -235,7 +236,7 @@ fn moment(seconds: i64) -> Timestamp {
 /// The end of a certificate's time, if now is within it.
 fn lifetime(certificate: &CertificateDer<'_>, now: Timestamp) -> Result<i64, String> {
     let certificate =
-        x509_cert::Certificate::from_der(certificate).map_err(|why| format!("it is no certificate: {why}"))?;
+        x509_cert::Certificate::from_der(certificate).map_err(|error| format!("it is no certificate: {error}"))?;
     let validity = certificate.tbs_certificate().validity();
     let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs().try_into().unwrap_or(i64::MAX);
     let (from, until): (i64, i64) = (seconds(validity.not_before), seconds(validity.not_after));

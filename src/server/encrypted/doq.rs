@@ -7,7 +7,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{HANDSHAKE, EncryptedContext, end, quic};
+use super::{EncryptedContext, HANDSHAKE, end, quic};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{NoReply, QUERY};
 use crate::server::tcp::Frame;
@@ -84,7 +84,7 @@ async fn answer(
     };
     let message = match self::question(&octets) {
         Ok(message) => message,
-        Err(why) => return connection.close(PROTOCOL_ERROR, why.as_bytes()),
+        Err(error) => return connection.close(PROTOCOL_ERROR, error.as_bytes()),
     };
     let found = match shared.reply(&place, message).await {
         Ok(found) => found,

@@ -9,9 +9,9 @@ use quinn::VarInt;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::bounded_quinn::{H3Connection, BoundedBidiStream};
+use super::bounded_quinn::{BoundedBidiStream, H3Connection};
 use super::http::Refusal;
-use super::{HANDSHAKE, LEAVE, STREAMS, EncryptedContext, end, http as doh, quic};
+use super::{EncryptedContext, HANDSHAKE, LEAVE, STREAMS, end, http as doh, quic};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 
@@ -59,7 +59,11 @@ pub(super) async fn serve(connection: quinn::Connection, place: ConnectionSlot, 
 }
 
 /// Answers a request; says whether it was one. What is not sent in time, or cannot be, is reset when it is dropped.
-async fn answer(request: RequestResolver<H3Connection, Bytes>, place: Arc<ConnectionSlot>, shared: Arc<EncryptedContext>) -> bool {
+async fn answer(
+    request: RequestResolver<H3Connection, Bytes>,
+    place: Arc<ConnectionSlot>,
+    shared: Arc<EncryptedContext>,
+) -> bool {
     let Ok(Ok((request, mut stream))) = timeout(HANDSHAKE, request.resolve_request()).await else { return false };
     let head = request.into_parts().0;
     let (is_head, length) = (head.method == Method::HEAD, doh::length(&head));

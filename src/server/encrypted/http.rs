@@ -8,7 +8,7 @@ use http::{Method, Response, StatusCode, request};
 use hyper::body::Bytes;
 use tokio::time::timeout;
 
-use super::{HANDSHAKE, LEAVE, EncryptedContext};
+use super::{EncryptedContext, HANDSHAKE, LEAVE};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{NoReply, QUERY};
 use crate::wire::freshness;
@@ -35,11 +35,11 @@ pub struct Refusal {
     /// What HTTP calls it.
     pub status: StatusCode,
     /// What is wrong, and what to do.
-    pub why: &'static str,
+    pub reason: &'static str,
 }
 
-fn refuse(status: StatusCode, why: &'static str) -> Refusal {
-    Refusal { status, why }
+fn refuse(status: StatusCode, reason: &'static str) -> Refusal {
+    Refusal { status, reason }
 }
 
 /// The body is longer than any question.
@@ -83,8 +83,8 @@ pub fn asked(head: &request::Parts) -> Result<QuestionSource, Refusal> {
             let said = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
             let said = said.split(';').next().unwrap_or("").trim();
             if !said.eq_ignore_ascii_case(DNS_MESSAGE) {
-                let why = "the content type of POST has to be application/dns-message";
-                return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
+                let reason = "the content type of POST has to be application/dns-message";
+                return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason));
             }
             if length(head).is_some_and(|length| length > QUERY as u64) {
                 return Err(too_large());
@@ -141,8 +141,8 @@ fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
             };
             (StatusCode::OK, DNS_MESSAGE, cached, reply)
         }
-        Err(Refusal { status, why }) => {
-            (status, "text/plain; charset=utf-8", "no-store".to_owned(), Bytes::from(format!("{why}\n")))
+        Err(Refusal { status, reason }) => {
+            (status, "text/plain; charset=utf-8", "no-store".to_owned(), Bytes::from(format!("{reason}\n")))
         }
     };
     let length = body.len();
@@ -159,8 +159,8 @@ fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
 }
 
 impl From<NoReply> for Refusal {
-    fn from(why: NoReply) -> Refusal {
-        match why {
+    fn from(reason: NoReply) -> Refusal {
+        match reason {
             NoReply::NoQuery => refuse(StatusCode::BAD_REQUEST, "this is no DNS question"),
             NoReply::Busy => refuse(
                 StatusCode::SERVICE_UNAVAILABLE,

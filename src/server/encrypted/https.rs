@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{LEAVE, STREAMS, EncryptedContext, end, http as doh};
+use super::{EncryptedContext, LEAVE, STREAMS, end, http as doh};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 use crate::server::{BACKLOG, UPSTREAM, tcp};
@@ -76,11 +76,16 @@ async fn drive(connection: impl GracefulConnection, place: &ConnectionSlot, mut 
     let _ = timeout(LEAVE, connection).await;
 }
 
-async fn respond(request: Request<Incoming>, place: &Arc<ConnectionSlot>, shared: &EncryptedContext) -> Response<Full<Bytes>> {
+async fn respond(
+    request: Request<Incoming>,
+    place: &Arc<ConnectionSlot>,
+    shared: &EncryptedContext,
+) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = async {
         let body = Limited::new(body, QUERY).collect().await;
-        let body = body.map_err(|why| if why.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
+        let body =
+            body.map_err(|error| if error.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
         Ok(body.to_bytes().into())
     };
     shared.exchange(place, head, body).await.map(Full::new)

@@ -31,7 +31,7 @@ use super::{BindError, Clients, Handler, LEAVE, Limits, TransportCounters, tcp};
 use crate::watched::Watched;
 use certificates::{Configs, Contents};
 
-pub use certificates::{Files, CertificateError};
+pub use certificates::{CertificateError, Files};
 
 /// Time for a handshake, and for the rest of a request that has begun.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -205,7 +205,7 @@ pub fn open(options: &EncryptedOptions) -> Result<EncryptedSockets, OpenError> {
             Transport::Tls | Transport::Https => tcp::bind(endpoint.address).map(Socket::Stream),
             Transport::Quic | Transport::H3 => quic::bind(endpoint.address).map(Socket::Datagram),
         };
-        let socket = socket.map_err(|why| BindError { transport: endpoint.transport.name(), ..why })?;
+        let socket = socket.map_err(|error| BindError { transport: endpoint.transport.name(), ..error })?;
         let address = match &socket {
             Socket::Stream(listener) => listener.local_addr(),
             Socket::Datagram(socket) => socket.local_addr(),
@@ -241,8 +241,11 @@ impl EncryptedSockets {
             .sockets
             .into_iter()
             .map(|(endpoint, socket)| {
-                let stream =
-                    tcp::StreamContext { handler: handler.clone(), tally: TransportCounters::default(), clients: clients.clone() };
+                let stream = tcp::StreamContext {
+                    handler: handler.clone(),
+                    tally: TransportCounters::default(),
+                    clients: clients.clone(),
+                };
                 let shared = EncryptedContext {
                     stream: Arc::new(stream),
                     configs: configs.clone(),
@@ -272,13 +275,13 @@ impl EncryptedSockets {
                             endpoints.push(listener.at_the_end());
                             tasks.spawn(async move { (endpoint, listener.serve(shared).await) });
                         }
-                        Err(why) => tracing::error!(%endpoint, %why, "it is not served"),
+                        Err(error) => tracing::error!(%endpoint, %error, "it is not served"),
                     },
                 }
             }
             while let Some(ended) = tasks.join_next().await {
-                if let Ok((endpoint, Err(why))) = ended {
-                    tracing::error!(%endpoint, %why, "it is not served any more");
+                if let Ok((endpoint, Err(error))) = ended {
+                    tracing::error!(%endpoint, %error, "it is not served any more");
                 }
             }
             let deadline = Instant::now() + drain;

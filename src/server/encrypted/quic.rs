@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::certificates::Configs;
-use super::{HANDSHAKE, STREAMS, EncryptedContext, Transport, doq, end, h3};
+use super::{EncryptedContext, HANDSHAKE, STREAMS, Transport, doq, end, h3};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::QUERY;
 use crate::server::{BACKLOG, BindError, canonical};

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use common::{Scratch, query, text};
 use process::Server;
-use real::Real;
-use scripted::{Api, Streams};
+use real::RealApi;
+use scripted::{Api, WatchListSupport};
 use serde_json::{Value, json};
 
 const SERVICES: u32 = 10_000;
@@ -42,32 +42,32 @@ const WRITERS: u32 = 4;
 
 enum Cluster {
     Scripted(Api),
-    Real(Real),
+    RealApi(RealApi),
 }
 
 impl Cluster {
     fn start() -> Cluster {
-        Real::start().map_or_else(|| Cluster::Scripted(Api::start(Streams::Yes)), Cluster::Real)
+        RealApi::start().map_or_else(|| Cluster::Scripted(Api::start(WatchListSupport::Yes)), Cluster::RealApi)
     }
 
     fn create(&self, object: Value) {
         match self {
             Cluster::Scripted(api) => drop(api.put(object)),
-            Cluster::Real(api) => api.create(object),
+            Cluster::RealApi(api) => api.create(object),
         }
     }
 
     fn replace(&self, object: Value) {
         match self {
             Cluster::Scripted(api) => drop(api.put(object)),
-            Cluster::Real(api) => api.replace(object),
+            Cluster::RealApi(api) => api.replace(object),
         }
     }
 
     fn kubeconfig(&self) -> String {
         match self {
             Cluster::Scripted(api) => api.kubeconfig(),
-            Cluster::Real(api) => api.kubeconfig(),
+            Cluster::RealApi(api) => api.kubeconfig(),
         }
     }
 }
@@ -204,7 +204,7 @@ fn start(cluster: &Cluster, scratch: &Scratch, flags: &[&str]) -> (Server, f64) 
 fn main() {
     let scratch = Scratch::folder("scale");
     let cluster = Cluster::start();
-    let kind = if matches!(cluster, Cluster::Real(_)) { "a real kube-apiserver" } else { "the scripted API server" };
+    let kind = if matches!(cluster, Cluster::RealApi(_)) { "a real kube-apiserver" } else { "the scripted API server" };
     println!(
         "{SERVICES} Services, {HEADLESS} headless Services of {ENDPOINTS} endpoints, {NAMESPACES} namespaces, {kind}\n"
     );

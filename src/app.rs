@@ -1,7 +1,7 @@
-//! The composition root: binds, wires, returns the bound addresses. The only file that knows everyone.
+//! The composition root: binds sockets, wires the modules, returns the bound addresses. Only this file sees them all.
 //!
-//! Two planes share the pointer to the table and nothing else. The control plane (sources, builder, admin) runs on a
-//! runtime of its own; answers come from UDP worker threads and one thread for TCP.
+//! Two planes share only the pointer to the zone. The control plane (sources, builder, admin) has a runtime of its own.
+//! UDP workers, a thread for TCP and one for encrypted transports answer queries.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,63 +27,61 @@ use crate::server::encrypted::{self, ListenUrl, OpenError, Transport};
 use crate::server::{BindError, Clients, Handler, Published, TransportCounters, tcp, udp};
 use crate::zone::{Builder, Cidr, Zone};
 
-/// Events that may wait for the publisher. A flood beyond it waits in the API's connections.
+/// Capacity of the publisher's event queue. Beyond it, backpressure reaches the connections to the API.
 const EVENTS: usize = 4096;
 
-/// Why the server does not start.
+/// An error that prevents the server from starting.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// No source.
-    #[error(
-        "nothing to answer from: name manifests with --manifests PATH, a cluster with --kubeconfig FILE, or run in a pod with a service account"
-    )]
+    /// No source is configured.
+    #[error("no source; set --manifests PATH or --kubeconfig FILE, or run in a pod with a service account")]
     NoSource,
-    /// Manifests.
+    /// The manifests cannot be read.
     #[error(transparent)]
     Manifests(#[from] ManifestError),
-    /// A kubeconfig or service account that does not load.
+    /// The kubeconfig or the service account does not load.
     #[error("{what}: {error}")]
     Kubeconfig {
-        /// Which.
+        /// The file, or the service account.
         what: String,
-        /// What is wrong with it.
+        /// The reason.
         error: String,
     },
-    /// An address.
+    /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// A certificate, its key, or the authorities of clients.
+    /// The certificate, its key or the client authorities cannot be used.
     #[error(transparent)]
     Certificate(encrypted::CertificateError),
-    /// An upstream that is this server.
+    /// An upstream is this server itself.
     #[error(
-        "upstream {upstream}{file} is this server, which listens on {listens}: what it asked would come back. Name another \
-         with --upstream ADDR, or --upstream none. In a sidecar, whose resolv.conf names the sidecar, name the cluster's DNS"
+        "upstream {upstream}{file} is this server, listening on {listens}: queries would loop; use --upstream ADDR \
+             (in a sidecar, the cluster's DNS) or --upstream none"
     )]
     Loop {
         /// The upstream.
         upstream: String,
-        /// The file that names it, if one does.
+        /// ` of FILE`, if a resolv.conf names it; else empty.
         file: String,
-        /// The address that it reaches.
+        /// The listening address that it reaches.
         listens: SocketAddr,
     },
-    /// Forwarding: a trust store, a folder.
-    #[error("forwarding does not start: {0}")]
+    /// Forwarding cannot start: for example, the trust store cannot be read.
+    #[error("cannot start forwarding: {0}")]
     Forwarding(std::io::Error),
-    /// Threads, runtimes, descriptors.
-    #[error("the system gives no {what}: {source}")]
+    /// The system provides no thread, runtime or address.
+    #[error("system resource not available ({what}): {source}")]
     System {
-        /// What was wanted.
+        /// The resource: `thread`, `runtime` or `address`.
         what: &'static str,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
 }
 
 impl StartError {
-    /// The exit status that tells what kind of error it is (sysexits.h): 78 for what is configured wrongly, 69 for
-    /// what is not there.
+    /// Returns the exit status (sysexits.h): 78 (EX_CONFIG) if the configuration is wrong, 69 (EX_UNAVAILABLE) if a
+    /// resource is missing.
     pub fn exit_status(&self) -> u8 {
         match self {
             StartError::Kubeconfig { .. }
@@ -109,21 +107,21 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> StartError {
     move |source| StartError::System { what, source }
 }
 
-/// A server that runs.
+/// A running server.
 pub struct Running {
-    /// Addresses that DNS is answered on, with real ports.
+    /// Addresses of the UDP and TCP listeners, with the ports that were bound.
     pub addresses: Vec<SocketAddr>,
-    /// The same of encrypted transports.
+    /// Endpoints of the encrypted listeners, with the ports that were bound.
     pub encrypted: Vec<ListenUrl>,
     /// Address of the admin plane.
     pub admin: SocketAddr,
-    /// The table.
+    /// The published zone.
     pub table: Published,
     phase: watch::Sender<Phase>,
     control: Runtime,
     workers: Vec<udp::Workers>,
     tcp: JoinHandle<()>,
-    encrypts: Option<JoinHandle<()>>,
+    encrypted_thread: Option<JoinHandle<()>>,
     tcp_stop: watch::Sender<bool>,
     forwards: Option<JoinHandle<()>>,
 }
@@ -131,7 +129,7 @@ pub struct Running {
 /// Starts a server.
 ///
 /// # Errors
-/// Everything that can be known before the first query: addresses, sources, files.
+/// An address cannot be bound, a source or file cannot be read, or an upstream is this server.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let started = Instant::now();
     let mut bound = Vec::new();
@@ -159,14 +157,14 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         .build()
         .map_err(system("runtime"))?;
     let (events, incoming) = mpsc::channel(EVENTS);
-    let following = Following {
+    let following = SourceOptions {
         source: &config.source,
         service_cidrs: &config.service_cidrs,
         parse_options: config.parse_options,
         pods: &config.pods,
         self_check: config.self_check,
     };
-    let Begun { resources, first, .. } = begin(&following, &control, &events)?;
+    let StartedSource { resources, first, .. } = start_source(&following, &control, &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
     if let Some(path) = config.saved.filter(|_| !matches!(config.source, Source::Manifests(_))) {
         publisher.save_to(path);
@@ -209,8 +207,9 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let tcp = serve_tcp(tcp_listeners, shared.clone(), stopping.clone()).map_err(system("thread"))?;
     let encrypted = match encrypted {
         Some(bound) => {
-            let started = bound.start(&handler, config.tcp, stopping, lifecycle::DRAIN).map_err(system("thread"))?;
-            for (endpoint, tally) in &started.tallies {
+            let started =
+                bound.start(&handler, config.tcp, stopping, lifecycle::DRAIN_TIMEOUT).map_err(system("thread"))?;
+            for (endpoint, tally) in &started.counters {
                 for counters in [&tally.counters, &tally.late] {
                     listeners.push(ListenerCounters::new(
                         endpoint.address,
@@ -247,15 +246,15 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         control,
         workers,
         tcp,
-        encrypts: encrypted.map(|started| started.thread),
+        encrypted_thread: encrypted.map(|started| started.thread),
         tcp_stop,
         forwards,
     })
 }
 
-/// An upstream that is this server would be asked by itself, for ever.
+/// Rejects upstreams that are this server: their queries would loop forever.
 fn refuse_loops(config: &Config, plain: &[SocketAddr], encrypted: &[ListenUrl]) -> Result<(), StartError> {
-    // Nobody is asked over QUIC: on its ports, which are UDP's, another server may listen to TLS.
+    // Upstreams are never queried over QUIC, and another server may use TLS on the same port number over TCP.
     let streams = encrypted.iter().filter(|endpoint| matches!(endpoint.transport, Transport::Tls | Transport::Https));
     for server in config.forwarding.servers() {
         let streams = streams.clone().map(|endpoint| &endpoint.address).filter(|_| server.tls.is_some());
@@ -268,8 +267,8 @@ fn refuse_loops(config: &Config, plain: &[SocketAddr], encrypted: &[ListenUrl]) 
     Ok(())
 }
 
-/// Binds UDP and TCP of one address. A port that the system chose may be taken, by another program, before all sockets have
-/// it: then it chooses again.
+/// Binds UDP and TCP on one address. If the system chooses the port, another program may take it before every socket is
+/// bound; then the system chooses again.
 fn bind(address: SocketAddr, workers: usize) -> Result<(udp::Bound, std::net::TcpListener), BindError> {
     let mut tries = if address.port() == 0 { 16 } else { 1 };
     loop {
@@ -285,37 +284,41 @@ fn bind(address: SocketAddr, workers: usize) -> Result<(udp::Bound, std::net::Tc
     }
 }
 
-/// What is followed, and how.
-pub struct Following<'c> {
-    /// Where facts come from.
+/// A source, and how to follow it.
+pub struct SourceOptions<'c> {
+    /// The source.
     pub source: &'c Source,
-    /// For manifests.
+    /// Blocks from which manifest Services without a clusterIP get addresses.
     pub service_cidrs: &'c [Cidr],
-    /// What is read of objects.
+    /// How objects are parsed.
     pub parse_options: ParseOptions,
     /// Which pods are watched.
     pub pods: &'c Pods,
-    /// Time between comparisons with what the API has; 0: none.
+    /// Time between comparisons with the API; 0 disables them.
     pub self_check: Duration,
 }
 
-/// A source that has begun to tell.
-pub struct Begun {
-    /// What it is learnt by.
+/// A started source.
+pub struct StartedSource {
+    /// The resources that the source delivers.
     pub resources: Vec<Resource>,
-    /// What is known already.
+    /// Events that the source delivered at the start.
     pub first: Vec<Event>,
-    /// The API's client, if it is an API.
+    /// The client of the API, if the source is an API.
     pub client: Option<kube::Client>,
 }
 
-/// Starts a source. It tells `events` until the runtime ends.
+/// Starts a source. It sends to `events` until the runtime stops.
 ///
 /// # Errors
-/// Everything that can be known before it has told anything.
-pub fn begin(following: &Following<'_>, runtime: &Runtime, events: &Events) -> Result<Begun, StartError> {
+/// No source is configured, manifests cannot be read, or a kubeconfig or service account does not load.
+pub fn start_source(
+    following: &SourceOptions<'_>,
+    runtime: &Runtime,
+    events: &Events,
+) -> Result<StartedSource, StartError> {
     match following.source {
-        Source::Nowhere => Err(StartError::NoSource),
+        Source::Unspecified => Err(StartError::NoSource),
         Source::Manifests(path) => {
             let (parse_options, service_cidrs) = (following.parse_options, following.service_cidrs.to_vec());
             let _guard = runtime.enter();
@@ -323,22 +326,22 @@ pub fn begin(following: &Following<'_>, runtime: &Runtime, events: &Events) -> R
                 Manifests::open(ManifestOptions { path: path.clone(), parse_options, service_cidrs })?;
             first.push(Event::Synced(Resource::Manifests));
             runtime.spawn(manifests.follow(events.clone()));
-            Ok(Begun { resources: vec![Resource::Manifests], first, client: None })
+            Ok(StartedSource { resources: vec![Resource::Manifests], first, client: None })
         }
         Source::Kubeconfig(..) | Source::InCluster => {
             let client = client(runtime, following.source)?;
             let _guard = runtime.enter();
             let resources =
                 kubernetes::follow(&client, following.parse_options, following.pods, following.self_check, events);
-            Ok(Begun { resources, first: Vec::new(), client: Some(client) })
+            Ok(StartedSource { resources, first: Vec::new(), client: Some(client) })
         }
     }
 }
 
-/// A client of the API that the source names.
+/// Returns a client of the source's API, without connecting.
 ///
 /// # Errors
-/// When the kubeconfig or the service account does not load. Whether the API answers shows later.
+/// The kubeconfig or the service account does not load.
 pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartError> {
     let (what, loaded) = match source {
         Source::Kubeconfig(path, context) => {
@@ -351,14 +354,14 @@ pub fn client(runtime: &Runtime, source: &Source) -> Result<kube::Client, StartE
     let mut loaded = loaded.map_err(failed)?;
     loaded.connect_timeout = Some(Duration::from_secs(5));
     loaded.read_timeout = None;
-    // The watcher paces itself, and a 504 may mean "too large resource version", which no repetition heals.
+    // The watcher has its own backoff. A 504 may mean "too large resource version", which a retry does not cure.
     loaded.default_retry = false;
     let _guard = runtime.enter();
     kube::Client::try_from(loaded).map_err(|error| failed(error.to_string()))
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
-    // KUBECONFIG may name several files, of which the first that says something counts. Of several, some may be missing.
+    // KUBECONFIG may name several files; the first to set a value wins. Some of them may be missing.
     let resources: Vec<_> = std::env::split_paths(path).filter(|resource| !resource.as_os_str().is_empty()).collect();
     let there: Vec<_> = resources.iter().filter(|resource| resource.exists()).collect();
     let mut file = kube::config::Kubeconfig::default();
@@ -385,7 +388,7 @@ fn serve_tcp(
             for listener in serving {
                 let _ = listener.await;
             }
-            let deadline = Instant::now() + lifecycle::DRAIN;
+            let deadline = Instant::now() + lifecycle::DRAIN_TIMEOUT;
             while shared.clients.open() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -394,17 +397,17 @@ fn serve_tcp(
 }
 
 impl Running {
-    /// Serves until a signal says otherwise, then ends in order.
+    /// Serves until a signal arrives, then shuts down in order.
     ///
     /// # Errors
-    /// When the system lets nobody listen for signals.
+    /// The signal handlers cannot be installed.
     pub fn until_signalled(self, lame_duck: Duration) -> std::io::Result<()> {
-        self.control.block_on(lifecycle::lead(&self.phase, lame_duck))?;
+        self.control.block_on(lifecycle::run_phases(&self.phase, lame_duck))?;
         self.stop();
         Ok(())
     }
 
-    /// Ends: what has arrived is answered, nothing more is taken.
+    /// Stops the server: answers the queries that have arrived, and accepts no more.
     pub fn stop(self) {
         self.phase.send_replace(Phase::Draining);
         self.tcp_stop.send_replace(true);
@@ -412,17 +415,17 @@ impl Running {
             workers.stop();
         }
         let _ = self.tcp.join();
-        if let Some(encrypts) = self.encrypts {
-            let _ = encrypts.join();
+        if let Some(encrypted_thread) = self.encrypted_thread {
+            let _ = encrypted_thread.join();
         }
-        // It ends once nobody can ask it any more, and what was asked is answered.
+        // The forwarder ends once every transport has dropped its handle and all queries in flight are answered.
         if let Some(forwards) = self.forwards {
             let _ = forwards.join();
         }
         self.control.shutdown_timeout(Duration::from_millis(500));
     }
 
-    /// Not ready any more, and still answering.
+    /// Turns readiness off; the server continues to answer.
     pub fn begin_lame_duck(&self) {
         self.phase.send_replace(Phase::LameDuck);
     }

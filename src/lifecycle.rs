@@ -1,30 +1,30 @@
-//! From the first signal to the last answer.
+//! Shutdown: signals, lame duck, drain.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// Where a server is in its life.
+/// A phase in the life of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It answers.
+    /// The server is ready and answers.
     Serving,
-    /// It answers, but says that it is not ready, so that nobody new comes.
+    /// The server answers, but reports that it is not ready, so that no new clients arrive.
     LameDuck,
-    /// It finishes what is in flight.
+    /// The server accepts nothing new and finishes the queries in flight.
     Draining,
 }
 
-/// How long connections have to finish once draining begins.
-pub const DRAIN: Duration = Duration::from_secs(5);
+/// Time for connections to finish once draining begins.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Waits for SIGTERM or SIGINT and then leads through the phases. SIGTERM waits for `lame_duck`; SIGINT, which a person
-/// sends, does not, and neither does a second signal of either kind.
+/// Waits for SIGTERM or SIGINT, then steps through the phases. SIGTERM starts a lame-duck phase of `lame_duck`. SIGINT,
+/// which a person sends, skips it; a second signal of either kind ends it.
 ///
 /// # Errors
-/// When the system lets nobody listen for signals.
-pub async fn lead(phase: &watch::Sender<Phase>, lame_duck: Duration) -> std::io::Result<()> {
+/// The signal handlers cannot be installed.
+pub async fn run_phases(phase: &watch::Sender<Phase>, lame_duck: Duration) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let patient = tokio::select! {
@@ -33,7 +33,7 @@ pub async fn lead(phase: &watch::Sender<Phase>, lame_duck: Duration) -> std::io:
     };
     phase.send_replace(Phase::LameDuck);
     if patient && !lame_duck.is_zero() {
-        tracing::info!(?lame_duck, "shutting down: not ready, still answering");
+        tracing::info!(?lame_duck, "shutting down; not ready, still answering");
         tokio::select! {
             () = tokio::time::sleep(lame_duck) => {}
             _ = terminate.recv() => {}

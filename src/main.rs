@@ -1,4 +1,4 @@
-//! Arguments, logs, configuration, run.
+//! The entry point: parses the arguments, runs the command and turns its result into an exit status.
 
 use std::process::ExitCode;
 
@@ -9,17 +9,17 @@ fn main() -> ExitCode {
     let arguments = match arguments {
         Ok(arguments) => arguments,
         Err(argument) => {
-            eprintln!("callsign: {} is no text; arguments are UTF-8", argument.display());
+            eprintln!("callsign: invalid argument '{}': not UTF-8", argument.display());
             return ExitCode::from(cli::USAGE);
         }
     };
     let cli = match cli::parse(arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            // One line: what was wrong. The usage is a --help away.
+            // Errors take one line, without clap's usage text.
             let text = error.to_string();
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-                eprintln!("callsign: say what to do: `callsign --help` lists the commands");
+                eprintln!("callsign: no command given; `callsign --help` lists the commands");
                 return ExitCode::from(cli::USAGE);
             }
             let line = text

@@ -1,4 +1,4 @@
-//! What TLS is made of, for those who ask over it and for those who answer: one provider of cryptography, PEM, trust.
+//! The parts of TLS that clients and servers share: the cryptography provider, PEM parsing and trust.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,53 +8,53 @@ use rustls::pki_types::pem::{Error, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-/// The one provider of cryptography in the program.
+/// Returns the only cryptography provider of the program.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Certificates in PEM, in their order.
+/// Returns the certificates of a PEM file, in order.
 ///
 /// # Errors
-/// Says what is wrong with the text, and what to write.
+/// The text is not valid PEM, or contains no certificate.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
     match found {
-        Ok(found) if found.is_empty() => Err("no certificate is in it; write certificates in PEM".to_owned()),
+        Ok(found) if found.is_empty() => Err("it contains no certificate; write certificates in PEM".to_owned()),
         Ok(found) => Ok(found),
-        Err(error) => Err(format!("it is no PEM: {error}")),
+        Err(error) => Err(format!("it is not valid PEM: {error}")),
     }
 }
 
-/// The first private key in PEM.
+/// Returns the first private key of a PEM file.
 ///
 /// # Errors
-/// As above.
+/// The text is not valid PEM, or contains no private key without a passphrase.
 pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        Error::NoItemsFound => "no private key is in it; write one in PEM, without a passphrase".to_owned(),
-        error => format!("it is no PEM: {error}"),
+        Error::NoItemsFound => "it contains no private key; write one in PEM, without a passphrase".to_owned(),
+        error => format!("it is not valid PEM: {error}"),
     })
 }
 
-/// Authorities in PEM, as somebody who trusts them has them. Of many, one that nobody can read is told and left out.
+/// Returns a trust store of the authorities in a PEM file. Unusable ones are logged and left out if others are usable.
 ///
 /// # Errors
-/// As above, or that none of them is an authority's.
+/// The text is not valid PEM, or contains no usable authority.
 pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match roots.add_parsable_certificates(certificates(pem)?) {
-        (0, _) => return Err("none of the certificates in it can be an authority's".to_owned()),
+        (0, _) => return Err("none of its certificates can be used as an authority".to_owned()),
         (_, 0) => {}
-        (taken, left_out) => tracing::warn!(taken, left_out, "authorities that cannot be read are not trusted"),
+        (taken, left_out) => tracing::warn!(used = taken, ignored = left_out, "ignoring unusable authorities"),
     }
     Ok(roots)
 }
 
-/// How a client of TLS asks: it trusts the authorities of a file, or those of the system.
+/// Returns a client configuration that trusts the authorities of a file, or those of the system.
 ///
 /// # Errors
-/// Says which file and what is wrong with it.
+/// Names the file, or the system's trust store, and the reason.
 pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
     let roots = match file {
         Some(path) => {
@@ -64,9 +64,9 @@ pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
         None => {
             let found = rustls_native_certs::load_native_certs();
             let mut roots = RootCertStore::empty();
-            // A system has certificates that nobody can read any more, among many that are good.
+            // System stores may contain a few unusable certificates among many good ones.
             if roots.add_parsable_certificates(found.certs).0 == 0 {
-                let error = found.errors.first().map_or("no certificate in it".to_owned(), ToString::to_string);
+                let error = found.errors.first().map_or("it contains no certificate".to_owned(), ToString::to_string);
                 return Err(format!("the system's trust store: {error}"));
             }
             roots

@@ -1,4 +1,4 @@
-//! Waiting for a folder to change.
+//! Waiting for changes in a folder, with inotify.
 
 use std::io;
 use std::path::Path;
@@ -7,15 +7,16 @@ use std::sync::Arc;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::sync::Notify;
 
-/// A folder that the kernel watches.
-pub(crate) struct Watched(Arc<Notify>);
+/// A folder watched by the kernel.
+pub(crate) struct FolderWatch(Arc<Notify>);
 
-impl Watched {
-    /// Starts watching, on a thread of this name. Mounted ConfigMaps change by a rename, editors by a rename or a write: both are told.
+impl FolderWatch {
+    /// Starts watching on a thread of the given name. It reports renames, as of mounted ConfigMaps, and writes; editors
+    /// do either.
     ///
     /// # Errors
-    /// When the kernel will not watch one more folder.
-    pub(crate) fn new(folder: &Path, thread: &str) -> io::Result<Watched> {
+    /// When inotify is unavailable or at its limit, or the thread cannot be started.
+    pub(crate) fn new(folder: &Path, thread: &str) -> io::Result<FolderWatch> {
         let descriptor = init(CreateFlags::CLOEXEC)?;
         let changes = WatchFlags::CLOSE_WRITE
             | WatchFlags::MOVED_TO
@@ -25,7 +26,7 @@ impl Watched {
         add_watch(&descriptor, folder, changes)?;
         let changed = Arc::new(Notify::new());
         let listener = Arc::downgrade(&changed);
-        // A thread that sleeps in the kernel: it wakes for a change and for nothing else.
+        // A blocking thread costs nothing while the folder is quiet: only a change wakes it.
         std::thread::Builder::new().name(thread.to_owned()).stack_size(64 * 1024).spawn(move || {
             let mut events = [0u8; 4096];
             while rustix::io::read(&descriptor, &mut events).is_ok() {
@@ -33,11 +34,11 @@ impl Watched {
                 changed.notify_one();
             }
         })?;
-        Ok(Watched(changed))
+        Ok(FolderWatch(changed))
     }
 
-    /// Returns when something in the folder has changed since the last call. What it was does not matter: everything
-    /// is looked at again.
+    /// Waits until something in the folder has changed since the last call. It does not report what changed: callers
+    /// check everything again.
     pub(crate) async fn changed(&self) {
         self.0.notified().await;
     }

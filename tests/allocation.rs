@@ -1,7 +1,7 @@
-//! From octets to octets nothing is allocated. An allocator that counts shows it.
+//! Answering a query allocates nothing between the query's octets and the reply's. A counting allocator verifies it.
 //!
-//! That nothing is locked either follows from the types: `answer` takes `&Zone`, which holds no lock, and the
-//! counters are atomics that one thread writes. The second test holds that down.
+//! It takes no lock either, which follows from the types: `answer` takes `&Zone`, which holds no lock, and the
+//! counters are atomics that only one thread writes. A test below checks the sources for lock types.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unsafe_code)]
 
 mod common;
@@ -19,15 +19,15 @@ thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 
 struct Counting;
 
-// SAFETY: every call is passed on to the system's allocator as it is.
+// SAFETY: every call is forwarded unchanged to the system allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promised.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc::dealloc`.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -121,16 +121,16 @@ fn a_hundred_thousand_answers_allocate_nothing() {
 }
 
 #[test]
-fn the_allocator_counts() {
+fn the_counting_allocator_sees_an_allocation() {
     let before = ALLOCATIONS.get();
     std::hint::black_box(Box::new(1));
     assert!(ALLOCATIONS.get() > before);
 }
 
-/// A lock would show as a type that is not `Freeze`-like: everything that `answer` reads is shared by reference, and the
-/// sources of the path name no lock.
+/// Everything that `answer` reads is shared by reference, so it takes no lock if the sources of the hot path name no
+/// lock type.
 #[test]
-fn the_hot_path_names_no_lock() {
+fn the_hot_path_uses_no_lock_type() {
     for folder in ["wire", "zone", "resolve", "answer"] {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(folder);
         for file in std::fs::read_dir(folder).unwrap() {
@@ -144,11 +144,11 @@ fn the_hot_path_names_no_lock() {
 }
 
 #[test]
-fn what_upstreams_have_said_is_answered_without_allocating() {
+fn cache_hits_are_answered_without_allocating() {
     use callsign::forward;
     use std::time::{Duration, Instant};
-    struct Recorded(std::sync::mpsc::Sender<usize>);
-    impl forward::Client for Recorded {
+    struct LengthReporter(std::sync::mpsc::Sender<usize>);
+    impl forward::Client for LengthReporter {
         fn send(
             self: Box<Self>,
             reply: &[u8],
@@ -173,12 +173,12 @@ fn what_upstreams_have_said_is_answered_without_allocating() {
     let from = std::net::IpAddr::from([127, 0, 0, 1]);
     for query in &queries {
         let Verdict::Forward(ask) = answer(&zone, CLIENT, query, Limit::Datagram, &mut scratch, &mut reply) else {
-            panic!("it is somebody else's")
+            panic!("a name outside the cluster must be forwarded")
         };
-        let (told, tells) = std::sync::mpsc::channel();
-        let (query, client) = (query.as_slice().into(), Box::new(Recorded(told)));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let (query, client) = (query.as_slice().into(), Box::new(LengthReporter(sender)));
         forwarder.hand_over(forward::ClientQuery { query, ask, from, received: Instant::now(), client });
-        tells.recv_timeout(Duration::from_secs(5)).unwrap();
+        receiver.recv_timeout(Duration::from_secs(5)).unwrap();
     }
     let counters = Counters::default();
     let before = ALLOCATIONS.get();

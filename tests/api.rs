@@ -20,13 +20,13 @@ mod scripted;
 use std::time::Duration;
 
 use follower::{API, Follower, namespace, service, slice, with_api};
-use real::Real;
-use scripted::{Api, Fault, Streams};
+use real::RealApi;
+use scripted::{Api, Fault, WatchListSupport};
 use serde_json::{Value, json};
 
 #[test]
 fn a_cluster_is_followed_however_lists_are_told() {
-    for streams in [Streams::Yes, Streams::Refused, Streams::Unknown] {
+    for streams in [WatchListSupport::Yes, WatchListSupport::Refused, WatchListSupport::Unknown] {
         let api = with_api(streams);
         // More than two pages of each kind.
         for n in 0..1100 {
@@ -39,27 +39,27 @@ fn a_cluster_is_followed_however_lists_are_told() {
             json!({"kind": "Service", "metadata": {"name": "many", "namespace": "web"}, "spec": {"clusterIP": "None"}}),
         );
         let follower = Follower::of(&api);
-        follower.becomes(API, "10.96.0.10");
+        follower.wait_for_answer(API, "10.96.0.10");
         assert_eq!(follower.ask("s1099.web.svc.cluster.local A"), "10.97.4.99", "{streams:?}");
         assert_eq!(follower.ask("10-1-0-249.many.web.svc.cluster.local A"), "10.1.0.249", "{streams:?}");
         let pages =
             api.requests().iter().filter(|request| request.contains("limit=") && request.contains("/services")).count();
-        assert_eq!(pages, if streams == Streams::Yes { 0 } else { 3 }, "{streams:?}");
+        assert_eq!(pages, if streams == WatchListSupport::Yes { 0 } else { 3 }, "{streams:?}");
         api.put(service("new", "10.96.0.99"));
-        follower.becomes("new.web.svc.cluster.local A", "10.96.0.99");
+        follower.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.99");
         api.put(service("new", "10.96.0.98"));
-        follower.becomes("new.web.svc.cluster.local A", "10.96.0.98");
+        follower.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.98");
         assert!(api.delete("services", "web", "new"));
-        follower.becomes("new.web.svc.cluster.local A", "NXDOMAIN");
+        follower.wait_for_answer("new.web.svc.cluster.local A", "NXDOMAIN");
         api.put(slice("api-0", "many", &["10.1.9.9"]));
-        follower.becomes("10-1-9-9.many.web.svc.cluster.local A", "10.1.9.9");
+        follower.wait_for_answer("10-1-9-9.many.web.svc.cluster.local A", "10.1.9.9");
         assert_eq!(follower.ask("10-1-0-0.many.web.svc.cluster.local A"), "NXDOMAIN");
     }
 }
 
 #[test]
 fn before_the_first_sync_nothing_is_denied() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     api.fault("endpointslices", Fault::Silence);
     let follower = Follower::of(&api);
     for _ in 0..20 {
@@ -69,7 +69,7 @@ fn before_the_first_sync_nothing_is_denied() {
     let ready = follower.admin("/ready");
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("not ready: endpointslices"), "{ready}");
     // The server that says nothing is left for pages, which it has.
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     assert!(follower.admin("/ready").starts_with("HTTP/1.1 200"));
 }
 
@@ -94,11 +94,11 @@ fn a_change_behind_any_trouble_arrives() {
             api.break_watches();
         }),
         ("a reset, then 500", |api| {
-            api.fault("services", Fault::SharedStatus(500, "etcd is away".into()));
+            api.fault("services", Fault::Status(500, "etcd is away".into()));
             api.break_watches();
         }),
         ("a reset, then HTML", |api| {
-            api.fault("services", Fault::SharedStatus(502, "<html>Bad Gateway</html>".into()));
+            api.fault("services", Fault::Status(502, "<html>Bad Gateway</html>".into()));
             api.break_watches();
         }),
         ("a reset, then 429", |api| {
@@ -126,20 +126,20 @@ fn a_change_behind_any_trouble_arrives() {
             api.break_watches();
         }),
     ];
-    for streams in [Streams::Yes, Streams::Refused] {
+    for streams in [WatchListSupport::Yes, WatchListSupport::Refused] {
         for (trouble, make) in troubles {
             let api = with_api(streams);
             println!("{trouble}, {streams:?}");
             api.put(service("old", "10.96.0.30"));
             let follower = Follower::of(&api);
-            follower.becomes(API, "10.96.0.10");
+            follower.wait_for_answer(API, "10.96.0.10");
             make(&api);
             api.put(service("api", "10.96.0.20"));
             api.delete("services", "web", "old");
             api.put(service("new", "10.96.0.40"));
-            follower.becomes(API, "10.96.0.20");
-            follower.becomes("old.web.svc.cluster.local A", "NXDOMAIN");
-            follower.becomes("new.web.svc.cluster.local A", "10.96.0.40");
+            follower.wait_for_answer(API, "10.96.0.20");
+            follower.wait_for_answer("old.web.svc.cluster.local A", "NXDOMAIN");
+            follower.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.40");
             assert_eq!(api.faults_left(), 0, "{trouble}: it was met");
         }
     }
@@ -147,9 +147,9 @@ fn a_change_behind_any_trouble_arrives() {
 
 #[test]
 fn the_api_may_be_away() {
-    let mut api = with_api(Streams::Yes);
+    let mut api = with_api(WatchListSupport::Yes);
     let follower = Follower::of(&api);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     api.kill();
     for _ in 0..50 {
         assert_eq!(follower.ask(API), "10.96.0.10", "answers go on");
@@ -159,12 +159,12 @@ fn the_api_may_be_away() {
     assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("cannot reach the API"), "{ready}");
     api.put(service("api", "10.96.0.20"));
     api.resume();
-    follower.becomes_within(API, "10.96.0.20", Duration::from_secs(5));
+    follower.wait_for_answer_within(API, "10.96.0.20", Duration::from_secs(5));
 }
 
 #[test]
 fn an_object_that_cannot_be_understood_rejects_only_itself() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     let long = "x".repeat(64);
     api.put(
         json!({"kind": "Service", "metadata": {"name": long, "namespace": "web"}, "spec": {"clusterIP": "10.96.0.1"}}),
@@ -175,8 +175,8 @@ fn an_object_that_cannot_be_understood_rejects_only_itself() {
     api.put(json!({"kind": "EndpointSlice", "metadata": {"name": "nulls", "namespace": "web", "labels": null}, "addressType": "IPv4", "endpoints": null, "ports": null}));
     api.put(json!({"kind": "Service", "metadata": {"name": "big", "namespace": "web", "annotations": {"note": "x".repeat(1_500_000)}}, "spec": {"clusterIP": "10.96.0.66"}}));
     let follower = Follower::of(&api);
-    follower.becomes(API, "10.96.0.10");
-    follower.becomes("big.web.svc.cluster.local A", "10.96.0.66");
+    follower.wait_for_answer(API, "10.96.0.10");
+    follower.wait_for_answer("big.web.svc.cluster.local A", "10.96.0.66");
     assert_eq!(follower.ask("odd.web.svc.cluster.local A"), "NXDOMAIN");
     assert_eq!(follower.ask("typed.web.svc.cluster.local A"), "NXDOMAIN");
     assert_eq!(follower.ask("null.web.svc.cluster.local A"), "NOERROR", "a Service without an address");
@@ -184,14 +184,14 @@ fn an_object_that_cannot_be_understood_rejects_only_itself() {
     assert!(metrics.contains("callsign_objects_rejected_total 3"), "{metrics}");
     // A good one that turns bad no longer says what it said.
     api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "web"}, "spec": {"clusterIP": "ten"}}));
-    follower.becomes(API, "NXDOMAIN");
+    follower.wait_for_answer(API, "NXDOMAIN");
 }
 
 #[test]
 fn what_is_asked_of_the_api() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     let follower = Follower::start(&api.kubeconfig(), &["--pods", "node", "--node-name", "worker-1"]);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     let mut resources: Vec<String> =
         api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
     resources.sort();
@@ -215,12 +215,12 @@ fn pod(namespace: &str, name: &str, phase: &str, address: &str, host_network: bo
 
 #[test]
 fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "orders"}, "spec": {"clusterIP": "10.96.0.77"}}));
     // The caller of every question here is 127.0.0.1.
     let follower = Follower::start(&api.kubeconfig(), &["--pods", "all"]);
     let (of_web, of_orders, nobody) = ("10.96.0.10", "10.96.0.77", "NXDOMAIN");
-    follower.becomes("api A", nobody);
+    follower.wait_for_answer("api A", nobody);
     let mut being_deleted = pod("orders", "b", "Running", "127.0.0.1", false);
     being_deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     let steps: Vec<(&str, Vec<Value>, &str)> = vec![
@@ -247,18 +247,18 @@ fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
         for object in objects {
             api.put(object);
         }
-        follower.becomes("api A", expected);
+        follower.wait_for_answer("api A", expected);
     }
     api.delete("pods", "orders", "c");
-    follower.becomes("api A", nobody);
+    follower.wait_for_answer("api A", nobody);
     // What happened while nobody looked is found by the next list.
     api.put(pod("web", "a", "Running", "127.0.0.1", false));
-    follower.becomes("api A", of_web);
+    follower.wait_for_answer("api A", of_web);
     api.delete("pods", "web", "a");
     api.put(pod("orders", "d", "Running", "127.0.0.1", false));
     api.compact();
     api.break_watches();
-    follower.becomes("api A", of_orders);
+    follower.wait_for_answer("api A", of_orders);
 }
 
 /// The ClusterRole that is shipped allows what is asked, and nothing else.
@@ -284,9 +284,9 @@ fn the_role_is_what_is_asked() {
         }
     }
     allowed.sort();
-    let api = with_api(Streams::Refused);
+    let api = with_api(WatchListSupport::Refused);
     let follower = Follower::of(&api);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     let mut asked: Vec<String> =
         api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
     asked.sort();
@@ -296,19 +296,19 @@ fn the_role_is_what_is_asked() {
 
 #[test]
 fn a_real_api_server() {
-    let Some(api) = Real::start() else { return };
+    let Some(api) = RealApi::start() else { return };
     api.create(namespace("web"));
     api.create(service("api", "10.96.0.10"));
     let follower = Follower::start(&api.kubeconfig(), &[]);
-    follower.becomes(API, "10.96.0.10");
-    follower.becomes("kubernetes.default.svc.cluster.local A", "10.96.0.1");
+    follower.wait_for_answer(API, "10.96.0.10");
+    follower.wait_for_answer("kubernetes.default.svc.cluster.local A", "10.96.0.1");
     api.create(service("new", "10.96.0.99"));
-    follower.becomes("new.web.svc.cluster.local A", "10.96.0.99");
+    follower.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.99");
     api.create(slice("new-1", "headless", &["10.1.0.1", "10.1.0.2"]));
     api.create(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "headless", "namespace": "web"}, "spec": {"clusterIP": "None", "ports": [{"name": "http", "port": 80}]}}));
-    follower.becomes("10-1-0-2.headless.web.svc.cluster.local A", "10.1.0.2");
+    follower.wait_for_answer("10-1-0-2.headless.web.svc.cluster.local A", "10.1.0.2");
     api.delete("services", "web", "new");
-    follower.becomes("new.web.svc.cluster.local A", "NXDOMAIN");
+    follower.wait_for_answer("new.web.svc.cluster.local A", "NXDOMAIN");
     api.delete("endpointslices", "web", "new-1");
-    follower.becomes("headless.web.svc.cluster.local A", "NXDOMAIN");
+    follower.wait_for_answer("headless.web.svc.cluster.local A", "NXDOMAIN");
 }

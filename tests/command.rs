@@ -153,24 +153,24 @@ fn a_save_shows_within_a_second() {
     let server = Server::start(&["--manifests", scratch.0.to_str().unwrap()], None);
     let question = "api.web.svc.cluster.local A";
     let second = Duration::from_secs(1);
-    server.becomes(question, "10.96.0.10", second);
+    server.wait_for_answer(question, "10.96.0.10", second);
     // As most programs write, and as editors do: another file, renamed.
     scratch.file("api.yaml", &API.replace("0.10", "0.11"));
-    server.becomes(question, "10.96.0.11", second);
+    server.wait_for_answer(question, "10.96.0.11", second);
     let other = scratch.file(".api.yaml.swp", &API.replace("0.10", "0.12"));
     std::fs::rename(other, &path).unwrap();
-    server.becomes(question, "10.96.0.12", second);
+    server.wait_for_answer(question, "10.96.0.12", second);
     // What does not parse keeps the last good facts.
     scratch.file("api.yaml", "kind: Service\nmetadata:\n  - name: [\n");
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.ask(question).contains("10.96.0.12"));
     assert!(server.get("/ready?verbose").contains("api.yaml:"));
     scratch.file("api.yaml", &API.replace("0.10", "0.13"));
-    server.becomes(question, "10.96.0.13", second);
+    server.wait_for_answer(question, "10.96.0.13", second);
     scratch.file("new.yaml", &API.replace("api", "new"));
-    server.becomes("new.web.svc.cluster.local A", "10.96.0.10", second);
+    server.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.10", second);
     std::fs::remove_file(scratch.0.join("new.yaml")).unwrap();
-    server.becomes("new.web.svc.cluster.local A", "NXDOMAIN", second);
+    server.wait_for_answer("new.web.svc.cluster.local A", "NXDOMAIN", second);
     server.signal("-INT");
     let (_, log) = server.wait();
     assert!(log.contains("broken.yaml:") && log.contains("api.yaml:"), "file, line and reason: {log}");
@@ -219,13 +219,13 @@ fn explain_says_how_and_why_not() {
             vec!["asked by namespace web", "found: api.web", "api. 5 A 10.96.10.20"],
         ),
         ("a database", vec!["mysql", "--from", "web"], 0, vec!["alias", "nothing", "mysql-default.web", "10.96.10.30"]),
-        ("an app", vec!["sab"], 0, vec!["nobody said who asks", "sab-sabnzbd.ix-sab", "10.96.30.20"]),
-        ("a typing error", vec!["apj", "--from", "web"], 1, vec!["NXDOMAIN", "perhaps you mean", "  api\n"]),
+        ("an app", vec!["sab"], 0, vec!["no caller given", "sab-sabnzbd.ix-sab", "10.96.30.20"]),
+        ("a misspelt name", vec!["apj", "--from", "web"], 1, vec!["NXDOMAIN", "did you mean", "  api\n"]),
         (
             "another namespace's",
             vec!["scheduler", "--from", "web"],
             1,
-            vec!["perhaps you mean", "scheduler.backoffice-workers"],
+            vec!["did you mean", "scheduler.backoffice-workers"],
         ),
         (
             "a hidden one",
@@ -246,8 +246,8 @@ fn explain_says_how_and_why_not() {
             1,
             vec!["--from nobody", "no namespace and no pod"],
         ),
-        ("a type that is none", vec!["api", "--type", "huh"], 64, vec!["'huh' is no record type"]),
-        ("a name that is none", vec!["a..b"], 64, vec!["'a..b' is no name"]),
+        ("an unknown type", vec!["api", "--type", "huh"], 64, vec!["'huh' is not a record type"]),
+        ("an invalid name", vec!["a..b"], 64, vec!["'a..b' is not a valid name"]),
         ("a server that is none", vec!["api", "--from", "web", "--server", "here"], 64, vec!["--server 'here'"]),
     ] {
         let (found, text) = explain(&arguments);
@@ -261,13 +261,13 @@ fn explain_says_how_and_why_not() {
     assert_eq!(json["from"]["namespace"], "web");
     assert_eq!(json["steps"][0]["found"], "found");
     assert_eq!(json["answers"][0], "api. 5 A 10.96.10.20");
-    // A running server says the same, or it is said that it does not.
+    // The explanation reports whether a running server agrees.
     let server = Server::start(&["--manifests", demo, "--namespace", "web"], None);
     let address = server.dns.to_string();
     let (status, text) = explain(&["api", "--from", "web", "--server", &address]);
-    assert!(status == 0 && text.contains("says the same"), "{text}");
+    assert!(status == 0 && text.contains("agrees: NOERROR"), "{text}");
     let (status, text) = explain(&["api", "--from", "backoffice-workers", "--server", &address]);
-    assert!(status == 1 && text.contains("says otherwise: NOERROR"), "{text}");
+    assert!(status == 1 && text.contains("answers differently: NOERROR"), "{text}");
 }
 
 #[test]
@@ -333,9 +333,9 @@ fn what_an_app_is_called() {
             true,
             1,
             "sab-plex.ix-sab.svc.cluster.local\n",
-            "callsign: there is no Service sab-plex in namespace ix-sab; `callsign explain sab` says what is near\n",
+            "callsign: no Service sab-plex in namespace ix-sab; `callsign explain sab` lists similar names\n",
         ),
-        ("no label", &["--app", "", "--chart", "x", "--service", ""], false, 64, "", "is no label"),
+        ("an empty label", &["--app", "", "--chart", "x", "--service", ""], false, 64, "", "not a valid DNS label"),
         ("no such source", &["--app", "a", "--chart", "b", "--manifests", "/no/such"], false, 69, "", "/no/such"),
         ("no chart", &["--app", "a"], false, 64, "", "--chart"),
     ];
@@ -405,7 +405,7 @@ fn a_full_disk_is_told_and_a_reader_that_left_is_not() {
         let output = process::callsign().args(command).stdout(full).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(69), "{command:?}");
-        assert!(said.contains("cannot be written") && said.lines().count() == 1, "{command:?}: {said}");
+        assert!(said.contains("cannot write the output") && said.lines().count() == 1, "{command:?}: {said}");
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = process::callsign().args(command).stdout(writer).output().unwrap();

@@ -62,7 +62,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "doctor",
-        "What is wrong with the names of a cluster, error it matters and what to do. The status is 1 if something is an error.",
+        "What is wrong with the names of a cluster, why it matters and what to do. The status is 1 if something is an error.",
         &["callsign doctor --manifests deploy/demo"],
     ),
     (
@@ -470,9 +470,9 @@ fn every_finding_of_doctor() {
     for (case, objects, expected) in cases {
         let scratch = Scratch::folder("doctor");
         let path = scratch.file("cluster.yaml", &objects.join("---\n"));
-        let (status, out, error) = output(&format!("callsign doctor -o json --manifests {}", path.display()));
+        let (status, out, log) = output(&format!("callsign doctor -o json --manifests {}", path.display()));
         let findings: Vec<Value> =
-            serde_json::from_str(&out).unwrap_or_else(|error| panic!("{case}: {error}: {out}{error}"));
+            serde_json::from_str(&out).unwrap_or_else(|error| panic!("{case}: {error}: {out}{log}"));
         let found = findings.iter().map(|finding| {
             (
                 finding["severity"].as_str().unwrap(),
@@ -492,7 +492,7 @@ fn every_finding_of_doctor() {
         }
         assert_eq!(status, i32::from(found.iter().any(|(severity, _, _)| *severity == "error")), "{case}");
         let (_, text, _) = output(&format!("callsign doctor --manifests {}", path.display()));
-        assert_eq!(text.matches("  error: ").count(), found.len(), "{case}: {text}");
+        assert_eq!(text.matches("  why: ").count(), found.len(), "{case}: {text}");
         assert_eq!(text.matches("  fix: ").count(), found.len(), "{case}: {text}");
     }
 }
@@ -545,9 +545,9 @@ fn bad_input_is_one_line_and_a_status() {
         (format!("services -A --watch --kubeconfig {kubeconfig}"), 69, "cannot reach"),
         (format!("doctor --kubeconfig {kubeconfig}"), 69, "cannot reach"),
         (format!("services --kubeconfig {kubeconfig} --context nope"), 78, "nope"),
-        (format!("services -n nope {DEMO}"), 1, "-A lists all"),
+        (format!("services -n nope {DEMO}"), 1, "list all with -A"),
         (format!("services -o xml {DEMO}"), 64, "xml"),
-        (format!("explain a..b {DEMO}"), 64, "'a..b' is no name"),
+        (format!("explain a..b {DEMO}"), 64, "'a..b' is not a valid name"),
         (format!("explain api --type XYZ {DEMO}"), 64, "XYZ"),
         (format!("explain api --from nope {DEMO}"), 1, "nope"),
         ("resolvconf --server here".to_owned(), 64, "here"),
@@ -636,7 +636,7 @@ fn who_may_see_what_over_the_admin_address() {
     let stranger = explain::CallerSpec::new(None, String::new());
     let told = |name: &str| {
         let (wire, qtype) = (explain::name_of(name).unwrap(), explain::type_of("A").unwrap());
-        explain::explain(&zone, &stranger, &wire, qtype, explain::Sight::Caller)
+        explain::explain(&zone, &stranger, &wire, qtype, explain::Audience::Caller)
             .unwrap()
             .text()
             .replace("secret", "nonono")
@@ -659,7 +659,7 @@ fn a_server_whose_answer_is_long_is_asked_over_tcp() {
     let line =
         format!("callsign explain big.web.svc.cluster.local --manifests {} --server {}", path.display(), server.dns);
     let (status, told, _) = output(&line);
-    assert!(status == 0 && told.contains("says the same"), "{told}");
+    assert!(status == 0 && told.contains("agrees: "), "{told}");
 }
 
 #[test]
@@ -713,8 +713,8 @@ fn the_admin_address_serves_the_same_and_no_more_than_who_asks_may_see() {
     let who = callsign::report::explain::CallerSpec::parse(&zone, Some("192.0.2.1")).unwrap();
     let name = callsign::report::explain::name_of("ledger.backoffice-workers").unwrap();
     let qtype = callsign::report::explain::type_of("A").unwrap();
-    let sight = callsign::report::explain::Sight::Caller;
-    let told = callsign::report::explain::explain(&zone, &who, &name, qtype, sight).unwrap();
+    let audience = callsign::report::explain::Audience::Caller;
+    let told = callsign::report::explain::explain(&zone, &who, &name, qtype, audience).unwrap();
     let text = told.text();
     assert!(!text.contains("hidden") && !text.contains("visible") && !text.contains("ClusterIP"), "{text}");
     let _: IpAddr = server.dns.ip();

@@ -1,4 +1,4 @@
-//! TLS, HTTPS, QUIC and HTTP/3: who is answered, what is refused and how, and what happens when certificates change.
+//! TLS, HTTPS, QUIC and HTTP/3: accepted and rejected clients, protocol rules, limits, and certificate reloads.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use callsign::server::encrypted::{ListenUrl, Transport};
 use common::{Scratch, query};
-use encrypted::{Authority, Client, Failed, NAME, Pair, Trust, framed};
+use encrypted::{Authority, BoxError, Client, NAME, Pair, Trust, framed};
 use hyper::Request;
 use hyper::body::Bytes;
 use process::Server;
@@ -37,7 +37,7 @@ const OBJECTS: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspe
 const QUESTION: &str = "api.web.svc.cluster.local A";
 const ALL: &str = "tls://127.0.0.1:0,https://127.0.0.1:0,quic://127.0.0.1:0,h3://127.0.0.1:0";
 
-/// A server with certificates of its own.
+/// A server with its own certificates.
 struct Encrypted {
     server: Server,
     trust: Trust,
@@ -47,24 +47,24 @@ struct Encrypted {
 
 impl Encrypted {
     fn start(flags: &[&str]) -> Encrypted {
-        Encrypted::start_by(process::callsign(), flags)
+        Encrypted::start_with(process::callsign(), flags)
     }
 
-    fn start_by(command: Command, flags: &[&str]) -> Encrypted {
+    fn start_with(command: Command, flags: &[&str]) -> Encrypted {
         let (folder, authority) = (Scratch::folder("encrypted"), Authority::new("An authority"));
         authority.issue("A server").write(&folder.0);
-        Encrypted::start_from(folder, authority, command, flags)
+        Encrypted::start_in(folder, authority, command, flags)
     }
 
-    /// With the files of this folder.
-    fn start_from(folder: Scratch, authority: Authority, command: Command, flags: &[&str]) -> Encrypted {
+    /// Uses the certificate and key in this folder.
+    fn start_in(folder: Scratch, authority: Authority, command: Command, flags: &[&str]) -> Encrypted {
         let objects = folder.file("objects.yaml", OBJECTS);
         let file = |name: &str| folder.0.join(name).into_os_string().into_string().unwrap();
         let (certificate, key) = (file("tls.crt"), file("tls.key"));
         let shown = ["--listen", ALL, "--tls-cert", &certificate, "--tls-key", &key, "--lame-duck", "0"];
         let source = ["--manifests", objects.to_str().unwrap()];
         let flags: Vec<&str> = shown.iter().chain(&source).chain(flags).copied().collect();
-        let server = Server::start_by(command, &flags, None);
+        let server = Server::start_with(command, &flags, None);
         Encrypted { server, trust: Trust { authority: authority.pem.clone(), identity: None }, authority, folder }
     }
 
@@ -87,7 +87,7 @@ impl Encrypted {
         line.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    fn becomes(&self, name: &str, expected: f64) {
+    fn wait_for_metric(&self, name: &str, expected: f64) {
         let start = Instant::now();
         while self.metric(name) != expected {
             assert!(start.elapsed() < Duration::from_secs(10), "{name} is {}, not {expected}", self.metric(name));
@@ -95,8 +95,8 @@ impl Encrypted {
         }
     }
 
-    /// Everybody else is answered: over UDP, and by a new connection of each kind.
-    async fn is_well(&self, case: &str) {
+    /// Checks that other clients are answered over UDP and over a new connection of each transport.
+    async fn assert_still_serving(&self, case: &str) {
         assert!(self.server.ask(QUESTION).contains("10.96.0.10"), "{case}");
         for endpoint in self.endpoints() {
             ask_once(endpoint, &self.trust).await.unwrap_or_else(|error| panic!("{case}: {endpoint}: {error}"));
@@ -104,14 +104,14 @@ impl Encrypted {
     }
 }
 
-/// A question as QUIC has it: its id is 0.
+/// Returns a query whose id is 0, as DNS over QUIC requires.
 fn question() -> Vec<u8> {
     let mut query = query(QUESTION, Some(1232));
     query[..2].fill(0);
     query
 }
 
-async fn ask_once(endpoint: ListenUrl, trust: &Trust) -> Result<(), Failed> {
+async fn ask_once(endpoint: ListenUrl, trust: &Trust) -> Result<(), BoxError> {
     let reply = Client::connect(endpoint, trust).await?.ask(&question()).await?;
     if common::text(&reply).contains("10.96.0.10") { Ok(()) } else { Err(common::text(&reply).into()) }
 }
@@ -122,7 +122,7 @@ fn connect(server: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Reads until the other side closes; what came, and whether it did.
+/// Reads until the peer closes; returns the octets, and whether the peer closed.
 fn rest(stream: &mut TcpStream) -> (Vec<u8>, bool) {
     let mut octets = Vec::new();
     match stream.read_to_end(&mut octets) {
@@ -136,8 +136,8 @@ fn write(folder: &Scratch, name: &str, text: &str) -> String {
 }
 
 #[test]
-fn what_does_not_start() {
-    let folder = Scratch::folder("unfit");
+fn invalid_tls_configuration_prevents_startup() {
+    let folder = Scratch::folder("invalid");
     let authority = Authority::new("An authority");
     let (good, other) = (authority.issue("A server"), authority.issue("Another"));
     let pair = |name: &str, pair: &Pair| {
@@ -162,70 +162,70 @@ fn what_does_not_start() {
         ),
         ("no key", &["--listen", tls, "--tls-cert", &certificate], &["needs --tls-cert FILE and --tls-key FILE"]),
         (
-            "a certificate, and nothing to show it to",
+            "a certificate without an encrypted listener",
             &["--listen", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key],
-            &["--tls-cert is for encrypted transports", "--listen tls://"],
+            &["--tls-cert needs an encrypted listener", "--listen tls://"],
         ),
         (
-            "a scheme that nobody knows",
+            "an unknown scheme",
             &["--listen", "ftp://127.0.0.1:0"],
             &["--listen 'ftp://127.0.0.1:0'", "tls, https, quic and h3"],
         ),
         ("no port", &["--listen", "tls://127.0.0.1"], &["--listen 'tls://127.0.0.1'", "ADDR:PORT"]),
         (
-            "a certificate that is not there",
+            "a missing certificate file",
             &["--listen", tls, "--tls-cert", &missing, "--tls-key", &key],
             &["--tls-cert", &missing, "No such file"],
         ),
         (
-            "a key that is not there",
+            "a missing key file",
             &["--listen", tls, "--tls-cert", &certificate, "--tls-key", &missing],
             &["--tls-key", &missing, "No such file"],
         ),
         (
-            "an empty certificate",
+            "an empty certificate file",
             &["--listen", tls, "--tls-cert", &empty, "--tls-key", &key],
-            &["--tls-cert", &empty, "no certificate is in it"],
+            &["--tls-cert", &empty, "contains no certificate"],
         ),
         (
-            "an empty key",
+            "an empty key file",
             &["--listen", tls, "--tls-cert", &certificate, "--tls-key", &empty],
-            &["--tls-key", &empty, "no private key is in it"],
+            &["--tls-key", &empty, "contains no private key"],
         ),
         (
-            "PEM that is none",
+            "malformed PEM",
             &["--listen", tls, "--tls-cert", &noise, "--tls-key", &key],
-            &["--tls-cert", &noise, "no PEM"],
+            &["--tls-cert", &noise, "not valid PEM"],
         ),
         (
-            "PEM that holds no certificate",
+            "PEM without a valid certificate",
             &["--listen", tls, "--tls-cert", &shell, "--tls-key", &key],
-            &["--tls-cert", &shell, "no certificate"],
+            &["--tls-cert", &shell, "not an X.509 certificate"],
         ),
         (
-            "certificate and key changed places",
+            "certificate and key swapped",
             &["--listen", tls, "--tls-cert", &key, "--tls-key", &certificate],
-            &["--tls-cert", &key, "no certificate is in it"],
+            &["--tls-cert", &key, "contains no certificate"],
         ),
         (
-            "the key of another",
+            "the key of another certificate",
             &["--listen", tls, "--tls-cert", &certificate, "--tls-key", &other_key],
             &["--tls-key", &other_key, "not the key of", &certificate],
         ),
         (
-            "expired",
+            "an expired certificate",
             &["--listen", tls, "--tls-cert", &expired, "--tls-key", &expired_key],
             &["--tls-cert", &expired, "expired at 2021-01-01T00:00:00Z"],
         ),
         (
-            "not valid yet",
+            "a certificate that is not valid yet",
             &["--listen", tls, "--tls-cert", &early, "--tls-key", &early_key],
             &["--tls-cert", &early, "not valid before 2080-01-01T00:00:00Z"],
         ),
         (
-            "authorities of clients that are none",
+            "an empty file of client authorities",
             &["--listen", tls, "--tls-cert", &certificate, "--tls-key", &key, "--tls-client-ca", &empty],
-            &["--tls-client-ca", &empty, "no certificate is in it"],
+            &["--tls-client-ca", &empty, "contains no certificate"],
         ),
     ];
     for (case, flags, expected) in cases {
@@ -241,25 +241,25 @@ fn what_does_not_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn client_certificates() {
+async fn only_clients_with_a_trusted_certificate_are_answered() {
     let folder = Scratch::folder("authorities");
-    let (clients, strangers) = (Authority::new("Of clients"), Authority::new("Of strangers"));
+    let (clients, strangers) = (Authority::new("For clients"), Authority::new("Untrusted"));
     let authorities = write(&folder, "ca.crt", &clients.pem);
     let it = Encrypted::start(&["--tls-client-ca", &authorities]);
     let with = |identity| Trust { identity, ..it.trust.clone() };
     for endpoint in it.endpoints() {
         for (case, identity, answered) in [
-            ("none", None, false),
-            ("by another authority", Some(strangers.issue("A stranger")), false),
+            ("no certificate", None, false),
+            ("issued by another authority", Some(strangers.issue("A stranger")), false),
             ("expired", Some(clients.issue_for("A client", 2020..2021)), false),
-            ("by the authority", Some(clients.issue("A client")), true),
+            ("issued by the authority", Some(clients.issue("A client")), true),
         ] {
             let answer = ask_once(endpoint, &with(identity)).await;
             assert_eq!(answer.is_ok(), answered, "{endpoint}: {case}: {answer:?}");
         }
     }
     assert!(it.metric("encrypted_handshake_failures_total") >= 12.0);
-    // With a session a certificate would stay good for as long as its client comes back.
+    // Sessions are not resumed: that would skip the check of the certificate for as long as the client returns.
     let config = with(Some(clients.issue("A client"))).config(Some("dot"));
     for _ in 0..2 {
         let mut client =
@@ -268,7 +268,7 @@ async fn client_certificates() {
         let Client::Tls(stream) = &client else { unreachable!() };
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
     }
-    // Other authorities: who was let in by the one before is not any more.
+    // After a change of authorities, certificates of the previous one are rejected.
     std::fs::write(&authorities, &strangers.pem).unwrap();
     let known = with(Some(clients.issue("A client")));
     let start = Instant::now();
@@ -278,11 +278,11 @@ async fn client_certificates() {
     }
     for endpoint in it.endpoints() {
         assert!(ask_once(endpoint, &known).await.is_err(), "{endpoint}");
-        ask_once(endpoint, &with(Some(strangers.issue("No stranger any more")))).await.unwrap();
+        ask_once(endpoint, &with(Some(strangers.issue("A trusted client")))).await.unwrap();
     }
 }
 
-/// The certificate that a client is shown.
+/// Returns the certificate that the server presents.
 async fn shown(endpoint: ListenUrl, trust: &Trust) -> Vec<u8> {
     match endpoint.transport {
         Transport::Tls | Transport::Https => {
@@ -299,45 +299,45 @@ async fn shown(endpoint: ListenUrl, trust: &Trust) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn certificates_are_read_again() {
+async fn certificates_are_reloaded() {
     let it = Encrypted::start(&[]);
     let folder = &it.folder.0;
-    let all_show = async |pair: &Pair, case: &str| {
+    let assert_all_present = async |pair: &Pair, case: &str| {
         for endpoint in it.endpoints() {
             assert_eq!(shown(endpoint, &it.trust).await, pair.der(), "{case}: {endpoint}");
         }
     };
-    // Written in place.
+    // Files overwritten in place.
     let second = it.authority.issue_for("The second", 2020..2088);
     second.write(folder);
-    it.becomes("tls_certificate_not_after_timestamp_seconds", 3_723_753_600.0);
-    all_show(&second, "in place").await;
-    // What will not do changes nothing.
+    it.wait_for_metric("tls_certificate_not_after_timestamp_seconds", 3_723_753_600.0);
+    assert_all_present(&second, "in place").await;
+    // An invalid certificate changes nothing.
     let certificate = folder.join("tls.crt");
     let mut failures = it.metric("tls_certificate_reload_failures_total");
     for (case, text) in [
-        ("of another key", it.authority.issue("Another").certificate),
-        ("cut off", second.certificate[..300].to_owned()),
+        ("a certificate for another key", it.authority.issue("Another").certificate),
+        ("truncated", second.certificate[..300].to_owned()),
         ("expired", it.authority.issue_for("The second", 2020..2021).certificate),
     ] {
         std::fs::write(&certificate, text).unwrap();
         failures += 1.0;
-        it.becomes("tls_certificate_reload_failures_total", failures);
-        all_show(&second, case).await;
+        it.wait_for_metric("tls_certificate_reload_failures_total", failures);
+        assert_all_present(&second, case).await;
     }
     std::fs::remove_file(&certificate).unwrap();
-    it.becomes("tls_certificate_reload_failures_total", failures + 1.0);
-    all_show(&second, "removed").await;
-    // And what will do is taken again.
+    it.wait_for_metric("tls_certificate_reload_failures_total", failures + 1.0);
+    assert_all_present(&second, "removed").await;
+    // A valid certificate is accepted again.
     let third = it.authority.issue_for("The third", 2020..2087);
     third.write(folder);
-    it.becomes("tls_certificate_not_after_timestamp_seconds", 3_692_217_600.0);
-    all_show(&third, "after all that").await;
-    // One that nobody renews is told when its time is over; it is shown all the same.
+    it.wait_for_metric("tls_certificate_not_after_timestamp_seconds", 3_692_217_600.0);
+    assert_all_present(&third, "after the failures").await;
+    // A certificate that expires without renewal is logged, but still presented.
     let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 4;
     let last = it.authority.issue_until("The last", soon);
     last.write(folder);
-    it.becomes("tls_certificate_not_after_timestamp_seconds", soon as f64);
+    it.wait_for_metric("tls_certificate_not_after_timestamp_seconds", soon as f64);
     tokio::time::sleep(Duration::from_secs(6)).await;
     it.folder.file("unrelated", "");
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -345,18 +345,18 @@ async fn certificates_are_read_again() {
     let (status, log) = it.server.wait();
     assert_eq!(status, Some(0), "{log}");
     for part in [
-        "the certificate of before stays",
+        "certificate reload failed; still using the previous one",
         "not the key of",
         "expired at 2021",
         "No such file",
-        "has been read again",
+        "certificate reloaded",
         "has expired",
     ] {
         assert!(log.contains(part), "'{part}' is missing: {log}");
     }
 }
 
-/// As the kubelet writes a Secret: a folder of its own, and a link that is renamed.
+/// Writes a pair as the kubelet mounts a Secret: a new folder, and a symbolic link that is renamed.
 fn mount(folder: &Path, version: u32, pair: &Pair) {
     let name = format!("..version-{version}");
     std::fs::create_dir(folder.join(&name)).unwrap();
@@ -369,13 +369,13 @@ fn mount(folder: &Path, version: u32, pair: &Pair) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn certificates_change_under_load_and_no_question_fails() {
+async fn no_query_fails_while_certificates_change_under_load() {
     let (folder, authority) = (Scratch::folder("mounted"), Authority::new("An authority"));
     mount(&folder.0, 0, &authority.issue("Version 0"));
     for name in ["tls.crt", "tls.key"] {
         std::os::unix::fs::symlink(format!("..data/{name}"), folder.0.join(name)).unwrap();
     }
-    let it = Encrypted::start_from(folder, authority, process::callsign(), &[]);
+    let it = Encrypted::start_in(folder, authority, process::callsign(), &[]);
     let (trust, authority, folder) = (&it.trust, &it.authority, &it.folder);
     let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
     let mut clients = Vec::new();
@@ -403,7 +403,7 @@ async fn certificates_change_under_load_and_no_question_fails() {
         let start = Instant::now();
         for endpoint in it.endpoints() {
             while shown(endpoint, trust).await != last.der() {
-                assert!(start.elapsed() < Duration::from_secs(10), "{endpoint}: version {version} is not shown");
+                assert!(start.elapsed() < Duration::from_secs(10), "{endpoint}: version {version} is not presented");
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
@@ -416,7 +416,7 @@ async fn certificates_change_under_load_and_no_question_fails() {
     assert_eq!(shown(it.endpoint(Transport::Tls), trust).await, last.der());
 }
 
-/// In prose; method, URI, content type and body; status and how long the response may be kept.
+/// The case; method, URI, content type and body of the request; status and Cache-Control of the response.
 type Exchange = (&'static str, &'static str, String, &'static str, Vec<u8>, u16, &'static str);
 
 fn http(method: &str, uri: &str, kind: &str, body: Vec<u8>) -> Request<Bytes> {
@@ -428,7 +428,7 @@ fn http(method: &str, uri: &str, kind: &str, body: Vec<u8>) -> Request<Bytes> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn requests_and_responses() {
+async fn http_requests_get_the_right_status_and_headers() {
     let it = Encrypted::start(&[]);
     let dns = "application/dns-message";
     let url = |message: &[u8]| format!("/dns-query?dns={}", data_encoding::BASE64URL_NOPAD.encode(message));
@@ -437,7 +437,7 @@ async fn requests_and_responses() {
     let cases: Vec<Exchange> = vec![
         ("a question in the body", "POST", "/dns-query".into(), dns, question(), 200, "private, max-age=5"),
         (
-            "its type in other letters, with parameters",
+            "a content type in mixed case, with parameters",
             "POST",
             "/dns-query".into(),
             "Application/DNS-Message; a=b",
@@ -446,9 +446,9 @@ async fn requests_and_responses() {
             "private, max-age=5",
         ),
         ("a question in the URI", "GET", url(&question()), "", vec![], 200, "private, max-age=5"),
-        ("with padding, which the standard leaves out", "GET", padded, "", vec![], 200, "private, max-age=5"),
+        ("with padding, which the RFC omits", "GET", padded, "", vec![], 200, "private, max-age=5"),
         (
-            "other parameters before it",
+            "other parameters before dns=",
             "GET",
             url(&question()).replace("?dns", "?a=b&dns"),
             "",
@@ -457,7 +457,7 @@ async fn requests_and_responses() {
             "private, max-age=5",
         ),
         (
-            "a name that is not there: the SOA says how long",
+            "a missing name: the lifetime comes from the SOA",
             "GET",
             url(&query("none.web.svc.cluster.local A", None)),
             "",
@@ -465,29 +465,21 @@ async fn requests_and_responses() {
             200,
             "private, max-age=5",
         ),
-        ("a name of others, refused", "GET", url(&query("www.example.com A", None)), "", vec![], 200, "no-store"),
-        (
-            "a question that is malformed gets a DNS answer",
-            "POST",
-            "/dns-query".into(),
-            dns,
-            vec![7; 100],
-            200,
-            "no-store",
-        ),
+        ("a refused name", "GET", url(&query("www.example.com A", None)), "", vec![], 200, "no-store"),
+        ("a malformed query gets a DNS reply", "POST", "/dns-query".into(), dns, vec![7; 100], 200, "no-store"),
         ("another path", "GET", "/".into(), "", vec![], 404, "no-store"),
         ("GET without dns=", "GET", "/dns-query".into(), "", vec![], 400, "no-store"),
-        ("no base64url", "GET", "/dns-query?dns=!!!!".into(), "", vec![], 400, "no-store"),
+        ("not base64url at all", "GET", "/dns-query?dns=!!!!".into(), "", vec![], 400, "no-store"),
         ("base64, not base64url", "GET", "/dns-query?dns=AA%2F%2B".into(), "", vec![], 400, "no-store"),
-        ("too little for a question", "GET", "/dns-query?dns=AAAA".into(), "", vec![], 400, "no-store"),
-        ("a reply is no question", "GET", url(&reply), "", vec![], 400, "no-store"),
-        ("a URI longer than any question", "GET", url(&vec![0; 4097]), "", vec![], 414, "no-store"),
+        ("too short for a query", "GET", "/dns-query?dns=AAAA".into(), "", vec![], 400, "no-store"),
+        ("a reply instead of a query", "GET", url(&reply), "", vec![], 400, "no-store"),
+        ("a URI longer than any query", "GET", url(&vec![0; 4097]), "", vec![], 414, "no-store"),
         ("another method", "PUT", "/dns-query".into(), dns, question(), 405, "no-store"),
-        ("another type", "POST", "/dns-query".into(), "text/plain", question(), 415, "no-store"),
-        ("no type", "POST", "/dns-query".into(), "", question(), 415, "no-store"),
-        ("nothing", "POST", "/dns-query".into(), dns, vec![], 400, "no-store"),
-        ("a body of the longest question", "POST", "/dns-query".into(), dns, vec![7; 4096], 200, "no-store"),
-        ("a body longer than that", "POST", "/dns-query".into(), dns, vec![7; 4097], 413, "no-store"),
+        ("another content type", "POST", "/dns-query".into(), "text/plain", question(), 415, "no-store"),
+        ("no content type", "POST", "/dns-query".into(), "", question(), 415, "no-store"),
+        ("an empty body", "POST", "/dns-query".into(), dns, vec![], 400, "no-store"),
+        ("a body of the maximum length", "POST", "/dns-query".into(), dns, vec![7; 4096], 200, "no-store"),
+        ("a body above the maximum length", "POST", "/dns-query".into(), dns, vec![7; 4097], 413, "no-store"),
         ("10 MB", "POST", "/dns-query".into(), dns, vec![7; 10_000_000], 413, "no-store"),
     ];
     for version in ["1.1", "2", "3"] {
@@ -500,8 +492,8 @@ async fn requests_and_responses() {
             let request = http(method, uri, kind, body.clone());
             let response = match client.request(request).await {
                 Ok(response) => response,
-                // A client that is still sending when it is refused may see the end before the response.
-                Err(error) if body.len() > 1_000_000 && version != "3" && error.to_string() != "too long" => continue,
+                // A client that is still sending when it is refused may see the close before the response.
+                Err(error) if body.len() > 1_000_000 && version != "3" && error.to_string() != "timed out" => continue,
                 Err(error) => panic!("{case}, HTTP/{version}: {error}"),
             };
             let header = |name: &str| response.headers().get(name).map_or("", |value| value.to_str().unwrap());
@@ -513,10 +505,10 @@ async fn requests_and_responses() {
             assert_eq!(header("allow"), if *status == 405 { "GET, POST" } else { "" }, "{case}, HTTP/{version}");
         }
     }
-    it.is_well("after all that").await;
+    it.assert_still_serving("after all that").await;
 }
 
-/// The code that the server closes a connection with.
+/// Returns the error code with which the server closes a connection.
 async fn closed(connection: &quinn::Connection) -> Option<u64> {
     match tokio::time::timeout(Duration::from_secs(5), connection.closed()).await {
         Ok(quinn::ConnectionError::ApplicationClosed(close)) => Some(close.error_code.into_inner()),
@@ -525,7 +517,7 @@ async fn closed(connection: &quinn::Connection) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_rules_of_dns_over_quic() {
+async fn violations_of_dns_over_quic_close_the_connection() {
     let it = Encrypted::start(&[]);
     let good = question();
     let with_id = query(QUESTION, None);
@@ -541,13 +533,13 @@ async fn the_rules_of_dns_over_quic() {
     let reply = [&[0, 0, 0x80, 0][..], &[0; 8]].concat();
     for (case, octets) in [
         ("an id that is not 0", framed(&with_id)),
-        ("a header with such an id, longer than any question", [&[0xff, 0xff, 0, 1][..], &[0; 5000]].concat()),
-        ("two questions", [framed(&good), framed(&good)].concat()),
-        ("octets behind the question", [framed(&good), vec![0]].concat()),
-        ("half a question", framed(&good)[..20].to_vec()),
+        ("an id that is not 0, in a message longer than any query", [&[0xff, 0xff, 0, 1][..], &[0; 5000]].concat()),
+        ("two queries", [framed(&good), framed(&good)].concat()),
+        ("octets after the query", [framed(&good), vec![0]].concat()),
+        ("half a query", framed(&good)[..20].to_vec()),
         ("half a length", vec![0]),
-        ("nothing", vec![]),
-        ("TCP's option", framed(&keepalive)),
+        ("an empty stream", vec![]),
+        ("the edns-tcp-keepalive option", framed(&keepalive)),
         ("a reply", framed(&reply)),
         ("an empty message", framed(&[])),
     ] {
@@ -561,11 +553,11 @@ async fn the_rules_of_dns_over_quic() {
     let (_endpoint, connection) =
         encrypted::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
     let one_way = tokio::time::timeout(Duration::from_millis(300), connection.open_uni()).await;
-    assert!(one_way.is_err(), "there are no streams of one direction");
-    // Longer than any question, and its id is 0: the header is answered, as over TCP.
+    assert!(one_way.is_err(), "unidirectional streams are not allowed");
+    // A message with id 0 that is longer than any query gets a bare header in reply, as over TCP.
     let reply = encrypted::ask_quic(&connection, &[&good[..], &[0; 5000]].concat()).await.unwrap();
     assert_eq!((reply.len(), reply[3] & 15), (12, 1));
-    // More questions than may be asked at a time, all of them on one connection.
+    // More queries than a connection may have in flight, all on one connection.
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..500 {
         let connection = connection.clone();
@@ -574,20 +566,20 @@ async fn the_rules_of_dns_over_quic() {
     while let Some(reply) = asked.join_next().await {
         assert_eq!(reply.unwrap()[3] & 15, 0);
     }
-    // A client that gives up one question goes on with others.
+    // A client that cancels one query can still send others.
     let (mut question, mut reply) = connection.open_bi().await.unwrap();
     question.write_all(&framed(&good)[..20]).await.unwrap();
     question.reset(3u32.into()).unwrap();
     reply.stop(3u32.into()).unwrap();
     encrypted::ask_quic(&connection, &good).await.unwrap();
-    it.is_well("after all that").await;
+    it.assert_still_serving("after all that").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn protocols_are_agreed_on() {
+async fn alpn_protocols_are_negotiated() {
     let it = Encrypted::start(&[]);
     let dot = it.address(Transport::Tls);
-    // RFC 7858 names no protocol: who offers none is served.
+    // RFC 7858 defines no ALPN protocol, so a client that offers none is served.
     for (case, address, protocol, agreed) in [
         ("none, for TLS", dot, None, true),
         ("dot, for TLS", dot, Some("dot"), true),
@@ -605,7 +597,7 @@ async fn protocols_are_agreed_on() {
     ] {
         assert_eq!(encrypted::quic(it.address(transport), it.trust.config(protocol)).await.is_ok(), agreed, "{case}");
     }
-    // TLS 1.2 is spoken, its predecessors are not.
+    // TLS 1.2 is supported; earlier versions are not.
     let mut old = it.trust.config(None);
     old.alpn_protocols.clear();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -621,7 +613,7 @@ async fn protocols_are_agreed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn sessions_are_resumed_and_early_data_is_not_taken() {
+async fn sessions_are_resumed_and_early_data_is_not_accepted() {
     let it = Encrypted::start(&[]);
     let mut config = it.trust.config(Some("dot"));
     config.enable_early_data = true;
@@ -633,7 +625,7 @@ async fn sessions_are_resumed_and_early_data_is_not_taken() {
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind), "{case}");
         assert!(!stream.get_ref().1.is_early_data_accepted(), "{case}");
     }
-    // What a ticket does not allow, a client of rustls does not send; QUIC says so as well.
+    // A rustls client sends early data only if its ticket allows it. The same holds for QUIC.
     let server = ServerName::try_from(NAME).unwrap();
     let mut connection = rustls::ClientConnection::new(Arc::new(config), server).unwrap();
     assert!(connection.early_data().is_none());
@@ -645,32 +637,32 @@ async fn sessions_are_resumed_and_early_data_is_not_taken() {
         let config = quinn::ClientConfig::new(config.clone());
         let connecting = endpoint.connect_with(config, it.address(Transport::Quic), NAME).unwrap();
         let connecting = connecting.into_0rtt();
-        assert!(connecting.is_err(), "there is nothing that would let a client send early");
+        assert!(connecting.is_err(), "the ticket does not allow early data");
         let connection = connecting.err().unwrap().await.unwrap();
         encrypted::ask_quic(&connection, &question()).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn strangers_at_the_ports() {
+async fn other_protocols_and_stalled_handshakes_are_cut_off() {
     let it = Encrypted::start(&["--tcp-idle", "1s"]);
     for transport in [Transport::Tls, Transport::Https] {
         let address = it.address(transport);
         for (case, octets) in [
             ("plain DNS", framed(&question())),
             ("plain HTTP", b"GET /dns-query HTTP/1.1\r\nHost: it\r\n\r\n".to_vec()),
-            ("a record that is longer than any", vec![22, 3, 1, 0xff, 0xff]),
+            ("a record above the maximum length", vec![22, 3, 1, 0xff, 0xff]),
         ] {
             let mut stream = connect(address);
             let start = Instant::now();
             stream.write_all(&octets).unwrap();
             let (said, closed) = rest(&mut stream);
             assert!(closed && start.elapsed() < Duration::from_secs(3), "{transport:?}: {case}");
-            // An alert, if anything: no DNS, no HTTP in the clear.
+            // At most an alert: no DNS or HTTP in plain text.
             assert!(said.is_empty() || said[0] == 21, "{transport:?}: {case}: {said:?}");
         }
     }
-    // Handshakes have five seconds: all of these at the same time.
+    // Handshakes time out after five seconds. All of these run at the same time.
     let (mut slow, start) = (Vec::new(), Instant::now());
     for transport in [Transport::Tls, Transport::Https] {
         for (case, octets) in [("silence", &[][..]), ("half a handshake", &[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3])] {
@@ -683,7 +675,7 @@ async fn strangers_at_the_ports() {
         assert!(rest(&mut stream).1, "{transport:?}: {case}");
         assert!((4900..9000).contains(&start.elapsed().as_millis()), "{transport:?}: {case}: {:?}", start.elapsed());
     }
-    // Noise is no QUIC; nobody answers it.
+    // Noise that is not QUIC gets no reply.
     for transport in [Transport::Quic, Transport::H3] {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(it.address(transport)).unwrap();
@@ -693,11 +685,11 @@ async fn strangers_at_the_ports() {
             assert!(socket.recv(&mut [0; 2000]).is_err(), "{transport:?}");
         }
     }
-    it.is_well("after all that").await;
+    it.assert_still_serving("after all that").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn who_says_nothing_is_let_go() {
+async fn idle_connections_are_closed() {
     let it = Encrypted::start(&["--tcp-idle", "3s"]);
     let (mut held, start) = (Vec::new(), Instant::now());
     for endpoint in it.endpoints() {
@@ -707,14 +699,14 @@ async fn who_says_nothing_is_let_go() {
         held.push(asks);
     }
     let last = Instant::now();
-    it.becomes("encrypted_connections", 0.0);
+    it.wait_for_metric("encrypted_connections", 0.0);
     assert!(start.elapsed() > Duration::from_millis(2900), "{:?}", start.elapsed());
     assert!(last.elapsed() < Duration::from_secs(8), "{:?}", last.elapsed());
     drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn who_asks_now_and_then_stays() {
+async fn connections_with_occasional_queries_stay_open() {
     let it = Encrypted::start(&["--tcp-idle", "8s"]);
     let mut clients = vec![Client::http1(it.address(Transport::Https), &it.trust).await.unwrap()];
     for endpoint in it.endpoints() {
@@ -729,21 +721,21 @@ async fn who_asks_now_and_then_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn tls_says_that_it_ends() {
+async fn tls_connections_end_with_close_notify() {
     let it = Encrypted::start(&["--tcp-idle", "1s"]);
     let mut stream = encrypted::tls(it.address(Transport::Tls), it.trust.config(None)).await.unwrap();
     let mut octets = [0; 16];
-    // rustls takes an end without close_notify for an error: somebody else may have cut the connection.
+    // rustls reports an end without close_notify as an error: an attacker may have cut the connection.
     assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut octets).await.unwrap(), 0);
 }
 
-/// h3 keeps a frame until it is whole: one that says that it has a thousand million octets must not be kept.
+/// h3 buffers a frame until it is complete: a frame that announces a gigabyte must not be buffered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn frames_of_http3_without_end() {
+async fn endless_http3_frames_are_not_buffered() {
     let it = Encrypted::start(&[]);
     const LENGTH: [u8; 4] = [0xbf, 0xff, 0xff, 0xff];
     let connect = async || encrypted::quic(it.address(Transport::H3), it.trust.config(Some("h3"))).await.unwrap();
-    // Stops when nobody reads any more; says how much was taken.
+    // Writes until the server stops reading; returns the number of octets written.
     let pour = async |stream: &mut quinn::SendStream| {
         let mut poured = 0;
         while poured < 4_000_000 {
@@ -754,34 +746,34 @@ async fn frames_of_http3_without_end() {
         }
         poured
     };
-    for (case, kind) in [("HEADERS", 1), ("a frame that nobody knows", 0x21)] {
+    for (case, kind) in [("HEADERS", 1), ("an unknown frame", 0x21)] {
         let (_endpoint, connection) = connect().await;
         let (mut request, _reply) = connection.open_bi().await.unwrap();
         request.write_all(&[&[kind][..], &LENGTH].concat()).await.unwrap();
         let poured = pour(&mut request).await;
         assert!(poured < 200_000, "{case}: {poured}");
     }
-    for (case, start) in [("SETTINGS", [0, 4]), ("a frame that nobody knows on the control stream", [0, 0x21])] {
+    for (case, start) in [("SETTINGS", [0, 4]), ("an unknown frame on the control stream", [0, 0x21])] {
         let (_endpoint, connection) = connect().await;
         let mut control = connection.open_uni().await.unwrap();
         control.write_all(&[&start[..], &LENGTH].concat()).await.unwrap();
         let poured = pour(&mut control).await;
         assert!(poured < 200_000, "{case}: {poured}");
     }
-    // Streams that end before they are requests.
+    // Streams that end without a request.
     let (_endpoint, connection) = connect().await;
     let mut opened = 0;
     while let Ok(Ok((mut stream, _reply))) = tokio::time::timeout(Duration::from_secs(5), connection.open_bi()).await {
         opened += 1;
-        assert!(opened < 3000, "they are counted");
+        assert!(opened < 3000, "empty streams are limited");
         let _ = stream.finish();
     }
     assert_eq!(closed(&connection).await, Some(0x107), "H3_EXCESSIVE_LOAD");
-    it.is_well("after all that").await;
+    it.assert_still_serving("after all that").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn limits_on_connections() {
+async fn connection_limits_evict_the_oldest_connections() {
     let it = Encrypted::start(&["--tcp-connections", "6", "--tcp-connections-per-address", "4"]);
     for endpoint in it.endpoints() {
         let mut clients = Vec::new();
@@ -791,24 +783,24 @@ async fn limits_on_connections() {
             clients.push(client);
         }
         assert!(it.metric("encrypted_connections") <= 4.0, "{endpoint}: {}", it.metric("encrypted_connections"));
-        // The last four are there, the others made room.
+        // The last four are still open; the others were evicted.
         for (index, client) in clients.iter_mut().enumerate() {
             assert_eq!(client.ask(&question()).await.is_ok(), index >= 8, "{endpoint}: {index}");
         }
     }
-    // Who only knocks pushes nobody out who asks, though it came later.
+    // Later connections without a query do not evict one that has sent queries.
     let mut useful = Client::connect(it.endpoint(Transport::Tls), &it.trust).await.unwrap();
     useful.ask(&question()).await.unwrap();
     let knocks: Vec<_> = (0..20).map(|_| connect(it.address(Transport::Https))).collect();
-    it.is_well("while others knock").await;
+    it.assert_still_serving("during the silent connections").await;
     useful.ask(&question()).await.unwrap();
     drop(knocks);
 }
 
-/// First packets of handshakes of QUIC that go no further, each from an address that may be made up: it takes the place of
-/// nobody who has asked, and there are never more than a few.
+/// Initial packets of QUIC handshakes that never complete, each from an address that may be spoofed. They evict no
+/// connection that has sent a query, and few of them are held at a time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn handshakes_of_quic_that_go_no_further() {
+async fn unfinished_quic_handshakes_evict_no_active_connection() {
     const FIRST: usize = 300;
     let it = Encrypted::start(&[]);
     let trap = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -818,7 +810,7 @@ async fn handshakes_of_quic_that_go_no_further() {
     let config = quinn::ClientConfig::new(Arc::new(config));
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let attempts: Vec<_> = (0..FIRST).map(|_| endpoint.connect_with(config.clone(), to, NAME).unwrap()).collect();
-    // By the id that the client chose for the server: packets are sent again.
+    // Keyed by the destination connection id, because clients retransmit.
     let mut first = std::collections::HashMap::new();
     let mut packet = [0; 2000];
     while first.len() < FIRST {
@@ -835,15 +827,15 @@ async fn handshakes_of_quic_that_go_no_further() {
         let open = it.metric("encrypted_connections");
         assert!(open <= 101.0, "{open} after {index}");
     }
-    assert!(it.metric("encrypted_connections") > 50.0, "they are handshakes");
+    assert!(it.metric("encrypted_connections") > 50.0, "the packets start handshakes");
     useful.ask(&question()).await.unwrap();
-    it.is_well("meanwhile").await;
+    it.assert_still_serving("meanwhile").await;
     drop(attempts);
 }
 
-/// Twenty connections ask a hundred times each for 48 kB and take nothing: 96 MB, of which none is owed more than its due.
+/// Twenty connections each send a hundred queries for 48 kB and read no reply. The server must not buffer these 96 MB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn clients_that_take_nothing_are_owed_little() {
+async fn clients_that_do_not_read_cost_little_memory() {
     let endpoints: Vec<String> = (0..3000).map(|n| format!("{{addresses: [10.1.{}.{}]}}", n / 250, n % 250)).collect();
     let slice = |part: usize, endpoints: &[String]| {
         format!(
@@ -933,20 +925,20 @@ async fn clients_that_take_nothing_are_owed_little() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let taken = it.server.status("VmRSS:").saturating_sub(before);
         assert!(taken < 40_000, "{transport:?}: {taken} kB");
-        it.is_well("meanwhile").await;
+        it.assert_still_serving("meanwhile").await;
     }
-    assert!(it.metric("encrypted_connections") >= 60.0, "they are there");
+    assert!(it.metric("encrypted_connections") >= 60.0, "the connections are still open");
     for task in kept {
         task.abort();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn descriptors_that_run_out() {
+async fn running_out_of_descriptors_does_not_stop_the_server() {
     let program = env!("CARGO_BIN_EXE_callsign");
     let mut limited = process::with(Path::new("sh"));
     limited.args(["-c", "ulimit -n 80; exec \"$0\" \"$@\"", program]);
-    let it = Encrypted::start_by(limited, &["--tcp-connections-per-address", "1000"]);
+    let it = Encrypted::start_with(limited, &["--tcp-connections-per-address", "1000"]);
     let held: Vec<_> = (0..200).map(|_| connect(it.address(Transport::Tls))).collect();
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", it.server.child.id())).unwrap();
@@ -959,7 +951,7 @@ async fn descriptors_that_run_out() {
         assert!(it.server.ask(QUESTION).contains("10.96.0.10"));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // In a second: a listener that spins takes a hundred of a hundred ticks.
+    // In about a second: a listener that spins would use all of its hundred ticks.
     assert!(ticks() - before < 30, "{} ticks", ticks() - before);
     ask_once(it.endpoint(Transport::Quic), &it.trust).await.unwrap();
     drop(held);
@@ -970,7 +962,7 @@ async fn descriptors_that_run_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn names_of_others_and_the_end() {
+async fn forwarded_queries_are_answered_even_during_shutdown() {
     let records = upstream::parse("www.example.com 300 A 192.0.2.1");
     let slow = Arc::new(AtomicBool::new(false));
     let waits = slow.clone();
@@ -990,7 +982,7 @@ async fn names_of_others_and_the_end() {
         assert!(reply.contains("192.0.2.1"), "{endpoint}: {reply}");
         clients.push((endpoint, client));
     }
-    // What has been asked when the server is told to end is answered.
+    // Queries in flight at the signal are answered.
     slow.store(true, Relaxed);
     let before = it.metric("cache_misses_total");
     let mut waiting = tokio::task::JoinSet::new();
@@ -998,7 +990,7 @@ async fn names_of_others_and_the_end() {
         let asked = asked.clone();
         waiting.spawn(async move { (endpoint, client.ask(&asked).await) });
     }
-    it.becomes("cache_misses_total", before + 4.0);
+    it.wait_for_metric("cache_misses_total", before + 4.0);
     it.server.signal("-INT");
     while let Some(answer) = waiting.join_next().await {
         let (endpoint, answer) = answer.unwrap();
@@ -1012,13 +1004,13 @@ async fn names_of_others_and_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn busy_connections_do_not_hold_the_end() {
+async fn busy_connections_do_not_delay_shutdown() {
     let it = Encrypted::start(&[]);
     let mut busy = tokio::task::JoinSet::new();
     let asked = Arc::new(AtomicU32::new(0));
     for endpoint in it.endpoints() {
         let client = Client::connect(endpoint, &it.trust).await.unwrap();
-        // Several questions at a time where that can be: there is never a moment without one.
+        // Several queries at a time where the transport allows it, so that one is always in flight.
         let clients = match client {
             Client::Quic(endpoint, connection) => {
                 (0..8).map(|_| Client::Quic(endpoint.clone(), connection.clone())).collect()

@@ -19,15 +19,15 @@ use std::time::{Duration, Instant};
 
 use common::Scratch;
 use follower::{API, Follower, namespace, service, slice, with_api};
-use scripted::{Api, Fault, Streams};
+use scripted::{Api, Fault, WatchListSupport};
 use serde_json::json;
 
 #[test]
 fn a_difference_that_no_event_told_of_is_found_and_healed() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     api.put(service("stays", "10.96.0.50"));
     let follower = Follower::start(&api.kubeconfig(), &["--self-check", "1ms"]);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     api.put_silently(service("api", "10.96.0.11"));
     api.put_silently(service("unheard", "10.96.0.12"));
     assert_eq!(follower.ask(API), "10.96.0.10", "nobody told");
@@ -38,7 +38,7 @@ fn a_difference_that_no_event_told_of_is_found_and_healed() {
         std::thread::sleep(Duration::from_millis(100));
         assert!(start.elapsed() < Duration::from_secs(10));
     }
-    follower.becomes("unheard.web.svc.cluster.local A", "10.96.0.12");
+    follower.wait_for_answer("unheard.web.svc.cluster.local A", "10.96.0.12");
     assert_eq!(follower.ask("stays.web.svc.cluster.local A"), "10.96.0.50");
     let metrics = follower.admin("/metrics");
     assert!(metrics.contains("callsign_self_check_differences_total 2"), "{metrics}");
@@ -49,12 +49,12 @@ fn a_server_starts_from_what_was_saved() {
     let scratch = Scratch::folder("saved");
     let file = scratch.0.join("facts");
     let saved = file.to_str().unwrap();
-    let mut api = with_api(Streams::Yes);
+    let mut api = with_api(WatchListSupport::Yes);
     api.put(service("old", "10.96.0.30"));
     api.put(json!({"kind": "Service", "metadata": {"name": "db", "namespace": "web"}, "spec": {"clusterIP": "None"}}));
     api.put(slice("db-1", "db", &["10.1.0.1", "10.1.0.2"]));
     let first = Follower::start(&api.kubeconfig(), &["--saved", saved]);
-    first.becomes(API, "10.96.0.10");
+    first.wait_for_answer(API, "10.96.0.10");
     let start = Instant::now();
     while !file.exists() {
         assert!(start.elapsed() < Duration::from_secs(7), "written at once, and then at most every five seconds");
@@ -67,12 +67,12 @@ fn a_server_starts_from_what_was_saved() {
     }
     let silent = Follower::start(&api.kubeconfig(), &["--saved", saved]);
     assert_eq!(silent.ask(API), "SERVFAIL", "it may still answer");
-    silent.becomes_within(API, "10.96.0.10", Duration::from_secs(3));
+    silent.wait_for_answer_within(API, "10.96.0.10", Duration::from_secs(3));
     drop(silent);
     // The API is away: the saved facts answer at once, and say that they do.
     api.kill();
     let second = Follower::start(&api.kubeconfig(), &["--saved", saved]);
-    second.becomes_within(API, "10.96.0.10", Duration::from_secs(1));
+    second.wait_for_answer_within(API, "10.96.0.10", Duration::from_secs(1));
     assert_eq!(second.ask("10-1-0-2.db.web.svc.cluster.local A"), "10.1.0.2");
     assert_eq!(second.ask("nope.web.svc.cluster.local A"), "NXDOMAIN");
     let ready = second.admin("/ready?verbose");
@@ -92,7 +92,7 @@ fn a_server_starts_from_what_was_saved() {
         assert_eq!(sorted(&second.ask("db.web.svc.cluster.local A")), "10.1.0.1 10.1.0.2", "no hole");
         assert!(Instant::now() < end, "caught up within five seconds");
     }
-    second.becomes("old.web.svc.cluster.local A", "NXDOMAIN");
+    second.wait_for_answer("old.web.svc.cluster.local A", "NXDOMAIN");
     while second.admin("/ready?verbose").contains("saved facts") {
         assert!(Instant::now() < end, "every part is told within five seconds");
         std::thread::sleep(Duration::from_millis(20));
@@ -103,10 +103,10 @@ fn a_server_starts_from_what_was_saved() {
 fn a_file_that_is_not_whole_is_refused_and_left_alone() {
     let scratch = Scratch::folder("refused");
     let good = {
-        let api = with_api(Streams::Yes);
+        let api = with_api(WatchListSupport::Yes);
         let path = scratch.0.join("good");
         let follower = Follower::start(&api.kubeconfig(), &["--saved", path.to_str().unwrap()]);
-        follower.becomes(API, "10.96.0.10");
+        follower.wait_for_answer(API, "10.96.0.10");
         let start = Instant::now();
         while !path.exists() {
             assert!(start.elapsed() < Duration::from_secs(7));
@@ -122,9 +122,9 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
         ("without its checksum", good[..good.len() - 65].to_vec(), "damaged"),
         ("one address changed", flipped, "damaged"),
         ("more behind it", longer, "damaged"),
-        ("another version", newer, "no file of saved facts"),
-        ("somebody else's", b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "no file of saved facts"),
-        ("nothing in it", Vec::new(), "no file of saved facts"),
+        ("another version", newer, "not a file of saved facts"),
+        ("another program's file", b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "not a file of saved facts"),
+        ("an empty file", Vec::new(), "not a file of saved facts"),
     ];
     for (case, octets, error) in cases {
         let path = scratch.0.join("file");
@@ -135,24 +135,24 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
     }
     // Nor is somebody else's file written over by a server that was told the wrong name.
     let path = scratch.file("passwd", "root:x:0:0:root:/root:/bin/bash\n");
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     let follower = Follower::start(&api.kubeconfig(), &["--saved", path.to_str().unwrap()]);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     std::thread::sleep(Duration::from_millis(500));
     assert!(std::fs::read_to_string(path).unwrap().starts_with("root:"));
 }
 
 #[test]
 fn how_long_a_change_took_is_measured() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     api.put(json!({"kind": "Service", "metadata": {"name": "db", "namespace": "web"}, "spec": {"clusterIP": "None"}}));
     let follower = Follower::of(&api);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     let mut told = slice("db-1", "db", &["10.1.0.1"]);
     told["metadata"]["annotations"] =
         json!({"endpoints.kubernetes.io/last-change-trigger-time": "2020-01-01T00:00:00Z"});
     api.put(told);
-    follower.becomes("db.web.svc.cluster.local A", "10.1.0.1");
+    follower.wait_for_answer("db.web.svc.cluster.local A", "10.1.0.1");
     let metrics = follower.admin("/metrics");
     let name = "callsign_kubernetes_dns_programming_duration_seconds";
     assert!(metrics.contains(&format!("{name}_count{{from=\"trigger\"}} 1")), "{metrics}");
@@ -163,17 +163,17 @@ fn how_long_a_change_took_is_measured() {
 #[test]
 fn trouble_is_told_once_and_retried_within_bounds() {
     for (case, fault, told) in [
-        ("401", Fault::SharedStatus(401, "Unauthorized".into()), "401"),
-        ("403", Fault::SharedStatus(403, "services is forbidden".into()), "forbidden"),
-        ("500", Fault::SharedStatus(500, "etcd is away".into()), "etcd is away"),
-        ("HTML", Fault::SharedStatus(503, "<html>Service Unavailable</html>".into()), "503"),
+        ("401", Fault::Status(401, "Unauthorized".into()), "401"),
+        ("403", Fault::Status(403, "services is forbidden".into()), "forbidden"),
+        ("500", Fault::Status(500, "etcd is away".into()), "etcd is away"),
+        ("HTML", Fault::Status(503, "<html>Service Unavailable</html>".into()), "503"),
         ("half a JSON object", Fault::Reset, "cannot reach the API"),
         ("an ERROR event", Fault::ErrorEvent(500), "something broke"),
-        ("no JSON", Fault::Body("what?\n".into()), "no watch event"),
+        ("a line that is not JSON", Fault::Body("what?\n".into()), "invalid watch event"),
     ] {
-        let api = with_api(Streams::Yes);
+        let api = with_api(WatchListSupport::Yes);
         let follower = Follower::of(&api);
-        follower.becomes(API, "10.96.0.10");
+        follower.wait_for_answer(API, "10.96.0.10");
         for _ in 0..6 {
             api.fault("services", fault.clone());
         }
@@ -195,9 +195,9 @@ fn trouble_is_told_once_and_retried_within_bounds() {
 /// An API that takes no watch from its own list must not be listed without end.
 #[test]
 fn gone_again_and_again_is_paced() {
-    let api = with_api(Streams::Yes);
+    let api = with_api(WatchListSupport::Yes);
     let follower = Follower::of(&api);
-    follower.becomes(API, "10.96.0.10");
+    follower.wait_for_answer(API, "10.96.0.10");
     for _ in 0..40 {
         api.fault("services", Fault::ErrorEvent(410));
     }
@@ -207,7 +207,7 @@ fn gone_again_and_again_is_paced() {
     let requests = api.requests().len() - asked;
     assert!(requests < 20, "{requests} requests within two seconds");
     assert_eq!(follower.ask(API), "10.96.0.10", "the last good table is served");
-    assert!(follower.admin("/ready?verbose").contains("410 again and again"));
+    assert!(follower.admin("/ready?verbose").contains("(410 Gone)"));
 }
 
 #[test]
@@ -216,15 +216,15 @@ fn lists_of_odd_objects() {
         r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":null}"#,
         r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":[null, {"spec": {}}, {"metadata": {}}, {"metadata": {"name": ""}}]}"#,
     ] {
-        let api = with_api(Streams::Refused);
+        let api = with_api(WatchListSupport::Refused);
         // The streamed list is refused first; then comes the page, as new as all that has happened.
-        api.fault("services", Fault::SharedStatus(422, "Invalid".into()));
+        api.fault("services", Fault::Status(422, "Invalid".into()));
         api.fault("services", Fault::Body(body.into()));
         let follower = Follower::of(&api);
-        follower.becomes("nope.web.svc.cluster.local A", "NXDOMAIN");
+        follower.wait_for_answer("nope.web.svc.cluster.local A", "NXDOMAIN");
         assert_eq!(follower.ask(API), "NXDOMAIN", "what the list said is what is believed");
         api.put(service("api", "10.96.0.20"));
-        follower.becomes(API, "10.96.0.20");
+        follower.wait_for_answer(API, "10.96.0.20");
     }
 }
 
@@ -277,7 +277,7 @@ fn a_random_walk_ends_where_the_model_does() {
         state ^= state >> 27;
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
     };
-    let mut api = Api::start(if dice(2) == 0 { Streams::Yes } else { Streams::Refused });
+    let mut api = Api::start(if dice(2) == 0 { WatchListSupport::Yes } else { WatchListSupport::Refused });
     api.put(namespace("web"));
     let mut model = Model::default();
     let mut follower = Follower::of(&api);
@@ -320,7 +320,7 @@ fn a_random_walk_ends_where_the_model_does() {
             93..95 if api.faults_left() < 3 => {
                 let resource = ["services", "endpointslices"][dice(2) as usize];
                 let faults = [
-                    Fault::SharedStatus(500, "odd".into()),
+                    Fault::Status(500, "odd".into()),
                     Fault::Reset,
                     Fault::Body("{".into()),
                     Fault::ErrorEvent(410),

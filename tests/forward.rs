@@ -1,5 +1,4 @@
-//! Names that are not the cluster's: what upstreams say, how long it is kept, and what happens when they say something
-//! wrong, late, or nothing.
+//! Names outside the cluster: forwarding, caching, and upstreams whose replies are invalid, late or missing.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -62,7 +61,7 @@ const WORLD: &str = "
     a.b.c.d.example 60 A 192.0.2.4
 ";
 
-/// A server on [`CLUSTER`] that asks these upstreams; its one caller lives in namespace `web`.
+/// Starts a server for [`CLUSTER`] with these flags. Its only caller is in namespace `web`.
 fn serve(flags: &[&str]) -> (Server, Scratch) {
     let scratch = Scratch::folder("forward");
     let path = scratch.file("cluster.yaml", CLUSTER);
@@ -92,7 +91,7 @@ fn show(message: &Message) -> String {
     ] {
         head += if set { flag } else { "" };
     }
-    assert!(message.metadata.recursion_available, "a server that forwards says so");
+    assert!(message.metadata.recursion_available, "a forwarding server sets RA");
     if let Some(EdnsOption::Unknown(_, error)) =
         message.edns.as_ref().and_then(|edns| edns.option(EdnsCode::from(15u16)))
     {
@@ -111,7 +110,7 @@ fn ask(server: &Server, question: &str) -> String {
 }
 
 #[test]
-fn what_upstreams_say_is_passed_on() {
+fn upstream_replies_reach_clients_and_cluster_names_do_not_leak() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag()]);
     for (question, expected) in [
@@ -142,7 +141,7 @@ fn what_upstreams_say_is_passed_on() {
 }
 
 #[test]
-fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenticity() {
+fn unknown_types_errors_and_the_ad_bit_are_forwarded_unchanged() {
     let odd =
         RData::Unknown { code: RecordType::from(65_534), rdata: hickory_proto::rr::rdata::NULL::with(vec![1, 2, 3]) };
     let upstream = Upstream::start(move |query, _| {
@@ -168,7 +167,7 @@ fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenti
         if question.name() == &name("bogus.example") {
             edns.options_mut().insert(EdnsOption::Unknown(15, vec![0, 6, b'b', b'a', b'd']));
         }
-        // A cookie is one hop's (RFC 7873).
+        // A cookie is valid for one hop only (RFC 7873).
         edns.options_mut().insert(EdnsOption::Unknown(10, vec![7; 8]));
         reply.set_edns(edns);
         vec![reply.to_vec().unwrap()]
@@ -182,7 +181,7 @@ fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenti
     for _ in 0..2 {
         let odd = with("odd.example. TYPE65534", &|_| {});
         assert!(matches!(&odd.answers[0].data, RData::Unknown { rdata, .. } if rdata.anything == [1, 2, 3]));
-        assert!(!show(&with("signed.example. A", &|_| {})).contains(" ad"), "nobody asked for it");
+        assert!(!show(&with("signed.example. A", &|_| {})).contains(" ad"), "the client did not set AD or DO");
         let authentic = with("signed.example. A", &|query| query.metadata.authentic_data = true);
         assert!(show(&authentic).starts_with("NOERROR ad"), "{}", show(&authentic));
         let signed = with("signed.example. A", &|query| {
@@ -193,17 +192,17 @@ fn every_type_passes_through_untouched_and_so_do_errors_and_the_mark_of_authenti
         assert!(signed.edns.unwrap().flags().dnssec_ok);
         let bogus = with("bogus.example. A", &|_| {});
         assert_eq!(show(&bogus), "SERVFAIL error 6");
-        assert!(bogus.edns.unwrap().option(EdnsCode::from(10u16)).is_none(), "a cookie is for one hop");
+        assert!(bogus.edns.unwrap().option(EdnsCode::from(10u16)).is_none(), "cookies are not forwarded");
         let unchecked = with("bogus.example. A", &|query| query.metadata.checking_disabled = true);
         assert!(unchecked.metadata.checking_disabled);
     }
 }
 
 #[test]
-fn what_is_kept_and_for_how_long() {
+fn replies_are_cached_for_their_ttl() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag(), "--cache-max-ttl", "200"]);
-    // Asked twice: how often does the upstream hear of it?
+    // The number of upstream queries for two client queries.
     for (question, times) in [
         ("www.example. AAAA", 1),
         ("alias.example. A", 1),
@@ -216,12 +215,12 @@ fn what_is_kept_and_for_how_long() {
         ask(&server, &question.to_uppercase());
         assert_eq!(upstream.asked() - before, times, "{question}");
     }
-    // TTLs count down, from the ceiling if they were above it.
+    // TTLs count down, starting at the ceiling if they exceed it.
     assert!(ask(&server, "www.example. A").contains("www.example. 200 A"));
     std::thread::sleep(Duration::from_millis(2100));
     let later = ask(&server, "www.example. A");
     assert!(later.contains("www.example. 198 A") || later.contains("www.example. 197 A"), "{later}");
-    // Past its time it is asked for again.
+    // An expired reply is fetched again.
     let before = upstream.asked();
     ask(&server, "short.example. A");
     std::thread::sleep(Duration::from_millis(2100));
@@ -231,12 +230,12 @@ fn what_is_kept_and_for_how_long() {
     for metric in ["callsign_cache_hits_total", "callsign_cache_misses_total", "callsign_upstream_requests_total"] {
         assert!(metrics.contains(metric), "{metric}");
     }
-    // Scrapers refuse a histogram whose last bucket is not that.
+    // Scrapers reject a histogram whose last bucket is not +Inf.
     assert!(metrics.contains("le=\"+Inf\"") && !metrics.contains("e308"));
 }
 
 #[test]
-fn without_a_soa_a_negative_answer_is_not_kept() {
+fn a_negative_reply_without_a_soa_is_not_cached() {
     let upstream = Upstream::start(|query, _| vec![reply(query, ResponseCode::NXDomain, &[]).to_vec().unwrap()]);
     let (server, _scratch) = serve(&[&upstream.flag()]);
     assert_eq!(ask(&server, "x.example. A"), "NXDOMAIN");
@@ -245,7 +244,7 @@ fn without_a_soa_a_negative_answer_is_not_kept() {
 }
 
 #[test]
-fn bounds_of_the_cache_hold() {
+fn the_cache_stays_within_its_limit() {
     let upstream = Upstream::start(|query, _| {
         let owner = query.queries.first().unwrap().name().to_ascii();
         vec![reply(query, ResponseCode::NoError, &parse(&format!("{owner} 300 A 192.0.2.1"))).to_vec().unwrap()]
@@ -261,11 +260,11 @@ fn bounds_of_the_cache_hold() {
     let before = upstream.asked();
     ask(&none, "x.example. A");
     ask(&none, "x.example. A");
-    assert_eq!(upstream.asked() - before, 2, "nothing is kept");
+    assert_eq!(upstream.asked() - before, 2, "nothing is cached");
 }
 
 #[test]
-fn the_same_question_of_many_is_asked_once() {
+fn identical_questions_in_flight_share_one_upstream_query() {
     let upstream = Upstream::start(|query, _| {
         std::thread::sleep(Duration::from_millis(300));
         vec![from_zone(&parse(WORLD), query)]
@@ -283,17 +282,17 @@ fn the_same_question_of_many_is_asked_once() {
     assert_eq!(upstream.asked(), 1);
 }
 
-/// What a bad upstream does with a question, and whether a client of it alone gets SERVFAIL.
-type Misdeed = fn(&Message, Over) -> Vec<Vec<u8>>;
+/// The replies of a misbehaving upstream to a query.
+type Misbehaviour = fn(&Message, Over) -> Vec<Vec<u8>>;
 
 #[test]
-fn bad_upstreams_are_survived() {
+fn a_bad_upstream_leads_to_failover_or_servfail() {
     fn good(query: &Message) -> Message {
         reply(query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"))
     }
-    let misdeeds: [(&str, Misdeed, &str); 10] = [
+    let misbehaviours: [(&str, Misbehaviour, &str); 10] = [
         (
-            "another id, as a forger has to guess it",
+            "another id, as in a forged reply",
             |query, _| {
                 let mut reply = good(query);
                 reply.metadata.id ^= 1;
@@ -340,9 +339,9 @@ fn bad_upstreams_are_survived() {
             },
             "SERVFAIL error 22",
         ),
-        ("nothing at all", |_, _| vec![], "SERVFAIL error 22"),
+        ("no reply", |_, _| vec![], "SERVFAIL error 22"),
         (
-            "TC for ever",
+            "TC over UDP and TCP",
             |query, _| {
                 let mut reply = reply(query, ResponseCode::NoError, &[]);
                 reply.metadata.truncation = true;
@@ -352,7 +351,7 @@ fn bad_upstreams_are_survived() {
         ),
         ("REFUSED", |query, _| vec![reply(query, ResponseCode::Refused, &[]).to_vec().unwrap()], "SERVFAIL error 22"),
         (
-            "aliases in a circle",
+            "a CNAME loop",
             |query, _| {
                 let circle = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME www.example.");
                 vec![reply(query, ResponseCode::NoError, &circle).to_vec().unwrap()]
@@ -360,20 +359,20 @@ fn bad_upstreams_are_survived() {
             "SERVFAIL error 22",
         ),
     ];
-    let threads: Vec<_> = misdeeds
+    let threads: Vec<_> = misbehaviours
         .into_iter()
-        .map(|(case, misdeed, alone)| {
+        .map(|(case, misbehaviour, alone)| {
             std::thread::spawn(move || {
-                let bad = Upstream::start(misdeed);
+                let bad = Upstream::start(misbehaviour);
                 let good = Upstream::serving(WORLD);
                 let (server, _scratch) = serve(&[&bad.flag(), &good.flag()]);
                 let start = Instant::now();
                 let answer = ask(&server, "www.example. A");
-                assert_eq!(answer, "NOERROR\nwww.example. 300 A 192.0.2.1", "{case}, and another upstream");
+                assert_eq!(answer, "NOERROR\nwww.example. 300 A 192.0.2.1", "{case}, with another upstream");
                 assert!(start.elapsed() < Duration::from_secs(4), "{case}: {:?}", start.elapsed());
                 let (server, _scratch) = serve(&[&bad.flag()]);
                 let start = Instant::now();
-                assert_eq!(ask(&server, "www.example. A"), alone, "{case}, and nobody else");
+                assert_eq!(ask(&server, "www.example. A"), alone, "{case}, as the only upstream");
                 assert!(start.elapsed() < Duration::from_secs(5), "{case}: {:?}", start.elapsed());
             })
         })
@@ -384,7 +383,7 @@ fn bad_upstreams_are_survived() {
 }
 
 #[test]
-fn a_forged_reply_before_the_right_one_changes_nothing() {
+fn forged_replies_before_the_genuine_one_are_ignored() {
     let upstream = Upstream::start(|query, _| {
         let forged = |id: u16| {
             let mut forged = reply(query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"));
@@ -408,7 +407,7 @@ fn a_forged_reply_before_the_right_one_changes_nothing() {
 }
 
 #[test]
-fn ids_and_ports_cannot_be_guessed_and_other_addresses_are_not_heard() {
+fn ids_and_ports_are_unpredictable_and_other_sources_are_ignored() {
     use std::collections::BTreeSet;
     use std::sync::{Arc, Mutex};
     let (own, elsewhere) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.2:0").unwrap());
@@ -420,7 +419,7 @@ fn ids_and_ports_cannot_be_guessed_and_other_addresses_are_not_heard() {
         while let Ok((length, from)) = own.recv_from(&mut buffer) {
             let query = Message::from_vec(&buffer[..length]).unwrap();
             noted.lock().unwrap().push((query.metadata.id, from.port()));
-            // Right in all but where it comes from.
+            // Correct except for its source address.
             let forged = reply(&query, ResponseCode::NoError, &parse("www.example 300 A 203.0.113.66"));
             let _ = elsewhere.send_to(&forged.to_vec().unwrap(), from);
             std::thread::sleep(Duration::from_millis(1));
@@ -434,32 +433,32 @@ fn ids_and_ports_cannot_be_guessed_and_other_addresses_are_not_heard() {
     let seen = seen.lock().unwrap();
     let ids: BTreeSet<u16> = seen.iter().map(|(id, _)| *id).collect();
     let ports: BTreeSet<u16> = seen.iter().map(|(_, port)| *port).collect();
-    // Of 200 numbers of 16 bits a few are twice the same, seldom ten.
+    // Among 200 random 16-bit numbers there are a few duplicates, rarely ten.
     assert!(ids.len() > 190, "{} ids", ids.len());
     let steps: BTreeSet<i32> = seen.windows(2).map(|pair| i32::from(pair[1].0) - i32::from(pair[0].0)).collect();
-    assert!(steps.len() > 180, "they do not count");
-    assert!(ports.len() >= 3, "a port serves 64 questions: {} ports", ports.len());
+    assert!(steps.len() > 180, "ids are not sequential");
+    assert!(ports.len() >= 3, "a port is used for at most 64 queries: {} ports", ports.len());
 }
 
 #[test]
-fn one_upstream_fails_and_another_answers() {
+fn when_one_upstream_fails_another_answers() {
     let first = Upstream::serving(WORLD);
     let second = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&first.flag(), &second.flag(), "--cache-entries", "0"]);
     ask(&server, "www.example. A");
-    assert_eq!((first.asked(), second.asked()), (1, 0), "the first is asked first");
-    first.be_silent(true);
+    assert_eq!((first.asked(), second.asked()), (1, 0), "the first upstream is preferred");
+    first.set_silent(true);
     for _ in 0..4 {
         assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
     }
     assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
     assert!(server.get("/ready?verbose").contains("does not reply"));
-    first.be_silent(false);
-    until("the first is asked again", || {
+    first.set_silent(false);
+    until("the first upstream is in use again", || {
         ask(&server, "www.example. A");
         server.get("/ready?verbose").matches("in use").count() == 2
     });
-    // Nobody listens: the system says so.
+    // Without a listener, the kernel reports an error.
     let nobody = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (server, _scratch) = serve(&[&format!("--upstream={nobody}"), &second.flag()]);
     assert!(ask(&server, "www.example. A").starts_with("NOERROR"));
@@ -470,7 +469,7 @@ fn one_upstream_fails_and_another_answers() {
 }
 
 #[test]
-fn what_is_too_long_for_a_datagram_comes_over_tcp() {
+fn truncated_replies_are_fetched_over_tcp() {
     let upstream = Upstream::start(|query, over| {
         let records: String = (0..100).map(|index| format!("many.example 60 A 192.0.2.{index}\n")).collect();
         let mut reply = reply(query, ResponseCode::NoError, &parse(&records));
@@ -504,7 +503,7 @@ fn what_is_too_long_for_a_datagram_comes_over_tcp() {
 }
 
 #[test]
-fn a_server_that_does_not_know_edns_is_asked_without() {
+fn an_upstream_without_edns_support_is_queried_without_it() {
     let upstream = Upstream::start(|query, _| {
         if query.edns.is_some() {
             let mut refusal = reply(query, ResponseCode::FormErr, &[]);
@@ -518,7 +517,7 @@ fn a_server_that_does_not_know_edns_is_asked_without() {
 }
 
 #[test]
-fn a_question_that_is_refused_takes_edns_from_nobody_else() {
+fn a_formerr_for_one_question_does_not_disable_edns_for_others() {
     let upstream = Upstream::start(|query, _| {
         if query.queries[0].query_type() == RecordType::from(999) {
             let mut refusal = reply(query, ResponseCode::FormErr, &[]);
@@ -535,7 +534,7 @@ fn a_question_that_is_refused_takes_edns_from_nobody_else() {
 }
 
 #[test]
-fn a_connection_that_died_in_silence_is_not_used_again() {
+fn a_silently_dead_connection_is_not_reused() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let over_tcp = AtomicUsize::new(0);
     let upstream = Upstream::start(move |query, over| {
@@ -544,21 +543,21 @@ fn a_connection_that_died_in_silence_is_not_used_again() {
             reply.answers.clear();
             reply.metadata.truncation = true;
         } else if over_tcp.fetch_add(1, Ordering::SeqCst) == 1 {
-            // Whatever else comes on this connection is read by nobody.
+            // This thread reads nothing more from the connection.
             std::thread::sleep(Duration::from_secs(60));
         }
         vec![reply.to_vec().unwrap()]
     });
     let (server, _scratch) = serve(&[&upstream.flag()]);
     assert!(ask(&server, "long.example. A").contains("192.0.2.1"));
-    assert!(ask(&server, "long.example. A").starts_with("SERVFAIL"), "it has just died");
-    // That is remembered for a second.
+    assert!(ask(&server, "long.example. A").starts_with("SERVFAIL"), "the connection has just died");
+    // The failure is cached for a second.
     std::thread::sleep(Duration::from_millis(2100));
-    assert!(ask(&server, "long.example. A").contains("192.0.2.1"), "over another connection");
+    assert!(ask(&server, "long.example. A").contains("192.0.2.1"), "over a new connection");
 }
 
 #[test]
-fn who_has_said_all_that_it_will_still_gets_its_replies() {
+fn half_closed_client_still_gets_its_replies() {
     use std::io::{Read as _, Write as _};
     let upstream = Upstream::start(|query, _| {
         std::thread::sleep(Duration::from_millis(300));
@@ -585,7 +584,7 @@ fn who_has_said_all_that_it_will_still_gets_its_replies() {
 }
 
 #[test]
-fn an_upstream_that_takes_its_time_is_heard() {
+fn a_reply_that_takes_seconds_is_still_forwarded() {
     let upstream = Upstream::start(|query, _| {
         std::thread::sleep(Duration::from_millis(2500));
         vec![from_zone(&parse(WORLD), query)]
@@ -595,18 +594,18 @@ fn an_upstream_that_takes_its_time_is_heard() {
 }
 
 #[test]
-fn what_is_in_flight_lands_before_the_end() {
+fn queries_in_flight_are_answered_before_exit() {
     let upstream = Upstream::start(|query, _| {
         std::thread::sleep(Duration::from_millis(1000));
         vec![from_zone(&parse(WORLD), query)]
     });
     let (server, _scratch) = serve(&[&upstream.flag()]);
     let at = server.dns;
-    // One that is passed on, one that is put together.
+    // One reply is forwarded unchanged, the other is composed.
     let clients = ["www.example. A", "out. AAAA"].map(|question| {
         std::thread::spawn(move || exchange(at, &common::query(question, Some(1232))).expect("a reply"))
     });
-    until("both are asked for", || upstream.asked() == 1 || upstream.asked() == 2);
+    until("the upstream has a query", || upstream.asked() == 1 || upstream.asked() == 2);
     server.signal("-INT");
     for client in clients {
         assert!(show(&Message::from_vec(&client.join().unwrap()).unwrap()).starts_with("NOERROR"));
@@ -616,31 +615,31 @@ fn what_is_in_flight_lands_before_the_end() {
 }
 
 #[test]
-fn stale_answers_stand_in_for_those_that_cannot_be_had() {
+fn stale_replies_are_served_when_the_upstream_is_silent() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag()]);
     ask(&server, "short.example. A");
-    upstream.be_silent(true);
+    upstream.set_silent(true);
     std::thread::sleep(Duration::from_millis(2100));
     let stale = "NOERROR error 3\nshort.example. 30 A 192.0.2.2";
     let start = Instant::now();
     assert_eq!(ask(&server, "short.example. A"), stale);
     assert!(start.elapsed() < Duration::from_secs(4), "before the client gives up: {:?}", start.elapsed());
-    // Once it is known that nobody answers, nobody waits.
+    // Once the upstream is known to be silent, clients do not wait for it.
     std::thread::sleep(Duration::from_millis(3000));
     let start = Instant::now();
     assert_eq!(ask(&server, "short.example. A"), stale);
     assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
     let (strict, _scratch) = serve(&[&upstream.flag(), "--cache-stale", "0"]);
-    upstream.be_silent(false);
+    upstream.set_silent(false);
     ask(&strict, "short.example. A");
-    upstream.be_silent(true);
+    upstream.set_silent(true);
     std::thread::sleep(Duration::from_millis(2100));
     assert!(ask(&strict, "short.example. A").starts_with("SERVFAIL"));
 }
 
 #[test]
-fn what_is_popular_is_asked_for_before_it_expires() {
+fn popular_replies_are_prefetched_before_they_expire() {
     let upstream = Upstream::start(|query, _| {
         vec![reply(query, ResponseCode::NoError, &parse("popular.example 10 A 192.0.2.1")).to_vec().unwrap()]
     });
@@ -650,13 +649,13 @@ fn what_is_popular_is_asked_for_before_it_expires() {
         assert!(ask(&server, "popular.example. A").contains("192.0.2.1"));
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert_eq!(upstream.asked(), 2, "once, and once before the ten seconds were over");
+    assert_eq!(upstream.asked(), 2, "one cache miss, and one prefetch within the ten seconds");
     let metrics = server.get("/metrics");
     assert!(metrics.contains("callsign_cache_prefetch_total 1") && metrics.contains("callsign_cache_misses_total 1"));
 }
 
 #[test]
-fn zones_with_servers_of_their_own() {
+fn stub_zones_are_forwarded_to_their_own_servers() {
     let world = Upstream::serving(WORLD);
     let corp = Upstream::serving("a.corp.example 60 A 192.0.2.11\nx.corp.local 60 A 192.0.2.12");
     let deep =
@@ -684,11 +683,11 @@ fn zones_with_servers_of_their_own() {
     assert_eq!(world.asked(), 1);
     let (server, _scratch) = serve(&[&["--upstream=none"], &stubs[..]].concat());
     assert_eq!(ask(&server, "a.corp.example. A"), "NOERROR\na.corp.example. 60 A 192.0.2.11");
-    assert_eq!(ask(&server, "www.example. A"), "REFUSED", "so that the client's next nameserver gets its turn");
+    assert_eq!(ask(&server, "www.example. A"), "REFUSED", "so that the client tries its next nameserver");
 }
 
 #[test]
-fn aliases_lead_out_of_the_cluster_and_into_it() {
+fn cnames_are_followed_out_of_the_cluster_and_into_it() {
     let upstream = Upstream::serving(WORLD);
     let (server, _scratch) = serve(&[&upstream.flag()]);
     for _ in 0..2 {
@@ -712,7 +711,7 @@ fn aliases_lead_out_of_the_cluster_and_into_it() {
                 "round. A",
                 "NOERROR aa\nround. 5 CNAME into.example.\ninto.example. 60 CNAME api.web.svc.cluster.local.\napi.web.svc.cluster.local. 5 A 10.96.0.10",
             ),
-            // What the caller may not see does not exist, however it is come by.
+            // A name that the caller may not see does not exist, even if an outside CNAME leads to it.
             ("hidden.example. A", "NXDOMAIN\nhidden.example. 60 CNAME secret.vault.svc.cluster.local."),
         ] {
             let answer = ask(&server, question);
@@ -729,7 +728,7 @@ fn aliases_lead_out_of_the_cluster_and_into_it() {
 }
 
 #[test]
-fn an_upstream_that_is_this_server_is_refused_with_the_reason() {
+fn an_upstream_that_is_this_server_is_rejected_at_startup() {
     let scratch = Scratch::folder("loop");
     let cluster = scratch.file("cluster.yaml", CLUSTER);
     let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -755,10 +754,10 @@ fn an_upstream_that_is_this_server_is_refused_with_the_reason() {
 }
 
 #[test]
-fn an_upstream_that_asks_us_back_is_found_out_and_dropped() {
+fn an_upstream_that_forwards_back_to_us_is_detected_and_dropped() {
     use std::sync::{Arc, Mutex};
     let us: Arc<Mutex<Option<SocketAddr>>> = Arc::default();
-    // A relay that sends every datagram on to us, and our replies back.
+    // A relay that forwards every datagram to us and returns our replies.
     let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
     let at = relay.local_addr().unwrap();
     let to = us.clone();
@@ -777,18 +776,18 @@ fn an_upstream_that_asks_us_back_is_found_out_and_dropped() {
     let (server, _scratch) = serve(&[&format!("--upstream={at}")]);
     *us.lock().unwrap() = Some(server.dns);
     assert!(ask(&server, "www.example. A").starts_with("SERVFAIL"));
-    until("the loop is told", || server.get("/ready?verbose").contains("comes back to us"));
+    until("the loop is reported", || server.get("/ready?verbose").contains("forwarding loop"));
     let start = Instant::now();
     assert!(ask(&server, "other.example. A").starts_with("SERVFAIL"));
-    assert!(start.elapsed() < Duration::from_secs(1), "it is not asked any more");
-    assert!(ask(&server, "api. A").contains("10.96.0.10"), "the cluster's names are answered on");
+    assert!(start.elapsed() < Duration::from_secs(1), "the upstream is no longer queried");
+    assert!(ask(&server, "api. A").contains("10.96.0.10"), "cluster names are still answered");
     server.signal("-INT");
     let (_, log) = server.wait();
-    assert!(log.contains("ERROR") && log.contains("comes back"), "{log}");
+    assert!(log.contains("ERROR") && log.contains("forwarding loop"), "{log}");
 }
 
 #[test]
-fn a_search_list_in_one_question() {
+fn a_search_list_is_completed_within_one_query() {
     let upstream = Upstream::serving(&format!("{WORLD}\nhost.corp.example 60 A 192.0.2.21"));
     let (server, _scratch) = serve(&[&upstream.flag(), "--complete-search", "--search", "corp.example"]);
     for (question, expected) in [
@@ -814,7 +813,7 @@ fn a_search_list_in_one_question() {
         ),
         ("missing.example.web.svc.cluster.local. A", "NXDOMAIN aa"),
         ("api.web.svc.cluster.local. A", "NOERROR aa\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
-        // Of another namespace: not the first of this caller's list.
+        // Another namespace is not the first domain of this caller's search list.
         ("www.example.vault.svc.cluster.local. A", "NXDOMAIN aa"),
     ] {
         assert_eq!(ask(&server, question), expected, "{question}");
@@ -822,16 +821,16 @@ fn a_search_list_in_one_question() {
     let scratch = Scratch::folder("unknown");
     let path = scratch.file("cluster.yaml", CLUSTER);
     let unknown = Server::start(&["--manifests", path.to_str().unwrap(), &upstream.flag(), "--complete-search"], None);
-    assert_eq!(ask(&unknown, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa", "whose list is it?");
+    assert_eq!(ask(&unknown, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa", "the caller has no namespace");
     let (off, _scratch) = serve(&[&upstream.flag()]);
     assert_eq!(ask(&off, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa");
     let (alone, _scratch) = serve(&["--upstream=none", "--complete-search"]);
     let reply = exchange(alone.dns, &common::query("www.example.web.svc.cluster.local. A", None)).expect("a reply");
-    assert!(common::text(&reply).starts_with("NXDOMAIN aa"), "nobody to complete it with");
+    assert!(common::text(&reply).starts_with("NXDOMAIN aa"), "there is no upstream to complete it with");
 }
 
 #[test]
-fn nothing_that_could_be_the_clusters_leaves_before_the_cluster_is_known() {
+fn possible_cluster_names_are_not_forwarded_before_the_first_sync() {
     let upstream = Upstream::serving(WORLD);
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let scratch = Scratch::folder("unsynced");
@@ -858,28 +857,28 @@ fn nothing_that_could_be_the_clusters_leaves_before_the_cluster_is_known() {
 }
 
 #[test]
-fn a_resolv_conf_that_changes() {
+fn a_changed_resolv_conf_is_reloaded() {
     let first = Upstream::serving(WORLD);
     let scratch = Scratch::folder("resolv");
-    // A resolv.conf names no ports, so what it names here listens nowhere: it is enough to see who would be asked.
+    // A resolv.conf cannot name ports, so these servers do not exist: the test checks which ones would be queried.
     let file = scratch.file("resolv.conf", "search x\nnameserver 127.0.0.9\n");
     let (server, _scratch) =
         serve(&[&format!("--upstream={}", file.display()), &format!("--stub=example={}", first.address)]);
-    until("it is told who is asked", || server.get("/ready?verbose").contains("upstream 127.0.0.9:53"));
+    until("the upstream is listed", || server.get("/ready?verbose").contains("upstream 127.0.0.9:53"));
     assert!(ask(&server, "www.example. A").contains("192.0.2.1"));
     scratch.file("new", "nameserver 127.0.0.8\nnameserver 127.0.0.7\n");
     std::fs::rename(scratch.0.join("new"), &file).unwrap();
-    until("the new ones are asked", || {
+    until("the new upstreams are listed", || {
         let text = server.get("/ready?verbose");
         text.contains("upstream 127.0.0.8:53") && text.contains("127.0.0.7:53") && !text.contains("127.0.0.9")
     });
     std::fs::remove_file(&file).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    assert!(server.get("/ready?verbose").contains("upstream 127.0.0.8:53"), "no file changes nothing");
+    assert!(server.get("/ready?verbose").contains("upstream 127.0.0.8:53"), "a missing file changes nothing");
 }
 
 #[test]
-fn a_silent_upstream_holds_up_nobody_else() {
+fn a_silent_upstream_does_not_delay_other_clients() {
     let upstream = Upstream::start(|_, _| Vec::new());
     let (server, _scratch) = serve(&[&upstream.flag(), "--max-concurrent", "100"]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -892,24 +891,24 @@ fn a_silent_upstream_holds_up_nobody_else() {
         assert!(ask(&server, "api. A").contains("10.96.0.10"));
         assert!(start.elapsed() < Duration::from_secs(2));
     }
-    // What is too much at once is told so, and does not wait.
+    // Queries above the limit get SERVFAIL at once.
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let mut buffer = [0; 512];
     let told = (0..200).take_while(|_| socket.recv(&mut buffer).is_ok()).count();
     assert_eq!(told, 200);
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    assert!(socket.recv(&mut buffer).is_ok(), "those in flight are told in time");
+    assert!(socket.recv(&mut buffer).is_ok(), "queries in flight get a reply in time");
     assert_eq!(buffer[3] & 0x0f, 2, "SERVFAIL");
 }
 
 #[test]
-fn bad_flags_are_told_in_one_line() {
+fn bad_flags_are_reported_in_one_line() {
     for (flags, expected) in [
-        (&["--upstream", "dns.example"][..], "'dns.example' is no server"),
-        (&["--upstream", "none", "--upstream", "10.0.0.1"], "--upstream none stands alone"),
+        (&["--upstream", "dns.example"][..], "'dns.example' is not a server"),
+        (&["--upstream", "none", "--upstream", "10.0.0.1"], "--upstream none excludes other upstreams"),
         (&["--upstream", "/nowhere/resolv.conf"], "/nowhere/resolv.conf"),
-        (&["--upstream", "/dev/null"], "names no nameserver"),
-        (&["--upstream", "none", "--stub", "corp.example"], "names no server"),
+        (&["--upstream", "/dev/null"], "lists no nameservers"),
+        (&["--upstream", "none", "--stub", "corp.example"], "has no server"),
         (&["--upstream", "none", "--search", "a..b"], "--search 'a..b'"),
         (&["--upstream", "tls://127.0.0.1#x.example", "--upstream-ca", "/dev/null"], "/dev/null"),
         (&["--upstream", "none", "--cache-min-ttl", "300", "--cache-max-ttl", "60"], "--cache-min-ttl"),
@@ -927,17 +926,17 @@ fn bad_flags_are_told_in_one_line() {
 }
 
 #[test]
-fn ten_thousand_replies_take_twelve_megabytes_at_most() {
+fn ten_thousand_cached_replies_take_at_most_twelve_megabytes() {
     let upstream = Upstream::start(|query, _| {
         let owner = query.queries.first().unwrap().name().to_ascii();
-        // An alias and two addresses, as a content network answers.
+        // A CNAME and two addresses, as from a content delivery network.
         let records = format!(
             "{owner} 300 CNAME edge.network.example.\nedge.network.example 60 A 192.0.2.1\nedge.network.example 60 A 192.0.2.2"
         );
         vec![reply(query, ResponseCode::NoError, &parse(&records)).to_vec().unwrap()]
     });
     let (server, _scratch) = serve(&[&upstream.flag()]);
-    // Everything is allocated once before it is measured.
+    // The first query triggers one-time allocations, which must not be measured.
     ask(&server, "first.example. A");
     let before = server.status("RssAnon:");
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

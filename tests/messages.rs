@@ -1,4 +1,4 @@
-//! Messages as octets: what is well formed, what is not, and what comes back (RFC 1035, 6891, 7766, 8906, 9619).
+//! Well-formed and malformed messages as octets, and the replies to them (RFC 1035, 6891, 7766, 8906, 9619).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -34,7 +34,7 @@ fn zone() -> Arc<Zone> {
     common::zone(OBJECTS, &["--namespace", "web"])
 }
 
-/// `api.web.svc.cluster.local A`, with these octets of the header and after the question.
+/// Returns a query for `api.web.svc.cluster.local A` with these header fields, and with `more` after the question.
 fn message(flags: u16, counts: [u16; 4], more: &[u8]) -> Vec<u8> {
     let mut message = vec![0x12, 0x34];
     message.extend(flags.to_be_bytes());
@@ -53,8 +53,8 @@ fn opt(version: u8, flags: u8, options: &[u8]) -> Vec<u8> {
     opt
 }
 
-/// What a reply says: its rcode (with the bits of the OPT), the flags that are set, the counts.
-fn said(reply: Option<Vec<u8>>) -> String {
+/// Summarizes a reply: its rcode (with the extended bits of the OPT), the flags that are set, and the section counts.
+fn summary(reply: Option<Vec<u8>>) -> String {
     let Some(reply) = reply else { return "nothing".to_owned() };
     let flags = u16::from_be_bytes([reply[2], reply[3]]);
     let mut rcode = flags & 15;
@@ -86,7 +86,7 @@ fn said(reply: Option<Vec<u8>>) -> String {
 }
 
 #[test]
-fn messages_and_what_comes_back() {
+fn well_formed_and_malformed_messages_get_the_right_reply() {
     let zone = zone();
     let two_questions =
         [&message(0, [2, 0, 0, 0], &[])[..], b"\x03api\x03web\x03svc\x07cluster\x05local\0\x00\x1c\x00\x01"].concat();
@@ -99,11 +99,11 @@ fn messages_and_what_comes_back() {
     let root_question = [&message(0, [1, 0, 0, 0], &[])[..12], &[0, 0, 1, 0, 1]].concat();
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a plain query", message(0x0100, [1, 0, 0, 0], &[]), "0 qr aa rd 1/1/0/0"),
-        ("RD and CD come back, AD and Z are cleared", message(0x0170, [1, 0, 0, 0], &[]), "0 qr aa rd cd 1/1/0/0"),
-        ("AA, TC and RA of a query mean nothing", message(0x0780, [1, 0, 0, 0], &[]), "0 qr aa rd 1/1/0/0"),
-        ("an rcode in a query means nothing", message(0x0003, [1, 0, 0, 0], &[]), "0 qr aa 1/1/0/0"),
+        ("RD and CD are copied, AD and Z are cleared", message(0x0170, [1, 0, 0, 0], &[]), "0 qr aa rd cd 1/1/0/0"),
+        ("AA, TC and RA in a query are ignored", message(0x0780, [1, 0, 0, 0], &[]), "0 qr aa rd 1/1/0/0"),
+        ("an rcode in a query is ignored", message(0x0003, [1, 0, 0, 0], &[]), "0 qr aa 1/1/0/0"),
         ("EDNS", message(0, [1, 0, 0, 1], OPT), "0 opt qr aa 1/1/0/1"),
-        ("the DO bit comes back (RFC 3225)", message(0, [1, 0, 0, 1], &opt(0, 0x80, &[])), "0 opt+do qr aa 1/1/0/1"),
+        ("the DO bit is copied (RFC 3225)", message(0, [1, 0, 0, 1], &opt(0, 0x80, &[])), "0 opt+do qr aa 1/1/0/1"),
         ("EDNS version 1", message(0, [1, 0, 0, 1], &opt(1, 0, &[])), "16 opt qr 1/0/0/1"),
         ("EDNS version 255", message(0, [1, 0, 0, 1], &opt(255, 0, &[])), "16 opt qr 1/0/0/1"),
         (
@@ -116,48 +116,48 @@ fn messages_and_what_comes_back() {
             message(0, [1, 0, 0, 1], &opt(0, 0, &[0, 100, 0, 2, 1, 2])),
             "0 opt qr aa 1/1/0/1",
         ),
-        ("an unknown option of version 1", message(0, [1, 0, 0, 1], &opt(1, 0, &[0, 100, 0, 0])), "16 opt qr 1/0/0/1"),
-        ("an option that is cut", message(0, [1, 0, 0, 1], &opt(0, 0, &[0, 100, 0, 9, 1])), "1 qr 0/0/0/0"),
+        ("an unknown option in version 1", message(0, [1, 0, 0, 1], &opt(1, 0, &[0, 100, 0, 0])), "16 opt qr 1/0/0/1"),
+        ("a truncated option", message(0, [1, 0, 0, 1], &opt(0, 0, &[0, 100, 0, 9, 1])), "1 qr 0/0/0/0"),
         ("two OPTs", message(0, [1, 0, 0, 2], &[OPT, OPT].concat()), "1 qr 0/0/0/0"),
         ("an OPT whose owner is not the root", message(0, [1, 0, 0, 1], &[&[1, b'x'], OPT].concat()), "1 qr 0/0/0/0"),
-        ("an OPT behind another record", message(0, [1, 0, 0, 2], &[record, OPT].concat()), "0 opt qr aa 1/1/0/1"),
+        ("an OPT after another record", message(0, [1, 0, 0, 2], &[record, OPT].concat()), "0 opt qr aa 1/1/0/1"),
         (
-            "records in answer and authority, as IXFR has them",
+            "records in answer and authority, as in IXFR",
             message(0, [1, 1, 1, 1], &[record, record, OPT].concat()),
             "0 opt qr aa 1/1/0/1",
         ),
-        ("a record that is counted and missing", message(0, [1, 0, 0, 1], &[]), "1 qr 0/0/0/0"),
-        ("a record that is cut", message(0, [1, 0, 0, 1], &OPT[..9]), "1 qr 0/0/0/0"),
+        ("a record that is counted but missing", message(0, [1, 0, 0, 1], &[]), "1 qr 0/0/0/0"),
+        ("a truncated record", message(0, [1, 0, 0, 1], &OPT[..9]), "1 qr 0/0/0/0"),
         ("octets after the message", message(0, [1, 0, 0, 0], b"trailing"), "0 qr aa 1/1/0/0"),
         ("no question (RFC 9619)", message(0, [0, 0, 0, 0], &[])[..12].to_vec(), "1 qr 0/0/0/0"),
         ("two questions", two_questions, "1 qr 0/0/0/0"),
-        ("a question that is counted and missing", message(0, [1, 0, 0, 0], &[])[..12].to_vec(), "1 qr 0/0/0/0"),
+        ("a question that is counted but missing", message(0, [1, 0, 0, 0], &[])[..12].to_vec(), "1 qr 0/0/0/0"),
         ("a question without its class", message(0, [1, 0, 0, 0], &[])[..41].to_vec(), "1 qr 0/0/0/0"),
-        ("a name that is cut", message(0, [1, 0, 0, 0], &[])[..20].to_vec(), "1 qr 0/0/0/0"),
+        ("a truncated name", message(0, [1, 0, 0, 0], &[])[..20].to_vec(), "1 qr 0/0/0/0"),
         ("a compression pointer in the question", pointer, "1 qr 0/0/0/0"),
         ("half a header", vec![0x12, 0x34, 0, 0, 0, 1], "nothing"),
         ("nothing at all", vec![], "nothing"),
         ("a reply", message(0x8000, [1, 0, 0, 0], &[]), "nothing"),
-        ("a reply of another opcode", message(0xa800, [1, 0, 0, 0], &[]), "nothing"),
+        ("a reply with another opcode", message(0xa800, [1, 0, 0, 0], &[]), "nothing"),
         ("class CHAOS", class, "5 qr 1/0/0/0"),
         ("opcode IQUERY", message(0x0800, [1, 0, 0, 0], &[]), "4 qr opcode1 1/0/0/0"),
         ("opcode STATUS", message(0x1000, [1, 0, 0, 0], &[]), "4 qr opcode2 1/0/0/0"),
         ("opcode NOTIFY", message(0x2000, [1, 0, 0, 0], &[]), "4 qr opcode4 1/0/0/0"),
         ("opcode UPDATE", message(0x2800, [1, 0, 0, 0], &[]), "4 qr opcode5 1/0/0/0"),
         ("opcode 15 without a question", message(0x7800, [0, 0, 0, 0], &[])[..12].to_vec(), "4 qr opcode15 0/0/0/0"),
-        ("the root as a name", root_question, "5 qr 1/0/0/0"),
+        ("a query for the root", root_question, "5 qr 1/0/0/0"),
     ];
     for (case, query, expected) in cases {
         let found = reply(&zone, CLIENT, &query, Limit::Datagram);
-        assert_eq!(said(found.clone()), expected, "{case}");
+        assert_eq!(summary(found.clone()), expected, "{case}");
         if let Some(found) = found {
-            assert_eq!(found[..2], query[..2], "{case}: the id comes back");
+            assert_eq!(found[..2], query[..2], "{case}: the id is copied");
         }
     }
 }
 
 #[test]
-fn names_at_their_limits() {
+fn names_and_labels_are_accepted_up_to_their_length_limits() {
     let zone = zone();
     let question = |name: &[u8]| [&[0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], name, &[0, 1, 0, 1]].concat();
     let suffix: &[u8] = b"\x03svc\x07cluster\x05local\0";
@@ -169,7 +169,7 @@ fn names_at_their_limits() {
         ("a name of 255 octets", long(43), 3),
         ("a name of 256 octets", long(44), 1),
         ("a label of 64 octets", [label(64), suffix.to_vec()].concat(), 1),
-        ("labels of any octets", [vec![3, 0, 255, b'.'], suffix.to_vec()].concat(), 3),
+        ("a label of arbitrary octets", [vec![3, 0, 255, b'.'], suffix.to_vec()].concat(), 3),
     ] {
         let found = reply(&zone, CLIENT, &question(&name), Limit::Datagram).unwrap();
         assert_eq!(found[3] & 15, expected, "{case}");
@@ -177,7 +177,7 @@ fn names_at_their_limits() {
 }
 
 #[test]
-fn two_hundred_endpoints_over_every_limit() {
+fn two_hundred_endpoints_are_truncated_to_each_size_limit() {
     let endpoints: Vec<String> =
         (0..200).map(|n| format!("{{addresses: [10.2.{}.{}], hostname: pod-{n}}}", n / 100, n % 100)).collect();
     let objects = format!(
@@ -188,12 +188,12 @@ fn two_hundred_endpoints_over_every_limit() {
     );
     let zone = common::zone(&objects, &["--udp-payload", "4096"]);
     for (case, question, payload, limit, answers, glue, truncated) in [
-        ("A over 512 octets", "many.web.svc.cluster.local A", None, Limit::Datagram, 29, 0, true),
-        ("A over 1232 octets", "many.web.svc.cluster.local A", Some(1232), Limit::Datagram, 73, 0, true),
-        ("A over 4096 octets: all of them", "many.web.svc.cluster.local A", Some(4096), Limit::Datagram, 200, 0, false),
+        ("A in 512 octets", "many.web.svc.cluster.local A", None, Limit::Datagram, 29, 0, true),
+        ("A in 1232 octets", "many.web.svc.cluster.local A", Some(1232), Limit::Datagram, 73, 0, true),
+        ("A in 4096 octets: all answers", "many.web.svc.cluster.local A", Some(4096), Limit::Datagram, 200, 0, false),
         ("A over TCP", "many.web.svc.cluster.local A", Some(1232), Limit::Stream, 200, 0, false),
         (
-            "SRV over 512 octets: no glue, fewer answers",
+            "SRV in 512 octets: no glue, fewer answers",
             "_http._tcp.many.web.svc.cluster.local SRV",
             None,
             Limit::Datagram,
@@ -201,9 +201,9 @@ fn two_hundred_endpoints_over_every_limit() {
             0,
             true,
         ),
-        ("SRV over 4096 octets", "_http._tcp.many.web.svc.cluster.local SRV", Some(4096), Limit::Datagram, 76, 0, true),
+        ("SRV in 4096 octets", "_http._tcp.many.web.svc.cluster.local SRV", Some(4096), Limit::Datagram, 76, 0, true),
         (
-            "SRV over TCP: all answers; glue as far as pointers reach",
+            "SRV over TCP: all answers, and glue as far as compression pointers reach",
             "_http._tcp.many.web.svc.cluster.local SRV",
             None,
             Limit::Stream,
@@ -220,7 +220,7 @@ fn two_hundred_endpoints_over_every_limit() {
 }
 
 #[test]
-fn glue_goes_first_and_silently() {
+fn glue_is_dropped_first_and_without_tc() {
     // Seventeen endpoints: their SRV records fit into 1,232 octets, their glue does not.
     let endpoints: Vec<String> = (0..17).map(|n| format!("{{addresses: [10.2.0.{n}]}}")).collect();
     let objects = format!(
@@ -237,7 +237,7 @@ fn glue_goes_first_and_silently() {
 }
 
 #[test]
-fn answers_take_turns() {
+fn answers_rotate() {
     let zone = zone();
     let mut buffer = vec![0; 512];
     let query = query("db.web.svc.cluster.local A", None);
@@ -253,7 +253,7 @@ fn answers_take_turns() {
 }
 
 #[test]
-fn before_the_first_sync() {
+fn possible_cluster_names_get_servfail_before_the_first_sync() {
     let settings = common::config(&["--namespace", "web"]).settings;
     let zone = Zone::unsynced(Arc::new(settings));
     for (question, expected) in [
@@ -267,7 +267,7 @@ fn before_the_first_sync() {
         ("a.b.c.example.com A", "5 opt qr rd 1/0/0/1"),
     ] {
         let found = reply(&zone, CLIENT, &query(question, Some(1232)), Limit::Datagram).unwrap();
-        assert_eq!(said(Some(found.clone())), expected, "{question}");
+        assert_eq!(summary(Some(found.clone())), expected, "{question}");
         if expected.starts_with('2') {
             // RFC 8914: option 15, code 14 (Not Ready).
             assert!(found.ends_with(&[0, 6, 0, 15, 0, 2, 0, 14]), "{question}");
@@ -276,7 +276,7 @@ fn before_the_first_sync() {
 }
 
 #[test]
-fn strangers_are_refused_everything() {
+fn clients_outside_allow_from_are_always_refused() {
     let zone = common::zone(OBJECTS, &["--allow-from", "10.0.0.0/8", "--allow-from", "fd00::/8"]);
     for (address, expected) in
         [("10.1.2.3", 0), ("fd00::1", 0), ("192.0.2.1", 5), ("2001:db8::1", 5), ("::ffff:10.0.0.1", 0)]
@@ -289,34 +289,34 @@ fn strangers_are_refused_everything() {
     }
 }
 
-/// What must hold for every reply, whatever was asked.
+/// Checks the invariants that hold for the reply to any message.
 fn check(zone: &Zone, message: &[u8]) {
     for (limit, most) in [(Limit::Datagram, 1232), (Limit::Stream, 65_535)] {
         let Some(found) = reply(zone, CLIENT, message, limit) else {
             assert!(
                 message.len() < 12 || message[2] & 0x80 != 0,
-                "only what has no header, or is a reply, gets nothing"
+                "only a reply, or a message without a header, gets no reply"
             );
             continue;
         };
         assert!(found.len() <= most);
-        assert_eq!(found[..2], message[..2], "the id comes back");
-        assert_eq!(found[2] & 0xf8, message[2] & 0x78 | 0x80, "QR is set and the opcode comes back");
+        assert_eq!(found[..2], message[..2], "the id is copied");
+        assert_eq!(found[2] & 0xf8, message[2] & 0x78 | 0x80, "QR is set and the opcode is copied");
         let parsed = Message::from_vec(&found).unwrap_or_else(|error| panic!("{error}: {found:?} to {message:?}"));
         if parsed.queries.len() == 1 {
             let mut end = 12;
             while message[end] != 0 {
                 end += 1 + usize::from(message[end]);
             }
-            assert_eq!(found[12..end + 5], message[12..end + 5], "the question comes back as it was asked");
+            assert_eq!(found[12..end + 5], message[12..end + 5], "the question is copied unchanged");
         } else {
             let rcode = found[3] & 15;
-            assert!(rcode == 1 || rcode == 4, "no question: only FORMERR and NOTIMP");
+            assert!(rcode == 1 || rcode == 4, "only FORMERR and NOTIMP have no question");
         }
     }
 }
 
-/// A query and one of its mutations.
+/// Generates queries with up to five changed octets, some of them truncated.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let names = prop::sample::select(vec![
         "api.web.svc.cluster.local",
@@ -351,21 +351,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_octets_never_hurt(message in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn random_octets_get_a_valid_reply_or_none(message in prop::collection::vec(any::<u8>(), 0..600)) {
         thread_local!(static ZONE: Arc<Zone> = zone());
         ZONE.with(|zone| check(zone, &message));
     }
 
     #[test]
-    fn mutated_queries_never_hurt(message in mutated()) {
+    fn mutated_queries_get_a_valid_reply_or_none(message in mutated()) {
         thread_local!(static ZONE: Arc<Zone> = zone());
         ZONE.with(|zone| check(zone, &message));
     }
 }
 
-/// CALLSIGN_MESSAGES sets how many; ten million take a minute in a release build.
+/// `CALLSIGN_MESSAGES` sets the number of messages; ten million take a minute in a release build.
 #[test]
-fn a_great_many_mutated_messages() {
+fn many_mutated_messages_get_a_valid_reply_or_none() {
     let count: u64 = std::env::var("CALLSIGN_MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(100_000);
     let zone = zone();
     let seeds: Vec<Vec<u8>> = [
@@ -383,7 +383,7 @@ fn a_great_many_mutated_messages() {
     .iter()
     .flat_map(|question| [query(question, None), query(question, Some(1232))])
     .collect();
-    // xorshift64*: fast, and the same messages every time.
+    // xorshift64*: fast, and deterministic.
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut dice = move || {
         state ^= state >> 12;
@@ -412,8 +412,8 @@ fn a_great_many_mutated_messages() {
     }
 }
 
-/// What encrypted transports read of their clients, before it is a DNS message.
-mod carried {
+/// The layers around a DNS message in encrypted transports: URIs, streams, and the checks that they need.
+mod encapsulated {
     use super::*;
     use callsign::server::encrypted::{doq, http as doh};
     use callsign::wire::{freshness, has_option};
@@ -426,7 +426,7 @@ mod carried {
 
     proptest! {
         #[test]
-        fn a_question_in_a_uri_is_the_message(message in prop::collection::vec(any::<u8>(), 0..5000)) {
+        fn the_dns_parameter_of_a_uri_decodes_to_the_message(message in prop::collection::vec(any::<u8>(), 0..5000)) {
             let found = get(&format!("dns={}", BASE64URL_NOPAD.encode(&message)));
             if message.len() <= 4096 {
                 prop_assert_eq!(found, Ok(doh::QuestionSource::Message(message)));
@@ -436,13 +436,13 @@ mod carried {
         }
 
         #[test]
-        fn any_query_of_a_uri_is_taken_or_refused(query in "[!-~&&[^#<>\"`{}|\\\\^]]{0,300}") {
+        fn any_query_part_of_a_uri_is_accepted_or_refused(query in "[!-~&&[^#<>\"`{}|\\\\^]]{0,300}") {
             let _ = get(&query);
             let _ = get(&format!("dns={query}"));
         }
 
         #[test]
-        fn what_a_stream_of_quic_holds(octets in prop::collection::vec(any::<u8>(), 0..5000), framed in any::<bool>()) {
+        fn doq_questions_are_validated(octets in prop::collection::vec(any::<u8>(), 0..5000), framed in any::<bool>()) {
             let octets = if framed { [&(octets.len() as u16).to_be_bytes()[..], &octets].concat() } else { octets };
             if let Ok(message) = doq::question(&octets) {
                 prop_assert!(message.starts_with(&[0, 0]));
@@ -452,7 +452,7 @@ mod carried {
         }
 
         #[test]
-        fn noise_has_no_panic_in_it(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+        fn noise_does_not_cause_a_panic(octets in prop::collection::vec(any::<u8>(), 0..600)) {
             let _ = (freshness(&octets), has_option(&octets, 11));
             let behind = message(0x0100, [1, 2, 2, 2], &octets);
             let _ = (freshness(&behind), has_option(&behind, 11));
@@ -460,16 +460,16 @@ mod carried {
     }
 
     #[test]
-    fn how_long_a_reply_may_be_kept() {
+    fn a_reply_stays_fresh_for_its_smallest_ttl() {
         let zone = zone();
         for (case, question, expected) in [
             ("an address", "api.web.svc.cluster.local A", Some(5)),
-            ("several", "db.web.svc.cluster.local A", Some(5)),
-            ("with glue, which does not count", "_sql._tcp.db.web.svc.cluster.local SRV", Some(5)),
+            ("several addresses", "db.web.svc.cluster.local A", Some(5)),
+            ("an answer with glue, whose TTLs are ignored", "_sql._tcp.db.web.svc.cluster.local SRV", Some(5)),
             ("an alias", "out.web.svc.cluster.local A", Some(5)),
-            ("no such name: the SOA's minimum", "none.web.svc.cluster.local A", Some(5)),
-            ("no such type: the same", "api.web.svc.cluster.local AAAA", Some(5)),
-            ("refused: nothing says how long", "www.example.com A", None),
+            ("NXDOMAIN: the SOA's minimum", "none.web.svc.cluster.local A", Some(5)),
+            ("NODATA: the SOA's minimum", "api.web.svc.cluster.local AAAA", Some(5)),
+            ("REFUSED: no lifetime", "www.example.com A", None),
         ] {
             let found = reply(&zone, CLIENT, &query(question, Some(1232)), Limit::Stream).unwrap();
             assert_eq!(freshness(&found), expected, "{case}");
@@ -481,30 +481,30 @@ mod carried {
         let soa = |ttl, minimum: u32| record(&[0], 6, ttl, &[&[0; 18][..], &minimum.to_be_bytes()].concat());
         for (case, counts, records, expected) in [
             (
-                "the smallest of the answer",
+                "the smallest TTL in the answer",
                 [1, 2, 0, 0],
                 [record(&[0], 1, 9, &[0; 4]), record(&[0], 1, 7, &[0; 4])].concat(),
                 Some(7),
             ),
-            ("a SOA's TTL, where it is the smaller", [1, 0, 1, 0], soa(3, 60), Some(3)),
-            ("its minimum, where that is", [1, 0, 1, 0], soa(60, 4), Some(4)),
-            ("an alias to nothing: both", [1, 1, 1, 0], [record(&[0], 5, 9, &[0]), soa(60, 30)].concat(), Some(9)),
-            ("a SOA too short for a minimum", [1, 0, 1, 0], record(&[0], 6, 9, &[0; 3]), None),
-            ("fewer records than it says", [1, 2, 0, 0], record(&[0], 1, 9, &[0; 4]), None),
+            ("the SOA's TTL, if it is the smaller one", [1, 0, 1, 0], soa(3, 60), Some(3)),
+            ("the SOA's minimum, if it is the smaller one", [1, 0, 1, 0], soa(60, 4), Some(4)),
+            ("CNAME and SOA: the smaller TTL", [1, 1, 1, 0], [record(&[0], 5, 9, &[0]), soa(60, 30)].concat(), Some(9)),
+            ("a SOA too short to hold a minimum", [1, 0, 1, 0], record(&[0], 6, 9, &[0; 3]), None),
+            ("fewer records than the header counts", [1, 2, 0, 0], record(&[0], 1, 9, &[0; 4]), None),
         ] {
             assert_eq!(freshness(&message(0x8100, counts, &records)), expected, "{case}");
         }
     }
 
     #[test]
-    fn options_of_a_query() {
+    fn an_option_is_found_only_in_a_well_formed_opt() {
         for (case, counts, more, expected) in [
             ("no OPT", [1, 0, 0, 0], vec![], false),
             ("an OPT without options", [1, 0, 0, 1], OPT.to_vec(), false),
             ("another option", [1, 0, 0, 1], opt(0, 0, &[0, 10, 0, 1, 11]), false),
             ("the option", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0]), true),
-            ("behind another", [1, 0, 0, 1], opt(0, 0, &[0, 10, 0, 1, 11, 0, 11, 0, 2, 0, 9]), true),
-            ("an OPT that is cut off", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0])[..12].to_vec(), false),
+            ("after another option", [1, 0, 0, 1], opt(0, 0, &[0, 10, 0, 1, 11, 0, 11, 0, 2, 0, 9]), true),
+            ("a truncated OPT", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0])[..12].to_vec(), false),
         ] {
             assert_eq!(has_option(&message(0x0100, counts, &more), 11), expected, "{case}");
         }

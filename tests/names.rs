@@ -10,7 +10,7 @@ use std::sync::Arc;
 use callsign::answer::Limit;
 use callsign::resolve::{NoTrace, Node, Outcome, Probes, Recorded, StepResult, resolve};
 use callsign::wire::Name;
-use callsign::zone::{Asker, Caller, Zone};
+use callsign::zone::{Caller, LazyCaller, Zone};
 use common::{query, reply, text};
 use proptest::prelude::*;
 
@@ -342,8 +342,8 @@ fn dotted_names_that_match_nothing() {
     let outcome = |zone: &Zone, name: &str, namespace: &str| {
         let namespace = zone.settings.namespace_name(namespace).unwrap();
         let name = Name::parse(&callsign::wire::name_from_text(name).unwrap(), 0).unwrap();
-        let asker = Asker::new(zone, Caller::Namespace(&namespace));
-        match resolve(zone, &asker, &name, &mut NoTrace) {
+        let lazy_caller = LazyCaller::new(zone, Caller::Namespace(&namespace));
+        match resolve(zone, &lazy_caller, &name, &mut NoTrace) {
             Outcome::Found(..) => "found",
             Outcome::Missing(_) => "missing",
             Outcome::NotOurs => "forwarded",
@@ -365,7 +365,7 @@ fn dotted_names_that_match_nothing() {
 
 #[test]
 fn aliases_and_who_keeps_them() {
-    let (zone, complaints) = common::zone_and_complaints(
+    let (zone, diagnostics) = common::zone_and_diagnostics(
         &objects(
             "service web/young 10.0.0.1 alias=db created=2025
              service web/old 10.0.0.2 alias=db created=2020
@@ -385,8 +385,8 @@ fn aliases_and_who_keeps_them() {
             ("a Service beats an alias", "taken", "web", "10.0.0.5", "NXDOMAIN"),
         ],
     );
-    assert_eq!(complaints.iter().filter(|line| line.contains("AliasClaimed")).count(), 2, "{complaints:?}");
-    assert!(complaints.iter().any(|line| line.contains("AliasShadowed") && line.contains("taken")), "{complaints:?}");
+    assert_eq!(diagnostics.iter().filter(|line| line.contains("AliasClaimed")).count(), 2, "{diagnostics:?}");
+    assert!(diagnostics.iter().any(|line| line.contains("AliasShadowed") && line.contains("taken")), "{diagnostics:?}");
 }
 
 #[test]
@@ -618,7 +618,7 @@ status: {phase: Pending, podIP: 10.1.0.7}
 #[test]
 fn annotations_that_cannot_be_read() {
     let many = (0..10_000).map(|n| format!("a{n}")).collect::<Vec<_>>().join("+");
-    let (zone, complaints) = common::zone_and_complaints(
+    let (zone, diagnostics) = common::zone_and_diagnostics(
         &objects(&format!(
             "service web/empty 10.0.0.1 visible= 
              service web/odd 10.0.0.2 alias=good+not.a.label+-
@@ -643,8 +643,8 @@ fn annotations_that_cannot_be_read() {
     for (name, word) in
         [("empty", "visible-to"), ("odd", "not.a.label"), ("many", "10000"), ("maybe", "perhaps"), ("wrong", "a.b")]
     {
-        let about: Vec<&String> = complaints.iter().filter(|line| line.contains(&format!("web/{name}"))).collect();
-        assert_eq!(about.len(), 1, "{name}: {complaints:?}");
+        let about: Vec<&String> = diagnostics.iter().filter(|line| line.contains(&format!("web/{name}"))).collect();
+        assert_eq!(about.len(), 1, "{name}: {diagnostics:?}");
         assert!(about[0].contains(word), "{name}: {about:?}");
     }
 }
@@ -686,7 +686,7 @@ fn probes() {
         let wire = callsign::wire::name_from_text(name).unwrap();
         let name = Name::parse(&wire, 0).unwrap();
         let mut probes = Probes::default();
-        resolve(&zone, &Asker::new(&zone, Caller::Namespace(&namespace)), &name, &mut probes);
+        resolve(&zone, &LazyCaller::new(&zone, Caller::Namespace(&namespace)), &name, &mut probes);
         let entry = most.entry(name.labels()).or_insert(0);
         *entry = probes.0.max(*entry);
     }
@@ -750,8 +750,8 @@ proptest! {
             let wire = callsign::wire::name_from_text(&text).unwrap();
             let name = Name::parse(&wire, 0).unwrap();
             let mut told = Recorded::default();
-            let loud = resolve(&zone, &Asker::new(&zone, caller), &name, &mut told);
-            let silent = resolve(&zone, &Asker::new(&zone, caller), &name, &mut NoTrace);
+            let loud = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut told);
+            let silent = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut NoTrace);
             prop_assert_eq!(kind(&loud), kind(&silent), "{}", &text);
             let reply = reply(&zone, caller, &query(&format!("{text} A"), None), Limit::Stream).unwrap();
             match loud {

@@ -1,5 +1,5 @@
-//! Replies of upstreams, whole, damaged and made up: what is passed on can be read by another parser, fits its limit, and
-//! carries the client's id and question.
+//! Intact, damaged and forged replies from upstreams: a forwarded reply is readable by another parser, fits the limit
+//! of the client, and carries the client's id and question.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -16,7 +16,7 @@ use upstream::{parse, reply};
 
 const TTLS: Ttls = Ttls { floor: 0, ceiling: 3600 };
 
-/// The question in lower case, as it is sent to upstreams: name, type, class.
+/// Returns the question as it is sent to upstreams: the name in lower case, type, class.
 fn question(query: &[u8]) -> Vec<u8> {
     let name = callsign::wire::Name::parse(query, 12).unwrap();
     let end = 12 + name.wire_len();
@@ -28,7 +28,7 @@ fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> ForwardRequest {
     ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, reason: ForwardReason::Outside }
 }
 
-/// Types of record whose contents are looked at: another parser has no reason to refuse what is left of them.
+/// Returns whether every record has a type whose data is validated, so that another parser has no reason to reject it.
 fn is_checked(message: &[u8]) -> bool {
     let known = [
         RecordType::A,
@@ -64,7 +64,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_is_passed_on_is_sound(
+    fn forwarded_replies_are_well_formed(
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in prop::option::of(any::<prop::sample::Index>()),
         limit in 12u16..1300,
@@ -96,17 +96,17 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_survived(noise in prop::collection::vec(any::<u8>(), 0..600)) {
+    fn noise_does_not_cause_a_panic(noise in prop::collection::vec(any::<u8>(), 0..600)) {
         let query = common::query("www.example. A", None);
         let _ = Entry::parse(&noise, &question(&query), TTLS, 0, |_| true);
-        // And behind a header and question that are right.
+        // And after a valid header and question.
         let head = &whole(&query)[..12 + question(&query).len()];
         let _ = Entry::parse(&[head, &noise].concat(), &question(&query), TTLS, 0, |_| true);
     }
 }
 
 #[test]
-fn what_fits_is_sent_and_what_was_asked_for_comes_first() {
+fn truncation_keeps_the_answer_section_longest() {
     let query = common::query("www.example. A", None);
     let entry = Entry::parse(&whole(&query), &question(&query), TTLS, 0, |_| false).unwrap();
     let mut buffer = vec![0; 65_535];
@@ -131,37 +131,37 @@ fn what_fits_is_sent_and_what_was_asked_for_comes_first() {
         (1, 0, 0, true),
         (0, 0, 0, true),
     ];
-    assert_eq!(seen, expected, "additional records go first, then the authority, and only then what was asked for");
+    assert_eq!(seen, expected, "additional records are dropped first, then the authority section, then answers");
 }
 
 #[test]
-fn ttls_and_what_is_kept() {
+fn a_reply_is_cached_for_its_smallest_ttl() {
     let query = common::query("www.example. A", None);
     let asked = Message::from_vec(&query).unwrap();
     let soa = "example 600 SOA ns.example. hostmaster.example. 1 2 3 4 120";
     let cases: [(&str, &str, &str, ResponseCode, u32); 12] = [
         (
-            "an alias of another type and nothing else",
+            "a CNAME to a name without data: the SOA's minimum",
             "www.example 300 CNAME b.example.",
             soa,
             ResponseCode::NoError,
             120,
         ),
-        ("an alias to nothing, without SOA", "www.example 300 CNAME b.example.", "", ResponseCode::NoError, 0),
+        ("a CNAME alone, without a SOA", "www.example 300 CNAME b.example.", "", ResponseCode::NoError, 0),
         (
-            "the smallest TTL of the answer",
+            "the smallest TTL in the answer",
             "www.example 300 A 192.0.2.1\nwww.example 200 A 192.0.2.2",
             "",
             ResponseCode::NoError,
             200,
         ),
-        ("no more than the ceiling", "www.example 90000 A 192.0.2.1", "", ResponseCode::NoError, 3600),
-        ("a TTL of zero is not kept", "www.example 0 A 192.0.2.1", "", ResponseCode::NoError, 0),
+        ("at most the ceiling", "www.example 90000 A 192.0.2.1", "", ResponseCode::NoError, 3600),
+        ("a TTL of zero is not cached", "www.example 0 A 192.0.2.1", "", ResponseCode::NoError, 0),
         ("the highest bit means zero (RFC 2181)", "www.example 2147483648 A 192.0.2.1", "", ResponseCode::NoError, 0),
         ("NODATA: the SOA's minimum", "", soa, ResponseCode::NoError, 120),
-        ("NXDOMAIN: the same", "", soa, ResponseCode::NXDomain, 120),
-        ("an alias to nothing: both", "www.example 30 CNAME b.example.", soa, ResponseCode::NXDomain, 30),
-        ("negative without SOA", "", "", ResponseCode::NXDomain, 0),
+        ("NXDOMAIN: the SOA's minimum", "", soa, ResponseCode::NXDomain, 120),
+        ("CNAME to a missing name: the smaller", "www.example 30 CNAME b.example.", soa, ResponseCode::NXDomain, 30),
+        ("NXDOMAIN without a SOA", "", "", ResponseCode::NXDomain, 0),
         ("SERVFAIL", "", "", ResponseCode::ServFail, 5),
         ("REFUSED", "", "", ResponseCode::Refused, 0),
     ];
@@ -178,27 +178,27 @@ fn ttls_and_what_is_kept() {
 }
 
 #[test]
-fn what_leads_into_the_cluster() {
+fn a_cname_chain_into_the_cluster_is_recognized() {
     let ours = |name: &callsign::wire::Name| name.wire().ends_with(b"\x05local\0");
     let through = "www.example 60 CNAME a.ns.svc.cluster.local.\na.ns.svc.cluster.local 60 CNAME b.example.\nb.example 60 A 192.0.2.1";
     for (case, question, answers, leads_in) in [
-        ("nowhere", "www.example. A", "www.example 60 A 192.0.2.1", false),
-        ("to its end", "www.example. A", "www.example 60 CNAME a.ns.svc.cluster.local.", true),
-        ("through it", "www.example. A", through, true),
-        ("the alias itself is asked for", "www.example. CNAME", "www.example 60 CNAME a.ns.svc.cluster.local.", false),
+        ("no CNAME", "www.example. A", "www.example 60 A 192.0.2.1", false),
+        ("a CNAME into the cluster", "www.example. A", "www.example 60 CNAME a.ns.svc.cluster.local.", true),
+        ("a chain through the cluster", "www.example. A", through, true),
+        ("a query for the CNAME itself", "www.example. CNAME", "www.example 60 CNAME a.ns.svc.cluster.local.", false),
     ] {
         let query = common::query(question, None);
         let mut message = reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse(answers));
         message.additionals = parse("a.ns.svc.cluster.local 60 A 10.1.2.3");
         let entry = Entry::parse(&message.to_vec().unwrap(), &self::question(&query), TTLS, 0, ours).unwrap();
         assert_eq!(entry.leads_in, leads_in, "{case}");
-        let kept = Message::from_vec(&entry.message(&self::question(&query))).unwrap();
-        assert!(kept.additionals.is_empty(), "{case}: what the cluster's names are, the table says");
+        let cached = Message::from_vec(&entry.message(&self::question(&query))).unwrap();
+        assert!(cached.additionals.is_empty(), "{case}: records of cluster names come only from the zone");
     }
 }
 
 #[test]
-fn words_about_an_answer_never_cost_the_answer() {
+fn extended_error_text_never_displaces_the_answer() {
     use hickory_proto::op::Edns;
     use hickory_proto::rr::rdata::opt::EdnsOption;
     let query = common::query("www.example. A", Some(512));
@@ -218,19 +218,19 @@ fn words_about_an_answer_never_cost_the_answer() {
 }
 
 #[test]
-fn nothing_stands_in_longer_than_it_may() {
+fn a_stale_reply_is_served_no_longer_than_allowed() {
     let query = common::query("www.example. A", None);
     let message =
         reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
     let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
-    entry.stand_in_until(90, 0);
+    entry.serve_stale_until(90, 0);
     assert_eq!((entry.age(59), entry.age(61)), (Freshness::Fresh(59), Freshness::Expired), "--cache-stale 0");
-    entry.stand_in_until(90, 3600);
+    entry.serve_stale_until(90, 3600);
     assert_eq!((entry.age(61), entry.age(91)), (Freshness::Stale, Freshness::Expired));
 }
 
 #[test]
-fn what_is_not_passed_on() {
+fn invalid_replies_are_rejected() {
     let query = common::query("www.example. A", None);
     let asked = Message::from_vec(&query).unwrap();
     let good = || reply(&asked, ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
@@ -249,37 +249,37 @@ fn what_is_not_passed_on() {
         [&[0xc0, owner as u8, 0, rtype, 0, 1, 0, 0, 1, 44, 0, data.len() as u8], data].concat()
     };
     let cases: [(&str, Vec<u8>, InvalidReply); 11] = [
-        ("nothing", vec![], InvalidReply::Foreign),
-        ("a query", query.clone(), InvalidReply::Foreign),
+        ("an empty message", vec![], InvalidReply::Mismatched),
+        ("a query", query.clone(), InvalidReply::Mismatched),
         (
             "another name",
             with(&|message| {
                 message.queries[0].set_name(upstream::name("w.example"));
             }),
-            InvalidReply::Foreign,
+            InvalidReply::Mismatched,
         ),
         (
-            "another type, which differs by a bit that letters fold",
+            "another type that differs only in the bit that case folding ignores",
             {
                 let mut query = common::query("www.example. TYPE65", None);
                 query[2] |= 0x80;
                 query
             },
-            InvalidReply::Foreign,
+            InvalidReply::Mismatched,
         ),
-        ("cut off", with(&|message| message.metadata.truncation = true), InvalidReply::Truncated),
-        ("a record that does not end", bytes(&|octets| octets.truncate(octets.len() - 1)), InvalidReply::Damaged),
-        ("more records than there are", bytes(&|octets| octets[7] = 2), InvalidReply::Damaged),
+        ("truncated", with(&|message| message.metadata.truncation = true), InvalidReply::Truncated),
+        ("a truncated record", bytes(&|octets| octets.truncate(octets.len() - 1)), InvalidReply::Malformed),
+        ("a count that exceeds the records", bytes(&|octets| octets[7] = 2), InvalidReply::Malformed),
         (
-            "a pointer to itself",
+            "a compression pointer to itself",
             bytes(&|octets| {
                 let at = octets.len() - 16;
                 octets[at + 1] = at as u8;
             }),
-            InvalidReply::Damaged,
+            InvalidReply::Malformed,
         ),
         (
-            "a name that leads into a TTL, which changes with age",
+            "a compression pointer into a TTL, which changes with age",
             {
                 let mut octets = reply(&asked, ResponseCode::NoError, &two()).to_vec().unwrap();
                 let (ttl, last) = (12 + question(&query).len() + 6, octets.len() - 1);
@@ -287,29 +287,29 @@ fn what_is_not_passed_on() {
                 octets[last] = ttl as u8 + 2;
                 octets
             },
-            InvalidReply::Damaged,
+            InvalidReply::Malformed,
         ),
         (
-            "a label that reaches from an earlier record over the TTL of the one that it names",
+            "an owner name whose label starts in an earlier record and spans its own record's TTL",
             {
                 let head = reply(&asked, ResponseCode::NoError, &two()).to_vec().unwrap();
                 let head = &head[..12 + question(&query).len()];
                 let first = record(12, 16, &[0, 15]);
-                // The last octet of the first record, and what follows, up to the zero that ends the address.
+                // The label runs from the last octet of the first record to the zero that ends the address.
                 [head, &first, &record(head.len() + first.len() - 1, 1, &[192, 0, 2, 0])].concat()
             },
-            InvalidReply::Damaged,
+            InvalidReply::Malformed,
         ),
         (
-            "aliases in a circle",
+            "a CNAME loop",
             with(&|message| {
                 message.answers = parse("www.example 60 CNAME b.example.\nb.example 60 CNAME WWW.example.");
             }),
-            InvalidReply::Circle,
+            InvalidReply::CnameLoop,
         ),
     ];
-    for (case, message, unfit) in cases {
+    for (case, message, invalid) in cases {
         let found = Entry::parse(&message, &question(&query), TTLS, 0, |_| false);
-        assert_eq!(found.err(), Some(unfit), "{case}");
+        assert_eq!(found.err(), Some(invalid), "{case}");
     }
 }

@@ -1,4 +1,4 @@
-//! What strangers do to sockets: slow, half, overlong and too many. Memory and threads stay bounded, and everybody else is
+//! Misbehaving clients: slow, incomplete, overlong and too many. Memory and threads stay bounded, and other clients are
 //! answered throughout (RFC 7766).
 #![allow(
     clippy::unwrap_used,
@@ -62,7 +62,7 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
-fn a_pipeline_is_answered_in_order() {
+fn pipelined_queries_are_answered_in_order() {
     let (server, _scratch) = start(&[]);
     let mut stream = connect(server.dns);
     let mut all = Vec::new();
@@ -71,7 +71,7 @@ fn a_pipeline_is_answered_in_order() {
         query[..2].copy_from_slice(&id.to_be_bytes());
         all.extend(framed(&query));
     }
-    // In pieces that end nowhere in particular.
+    // In chunks that do not end at message boundaries.
     for piece in all.chunks(997) {
         stream.write_all(piece).unwrap();
     }
@@ -81,10 +81,10 @@ fn a_pipeline_is_answered_in_order() {
 }
 
 #[test]
-fn frames_that_are_no_queries() {
+fn frames_that_are_not_queries_do_not_break_the_connection() {
     let (server, _scratch) = start(&["--tcp-idle", "1s"]);
     let good = framed(&query(QUESTION, None));
-    // The longest frame, full of nothing: FORMERR if its start is a header, and the next query is answered.
+    // Each frame starts with a readable header, so it gets an error reply, and the next query is answered.
     for (case, frame, rcode) in [
         (
             "65,535 octets that start like a query",
@@ -98,9 +98,9 @@ fn frames_that_are_no_queries() {
         stream.write_all(&frame).unwrap();
         assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, rcode, "{case}");
         stream.write_all(&good).unwrap();
-        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, 0, "{case}: and then a query");
+        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, 0, "{case}: the query after it");
     }
-    // Nothing comes back to these, but what follows is answered.
+    // These frames get no reply, but the query after them does.
     for (case, frame) in [
         ("an empty frame", framed(&[])),
         ("half a header", framed(&[1, 2, 3])),
@@ -111,11 +111,11 @@ fn frames_that_are_no_queries() {
         stream.write_all(&good).unwrap();
         assert_eq!(read_reply(&mut stream).unwrap()[..2], good[2..4], "{case}");
     }
-    // Time is given for whole messages.
+    // The idle timeout applies until a message is complete.
     for (case, octets) in [
         ("silence", &[][..]),
         ("half a length", &[0]),
-        ("a length and silence", &[0, 43]),
+        ("a length, then silence", &[0, 43]),
         ("half a message", &good[..20]),
     ] {
         let mut stream = connect(server.dns);
@@ -127,9 +127,9 @@ fn frames_that_are_no_queries() {
 }
 
 #[test]
-fn newcomers_at_a_limit_are_answered() {
+fn new_connections_at_the_limit_are_answered() {
     let (server, _scratch) = start(&["--tcp-connections-per-address", "8"]);
-    // All places are taken by clients that have asked, and say nothing now.
+    // Every connection slot belongs to a client that has sent a query and is now idle.
     let held: Vec<_> = (0..8)
         .map(|_| {
             let mut stream = connect(server.dns);
@@ -139,7 +139,7 @@ fn newcomers_at_a_limit_are_answered() {
         })
         .collect();
     for _ in 0..20 {
-        // Some at once: one does not make room for the next.
+        // Several at once: one new connection does not evict another.
         let mut burst: Vec<_> = (0..4).map(|_| connect(server.dns)).collect();
         for stream in &mut burst {
             stream.write_all(&framed(&query(QUESTION, None))).unwrap();
@@ -152,18 +152,18 @@ fn newcomers_at_a_limit_are_answered() {
 }
 
 #[test]
-fn replies_and_noise_over_udp_get_nothing() {
+fn replies_and_noise_over_udp_get_no_reply() {
     let (server, _scratch) = start(&[]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(server.dns).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut reply = query(QUESTION, None);
     reply[2] |= 0x80;
-    for (case, message) in [("a reply", &reply[..]), ("nothing", &[]), ("half a header", &[1, 2, 3])] {
+    for (case, message) in [("a reply", &reply[..]), ("an empty datagram", &[]), ("half a header", &[1, 2, 3])] {
         socket.send(message).unwrap();
         assert!(socket.recv(&mut [0; 512]).is_err(), "{case}");
     }
-    // Longer than any query: the header is answered.
+    // A datagram longer than any query gets a bare header in reply.
     let mut long = query(QUESTION, None);
     long.resize(9000, 0);
     socket.send(&long).unwrap();
@@ -173,28 +173,28 @@ fn replies_and_noise_over_udp_get_nothing() {
 }
 
 #[test]
-fn a_client_at_its_limit_loses_its_stalest_connection() {
+fn a_client_at_its_limit_loses_its_unused_connection() {
     let (server, _scratch) = start(&["--tcp-connections-per-address", "10"]);
     let mut held: Vec<TcpStream> = (0..10).map(|_| connect(server.dns)).collect();
-    // All but the first have been of use.
+    // All but the first have carried a query.
     for stream in &mut held[1..] {
         stream.write_all(&framed(&query(QUESTION, None))).unwrap();
         read_reply(stream).unwrap();
     }
-    assert!(ask_tcp(server.dns).is_ok(), "the eleventh is answered");
-    assert!(is_closed(&mut held[0]), "the one that was of no use made room");
+    assert!(ask_tcp(server.dns).is_ok(), "the eleventh connection is answered");
+    assert!(is_closed(&mut held[0]), "the unused connection was evicted");
     for stream in &mut held[2..] {
         stream.write_all(&framed(&query(QUESTION, None))).unwrap();
-        assert!(read_reply(stream).is_ok(), "the others stay");
+        assert!(read_reply(stream).is_ok(), "the other connections stay open");
     }
 }
 
-/// A thousand connections that send one octet a second, from as many addresses as loopback has.
+/// A thousand connections, each from its own loopback address, that send one octet a second.
 #[test]
-fn slow_clients_hurt_nobody() {
+fn slow_clients_do_not_affect_others() {
     let seconds = std::env::var("CALLSIGN_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let (server, _scratch) = start(&[]);
-    // Once it has settled: the last of its own threads start while the first query is answered.
+    // Measure a settled server: the last of its threads start while it answers the first query.
     server.ask(QUESTION);
     std::thread::sleep(Duration::from_millis(500));
     let (threads, memory) = (server.status("Threads:"), server.status("VmRSS:"));
@@ -219,7 +219,7 @@ fn slow_clients_hurt_nobody() {
                             slot.as_mut().is_some_and(|stream| stream.write_all(&frame[at % 400..=at % 400]).is_ok());
                         if !sent {
                             broken += 1;
-                            // From another address of loopback each time, so that no limit of one address helps.
+                            // Each connection has its own loopback address, to avoid the limit per address.
                             let from = SocketAddr::from(([127, 0, part + 1, index as u8], 0));
                             let socket =
                                 socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
@@ -242,10 +242,10 @@ fn slow_clients_hurt_nobody() {
         assert_eq!(ask_tcp(server.dns).expect("TCP is answered")[3] & 15, 0);
         tcp += 1;
     }
-    assert_eq!(server.status("Threads:"), threads, "threads");
+    assert_eq!(server.status("Threads:"), threads, "the number of threads stays the same");
     let grown = server.status("VmRSS:").saturating_sub(memory);
-    assert!(grown < 20_000, "{grown} kB more for a thousand connections");
+    assert!(grown < 20_000, "a thousand connections took {grown} kB");
     let broken: usize = attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum();
-    println!("{seconds} s: {udp} UDP and {tcp} TCP queries answered, {grown} kB more, {broken} connections opened");
+    println!("{seconds} s: {udp} UDP and {tcp} TCP queries answered, {grown} kB taken, {broken} connections opened");
     assert!(udp > 100 && tcp > 100);
 }

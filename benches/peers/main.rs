@@ -109,7 +109,7 @@ fn main() {
     }
     // CoreDNS reads the cluster from an API, as it does in one.
     let api = std::env::var_os("CALLSIGN_COREDNS").map(|program| {
-        let api = scripted::Api::start(scripted::Streams::Yes);
+        let api = scripted::Api::start(scripted::WatchListSupport::Yes);
         for object in names::objects() {
             api.put(object);
         }

@@ -1,5 +1,5 @@
-//! Metrics of what is kept of upstreams, and of the upstreams themselves. The cache's names are those of the usual cluster
-//! DNS, so that its dashboards find them; of the rest, with `--metrics-prefix coredns`, so is the histogram of times.
+//! Metrics of the forward cache and of the upstreams. The cache metrics are named as in CoreDNS, so that its dashboards
+//! work. With `--metrics-prefix coredns`, so is the histogram of upstream latency.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use prometheus_client::metrics::MetricType;
 use super::metrics::{Scrape, counter_of, histogram};
 use crate::forward::{ForwardCache, RCODES, TIME_BOUNDS, UpstreamStats};
 
-/// What one scrape tells of forwarding.
+/// Forwarding metrics of one scrape.
 pub(super) struct ForwardingMetrics {
     pub(super) cache: Arc<ForwardCache>,
-    /// Whether names are those of the usual cluster DNS.
-    pub(super) usual: bool,
+    /// Whether all names follow CoreDNS.
+    pub(super) coredns_names: bool,
 }
 
 impl std::fmt::Debug for ForwardingMetrics {
@@ -32,17 +32,17 @@ impl ForwardingMetrics {
             (hits + counts.cache_hits, stale + counts.stale)
         });
         let (entries, octets) = self.cache.size();
-        scrape.gauge(encoder, "cache_entries", "Answers of upstreams that are kept", entries as f64)?;
-        scrape.gauge(encoder, "cache_bytes", "Octets that they take", octets as f64)?;
+        scrape.gauge(encoder, "cache_entries", "Replies in the forward cache", entries as f64)?;
+        scrape.gauge(encoder, "cache_bytes", "Bytes used by the forward cache", octets as f64)?;
         for (name, help, value) in [
-            ("cache_hits", "Questions answered from what is kept", hits),
-            ("cache_misses", "Questions that nothing kept answered", read(&counts.misses)),
-            ("cache_served_stale", "Answers past their time, for want of fresher ones", stale),
-            ("cache_prefetch", "Popular answers asked for again before they expired", read(&counts.prefetches)),
-            ("forward_joined", "Questions that joined the same one in flight", read(&counts.joined)),
+            ("cache_hits", "Cache hits", hits),
+            ("cache_misses", "Cache misses", read(&counts.misses)),
+            ("cache_served_stale", "Stale replies served", stale),
+            ("cache_prefetch", "Prefetches of popular replies before they expired", read(&counts.prefetches)),
+            ("forward_joined", "Queries that joined an identical query in flight", read(&counts.joined)),
             (
                 "forward_max_concurrent_rejects",
-                "Questions turned away: too many in flight, or waiting",
+                "Queries rejected because too many were in flight or waiting",
                 read(&counts.rejected),
             ),
         ] {
@@ -53,11 +53,11 @@ impl ForwardingMetrics {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             upstreams.iter().try_for_each(|stats| counter_of(&mut family, &[("to", &stats.server)], of(stats)))
         };
-        family("upstream_requests", "Questions sent, by upstream", |stats| stats.requests.load(Relaxed))?;
-        family("upstream_foreign_replies", "Messages that answered no question of ours: late, or forged", |stats| {
-            stats.foreign.load(Relaxed)
+        family("upstream_requests", "Queries sent, by upstream", |stats| stats.requests.load(Relaxed))?;
+        family("upstream_foreign_replies", "Messages that matched no query in flight: late or forged", |stats| {
+            stats.mismatched.load(Relaxed)
         })?;
-        let help = "Questions that an upstream gave no answer to, by reason";
+        let help = "Queries without a usable reply, by upstream and reason";
         let mut family = encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for stats in &upstreams {
             for (reason, counter) in [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
@@ -65,7 +65,7 @@ impl ForwardingMetrics {
                 counter_of(&mut family, &[("to", stats.server.as_str()), ("reason", reason)], read(counter))?;
             }
         }
-        let help = "Replies of upstreams, by rcode";
+        let help = "Replies, by upstream and rcode";
         let mut family = encoder.encode_descriptor("upstream_responses", help, None, MetricType::Counter)?;
         for stats in &upstreams {
             let names = RCODES.iter().map(|(_, name)| *name).chain(["other"]);
@@ -75,7 +75,7 @@ impl ForwardingMetrics {
         }
         let mut family = encoder.encode_descriptor(
             "upstream_up",
-            "1: asked in its turn; 0: asked last, for it does not reply, or not at all, for it asks us back",
+            "1 if the upstream is in use; 0 if it does not reply and is used last, or is in a loop and not used",
             None,
             MetricType::Gauge,
         )?;
@@ -83,8 +83,9 @@ impl ForwardingMetrics {
             let up = !stats.down.load(Relaxed) && !stats.looping.load(Relaxed);
             family.encode_family(&[("to", stats.server.as_str())])?.encode_gauge(&f64::from(u8::from(up)))?;
         }
-        let name = if self.usual { "proxy_request_duration_seconds" } else { "upstream_request_duration_seconds" };
-        let help = "Time from sending a question to an upstream to its reply";
+        let name =
+            if self.coredns_names { "proxy_request_duration_seconds" } else { "upstream_request_duration_seconds" };
+        let help = "Time from sending a query to receiving the upstream's reply";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         let bounds: Vec<f64> = TIME_BOUNDS.iter().map(|bound| *bound as f64 / 1e6).collect();
         for stats in &upstreams {

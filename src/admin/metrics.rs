@@ -1,4 +1,4 @@
-//! Metrics in OpenMetrics text, read off the counters when somebody scrapes.
+//! Metrics in the OpenMetrics text format, read from the counters on each scrape.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::answer::ZoneClass;
 use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
 use crate::server::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 
-/// Counters of one server thread, with the labels they are told under.
+/// Counters of one server thread, with their labels.
 #[derive(Clone)]
 pub struct ListenerCounters {
     pub(super) server: String,
@@ -23,7 +23,7 @@ pub struct ListenerCounters {
     pub(super) counters: Arc<Counters>,
 }
 
-/// All metrics as text.
+/// Encodes all metrics as text.
 pub(super) fn render(admin: &Admin) -> Result<String, Error> {
     let mut out = String::with_capacity(16 * 1024);
     let mut registry = Registry::default();
@@ -33,7 +33,7 @@ pub(super) fn render(admin: &Admin) -> Result<String, Error> {
     Ok(out)
 }
 
-/// Everything that one scrape tells, copied so that it is of one moment.
+/// The values of one scrape, copied so that they are consistent.
 #[derive(Debug)]
 pub(super) struct Scrape {
     domain: String,
@@ -47,12 +47,12 @@ pub(super) struct Scrape {
     forwarding: Option<ForwardingMetrics>,
 }
 
-/// What is told of encrypted transports.
+/// Metrics of encrypted transports.
 #[derive(Debug)]
 struct EncryptedMetrics {
     open: usize,
     not_after: i64,
-    unfit: u64,
+    rejected: u64,
     handshakes_failed: u64,
 }
 
@@ -62,7 +62,7 @@ impl Scrape {
         let mut servers: Vec<(String, &'static str, Snapshot)> = Vec::new();
         for listener in &admin.listeners {
             let snapshot = listener.counters.snapshot();
-            // Workers of one address are one server.
+            // Workers that share an address are reported as one server.
             match servers
                 .iter_mut()
                 .find(|(server, transport, _)| *server == listener.server && *transport == listener.transport)
@@ -81,18 +81,18 @@ impl Scrape {
             encrypted: admin.encrypted.as_ref().map(|(clients, stats)| EncryptedMetrics {
                 open: clients.open(),
                 not_after: stats.not_after.load(Relaxed),
-                unfit: stats.unfit.load(Relaxed),
+                rejected: stats.rejected.load(Relaxed),
                 handshakes_failed: stats.handshakes_failed.load(Relaxed),
             }),
             uptime: admin.started.elapsed().as_secs_f64(),
             forwarding: admin
                 .forwarding
                 .clone()
-                .map(|cache| ForwardingMetrics { cache, usual: admin.prefix == "coredns" }),
+                .map(|cache| ForwardingMetrics { cache, coredns_names: admin.prefix == "coredns" }),
         }
     }
 
-    /// The zone that a realm is told as.
+    /// Returns the value of the `zone` label.
     fn zone(&self, zone_class: ZoneClass) -> &str {
         match zone_class {
             ZoneClass::Cluster => &self.domain,
@@ -162,7 +162,7 @@ impl Scrape {
         let told: [(&str, &str, Vec<f64>, f64, Of); 3] = [
             (
                 "dns_request_duration_seconds",
-                "Time from receiving a message to sending its reply; messages of one batch count as the batch",
+                "Time from receiving a query to sending its reply; queries of a batch all count the time of the batch",
                 DURATION_BOUNDS.iter().map(|bound| *bound as f64 / 1e9).collect(),
                 1e9,
                 |counts| (&counts.durations, counts.duration_sum),
@@ -209,20 +209,20 @@ impl Collector for Scrape {
         self.counter(
             encoder,
             "dns_dropped",
-            "Messages that got no reply: no header, or replies themselves",
+            "Messages without a reply: those without a complete header, and replies",
             sum(|counts| counts.dropped),
         )?;
-        self.counter(encoder, "dns_unsent", "Replies that the system would not send", sum(|counts| counts.unsent))?;
+        self.counter(encoder, "dns_unsent", "Replies that could not be sent", sum(|counts| counts.unsent))?;
         self.gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
         if let Some(encrypted) = &self.encrypted {
             let help = "Open connections of encrypted transports";
             self.gauge(encoder, "encrypted_connections", help, encrypted.open as f64)?;
-            let help = "Handshakes of encrypted transports that failed or took too long";
+            let help = "Handshakes of encrypted transports that failed or timed out";
             self.counter(encoder, "encrypted_handshake_failures", help, encrypted.handshakes_failed)?;
-            let help = "End of the certificate's time, in seconds since 1970";
+            let help = "Expiry of the certificate, in seconds since 1970";
             self.gauge(encoder, "tls_certificate_not_after_timestamp_seconds", help, encrypted.not_after as f64)?;
-            let help = "Changes of certificate or key that would not do: the ones of before are shown";
-            self.counter(encoder, "tls_certificate_reload_failures", help, encrypted.unfit)?;
+            let help = "Failed reloads of the certificate or key; the previous ones stay in use";
+            self.counter(encoder, "tls_certificate_reload_failures", help, encrypted.rejected)?;
         }
         if let Some(forwarding) = &self.forwarding {
             forwarding.encode(encoder, self)?;
@@ -230,38 +230,38 @@ impl Collector for Scrape {
         let (services, endpoints, names) = self.size;
         self.gauge(encoder, "table_services", "Services in the table", services as f64)?;
         self.gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
-        self.gauge(encoder, "table_names", "Addresses that have a name", names as f64)?;
+        self.gauge(encoder, "table_names", "Addresses with a reverse name in the table", names as f64)?;
         self.gauge(encoder, "table_serial", "Serial of the SOA record", f64::from(self.serial))?;
         let status = &self.status;
         self.counter(encoder, "tables_published", "Tables published", status.published)?;
-        self.counter(encoder, "objects_rejected", "Objects and annotations that could not be used", status.rejected)?;
+        self.counter(encoder, "objects_rejected", "Objects and annotations that were rejected", status.rejected)?;
         let Histogram { counts, sum } = &status.publish;
         let mut family = encoder.encode_descriptor(
             "publish_seconds",
-            "Time to make and publish a table",
+            "Time to build and publish a table",
             None,
             MetricType::Histogram,
         )?;
         histogram::<0>(&mut family, &[], &PUBLISH_BOUNDS, counts, *sum)?;
-        let help = "Time from a change to the table that answers with it: from its event, and from what triggered it";
+        let help = "Time from a change to the table that includes it, from its watch event or from its trigger";
         let name = "kubernetes_dns_programming_duration_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (from, Histogram { counts, sum }) in [("event", &status.from_event), ("trigger", &status.from_trigger)] {
             histogram(&mut family, &[("from", from)], &PUBLISH_BOUNDS, counts, *sum)?;
         }
         let (compared, differing) = status.compared;
-        self.counter(encoder, "self_checks", "Comparisons of what is held with what the API has", compared)?;
-        self.counter(encoder, "self_check_differences", "Objects that differed, and were listed again", differing)?;
+        self.counter(encoder, "self_checks", "Comparisons of the stored objects with the API", compared)?;
+        self.counter(encoder, "self_check_differences", "Objects that differed from the API", differing)?;
         let saved = status.saved_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
         self.gauge(
             encoder,
             "saved_facts_served_seconds",
-            "Time that saved facts have been served for; 0: none are",
+            "Time for which saved facts have been served; 0 if none are",
             saved,
         )?;
         let mut age = encoder.encode_descriptor(
             "source_age_seconds",
-            "Time since a part of the source was last heard",
+            "Time since the last message from the source, by resource",
             None,
             MetricType::Gauge,
         )?;
@@ -269,8 +269,8 @@ impl Collector for Scrape {
             let seconds = heard.elapsed().as_secs_f64();
             age.encode_family(&[("part", part.as_str())])?.encode_gauge(&seconds)?;
         }
-        self.gauge(encoder, "source_in_trouble", "Parts of the source that fail now", status.failures.len() as f64)?;
-        self.gauge(encoder, "uptime_seconds", "Time since the start", self.uptime)
+        self.gauge(encoder, "source_in_trouble", "Resources that are failing", status.failures.len() as f64)?;
+        self.gauge(encoder, "uptime_seconds", "Time since the process started", self.uptime)
     }
 }
 
@@ -295,7 +295,7 @@ pub(super) fn histogram<const N: usize>(
     family.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)
 }
 
-/// What Prometheus clients tell of every process.
+/// The process metrics that Prometheus clients export by convention.
 #[derive(Debug)]
 struct Process;
 
@@ -320,7 +320,8 @@ impl Collector for Process {
         let descriptors = std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as f64).ok();
         gauge("process_open_fds", "Open file descriptors", descriptors)?;
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-        // Fields 14 and 15, in ticks of 1/100 s, counted after the name, which may hold spaces (proc(5)).
+        // Fields 14 and 15 of proc(5), in ticks of 1/100 s. They are counted from the end of the process name, which
+        // can contain spaces.
         let ticks = stat.rsplit_once(')').and_then(|(_, rest)| {
             let mut fields = rest.split_whitespace().skip(11);
             Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)

@@ -1,4 +1,4 @@
-//! Health, readiness and metrics over HTTP, for probes, scrapers and people with curl.
+//! Health, readiness, metrics and reports over HTTP, for probes, scrapers and people with curl.
 
 mod forwarding;
 mod metrics;
@@ -28,50 +28,50 @@ use crate::server::encrypted::EncryptedStats;
 use crate::server::{Clients, Counters, Published};
 pub use metrics::ListenerCounters;
 
-/// Probes and scrapers need few connections; more wait in the kernel's queue.
-const CONNECTIONS: usize = 64;
-/// Time for a request's head.
+/// Maximum number of open connections. Probes and scrapers need few; others wait in the kernel's accept queue.
+const MAX_CONNECTIONS: usize = 64;
+/// Timeout for reading the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
 
-/// What the admin plane looks at.
+/// The state that the admin address reports on.
 pub struct Admin {
-    /// The table.
+    /// The published table.
     pub table: Published,
-    /// The control plane.
+    /// Status of the control plane.
     pub status: SharedStatus,
-    /// Where the server is in its life.
+    /// Lifecycle phase of the server.
     pub phase: watch::Receiver<Phase>,
     /// Counters of each server thread.
     pub listeners: Vec<ListenerCounters>,
-    /// TCP connections that are open.
+    /// Open TCP connections.
     pub tcp: Arc<Clients>,
-    /// The same of encrypted transports, and what is counted of them, if any is served.
+    /// Connections and counters of the encrypted transports, if there are any.
     pub encrypted: Option<(Arc<Clients>, Arc<EncryptedStats>)>,
-    /// What is kept and counted of upstreams, if there are any.
+    /// Cache and counters of forwarding, if there are upstreams.
     pub forwarding: Option<Arc<ForwardCache>>,
-    /// Where the control plane can be asked for all facts.
+    /// Channel for requesting all facts from the control plane.
     pub events: Events,
     /// `--metrics-prefix`.
     pub prefix: String,
-    /// When the program started.
+    /// Start time of the process.
     pub started: Instant,
 }
 
 impl ListenerCounters {
-    /// The counters of one thread that serves `server` over `transport`.
+    /// Labels the counters of one thread that serves `server` over `transport`.
     pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> ListenerCounters {
-        // As CoreDNS writes it: plain DNS by either transport is one server.
+        // As in CoreDNS, UDP and TCP share the scheme `dns`.
         let scheme = if matches!(transport, "udp" | "tcp") { "dns" } else { transport };
         ListenerCounters { server: format!("{scheme}://{server}"), transport, counters }
     }
 }
 
-/// Serves until the program ends.
+/// Serves the admin address until the process exits.
 pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
         let (stream, from) = match listener.accept().await {
             Ok((stream, from)) => (stream, from.ip().to_canonical()),
             Err(_) => {
@@ -87,9 +87,9 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
-            // A client that goes away in the middle is nobody's concern.
+            // An error means that the client disconnected, which needs no handling.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -97,44 +97,44 @@ pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::i
 impl Admin {
     async fn respond(&self, request: &Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET or HEAD\n".to_owned());
         }
         match request.uri().path() {
             "/health" | "/healthz" | "/livez" => plain(StatusCode::OK, "OK\n".to_owned()),
             "/ready" | "/readyz" => self.ready(request.uri().query().is_some_and(|query| query.contains("verbose"))),
             "/metrics" => match metrics::render(self) {
                 Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n".to_owned()),
+                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n".to_owned()),
             },
             "/api/v1/services" => self.services(request.uri().query().unwrap_or(""), from).await,
             "/api/v1/explain" => self.explain(request.uri().query().unwrap_or(""), from),
             other => plain(
                 StatusCode::NOT_FOUND,
-                format!("no {other}; there are /health, /ready, /metrics, /api/v1/services and /api/v1/explain\n"),
+                format!("{other} not found; use /health, /ready, /metrics, /api/v1/services or /api/v1/explain\n"),
             ),
         }
     }
 
-    /// What `callsign services -o json` prints; `?namespace=NS`, else all. Who is no operator is
-    /// told what it may see itself: see [`Viewer`].
+    /// Returns the output of `callsign services -o json` for `?namespace=NS`, or for all namespaces. Clients other than
+    /// operators see only the Services that are visible to them; see [`Viewer`].
     async fn services(&self, query: &str, from: IpAddr) -> Response<Full<Bytes>> {
         let Some(facts) = cluster::facts(&self.events).await else {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "the source has ended\n".to_owned());
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "the cluster source has stopped\n".to_owned());
         };
         let catalog = Catalog::new(self.table.load_full(), facts);
         let namespace = parameter(query, "namespace");
         let viewer = Viewer::of(&catalog.zone, from);
         if let Some(namespace) = namespace.as_deref().filter(|namespace| !catalog.shows_namespace(namespace, &viewer)) {
-            return plain(StatusCode::NOT_FOUND, format!("there is no namespace {namespace}\n"));
+            return plain(StatusCode::NOT_FOUND, format!("namespace {namespace} does not exist\n"));
         }
         json(&services::list_for(&catalog, namespace.as_deref(), &viewer))
     }
 
-    /// What `callsign explain NAME -o json` prints: `?name=NAME&from=NS|IP&type=TYPE`. Who is no operator may
-    /// ask for itself only: see [`Viewer`].
+    /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators
+    /// may set `from`; other clients are always the caller themselves. See [`Viewer`].
     fn explain(&self, query: &str, client: IpAddr) -> Response<Full<Bytes>> {
         let Some(name) = parameter(query, "name") else {
-            return plain(StatusCode::BAD_REQUEST, "say which name: /api/v1/explain?name=api&from=web\n".to_owned());
+            return plain(StatusCode::BAD_REQUEST, "no name given; use /api/v1/explain?name=api&from=web\n".to_owned());
         };
         let zone = self.table.load_full();
         let viewer = Viewer::of(&zone, client);
@@ -144,10 +144,10 @@ impl Admin {
             let who = match &viewer {
                 Viewer::Operator => explain::CallerSpec::parse(&zone, parameter(query, "from").as_deref())?,
                 Viewer::Caller(namespace) => {
-                    explain::CallerSpec::new(namespace.clone(), format!("{client} asks for itself"))
+                    explain::CallerSpec::new(namespace.clone(), format!("client address {client}"))
                 }
             };
-            explain::explain(&zone, &who, &name, qtype, viewer.sight())
+            explain::explain(&zone, &who, &name, qtype, viewer.audience())
         };
         match explained() {
             Ok(explanation) => json(&explanation),
@@ -155,7 +155,7 @@ impl Admin {
         }
     }
 
-    /// Ready after the first sync and until shutdown begins.
+    /// Reports readiness: ready from the first sync until shutdown begins.
     fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
         let status = self.status.status();
         let phase = *self.phase.borrow();
@@ -163,7 +163,7 @@ impl Admin {
         if phase != Phase::Serving {
             pending.push("shutting down".to_owned());
         }
-        // Saved facts answer as the API's would: whoever serves them is ready, and says so.
+        // A server that answers from saved facts is ready, but reports that they are saved.
         let saved = status.saved_since.filter(|_| phase == Phase::Serving);
         let ready = pending.is_empty() || saved.is_some();
         let mut text = match ready {
@@ -177,16 +177,16 @@ impl Admin {
                 let pending = pending.join(", ");
                 let _ = writeln!(
                     text,
-                    "saved facts are served since {:.1} s: the API has not told {pending}",
+                    "saved facts are served, for {:.1} s so far; not yet synced: {pending}",
                     since.elapsed().as_secs_f64()
                 );
             }
             for (part, heard) in &status.heard {
-                let _ = writeln!(text, "{}: last heard {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
+                let _ = writeln!(text, "{}: last message {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
             }
             for upstream in self.forwarding.iter().flat_map(|kept| kept.upstreams()) {
                 let state = match (upstream.looping.load(Relaxed), upstream.down.load(Relaxed)) {
-                    (true, _) => "what is asked of it comes back to us: not asked",
+                    (true, _) => "forwarding loop; not queried",
                     (_, true) => "does not reply",
                     _ => "in use",
                 };
@@ -200,7 +200,7 @@ impl Admin {
     }
 }
 
-/// A parameter of a query, decoded; `None` if it is not given, or empty.
+/// Returns a decoded query parameter, or `None` if it is missing or empty.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let mut all = form_urlencoded::parse(query.as_bytes());
     all.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
@@ -209,7 +209,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
     match serde_json::to_string(value) {
         Ok(text) => typed(StatusCode::OK, "application/json", text + "\n"),
-        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written\n".to_owned()),
+        Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the response\n".to_owned()),
     }
 }
 

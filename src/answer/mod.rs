@@ -1,4 +1,4 @@
-//! Query octets in, reply octets out: the hot path, whole.
+//! Turns the octets of a query into the octets of a reply: the complete hot path.
 
 mod records;
 
@@ -6,19 +6,20 @@ use crate::resolve::{NoTrace, Node, Outcome, Space, resolve};
 use crate::wire::{
     CLASS_IN, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode, rtype,
 };
-use crate::zone::{Asker, Caller, Zone};
+use crate::zone::{Caller, LazyCaller, Zone};
 use records::Writer;
 
-/// How large a reply may be.
+/// The size limit of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// A UDP datagram: what the client asked for, at least 512 octets (RFC 1035 section 4.2.1), at most `--udp-payload`.
+    /// A UDP datagram: the size advertised by the client, at least 512 octets (RFC 1035 section 4.2.1) and at most
+    /// `--udp-payload`.
     Datagram,
     /// A stream: 65,535 octets.
     Stream,
 }
 
-/// Which zone a question fell into, for metrics.
+/// The class of the zone that a question belongs to, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ZoneClass {
@@ -28,81 +29,81 @@ pub enum ZoneClass {
     Reverse,
     /// Short names.
     Short,
-    /// Everything else, and what could not be read.
+    /// Everything else, including queries that could not be parsed.
     Other,
 }
 
-/// What to do with a message. It carries what metrics need, so that answering touches none.
+/// The action to take for a message. It carries the values for metrics, so that answering updates no counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Send `reply[..len]`.
     Reply {
-        /// Octets.
+        /// Length of the reply in octets.
         len: usize,
         /// Extended response code.
         rcode: u16,
-        /// Type asked for; 0 if the question could not be read.
+        /// Query type; 0 if the query could not be parsed.
         qtype: u16,
-        /// Where the question fell.
+        /// Zone class of the question.
         zone_class: ZoneClass,
     },
-    /// Ask others.
+    /// Forward the query.
     Forward(ForwardRequest),
     /// Send nothing.
     Drop,
 }
 
-/// A question that the table alone does not answer, as far as it has been read. Its name is the [`Scratch`]'s.
+/// A parsed query that the zone does not answer completely. Its name is in the [`Scratch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardRequest {
     /// Header and question are `query[..end]`.
     pub end: u16,
-    /// Type asked for.
+    /// Query type.
     pub qtype: u16,
-    /// The largest reply that may be sent, in octets.
+    /// Maximum length of the reply in octets.
     pub limit: u16,
-    /// The header's flags as asked.
+    /// Header flags of the query.
     pub flags: u16,
-    /// What the OPT record of the reply has for flags, if the client speaks EDNS.
+    /// Flags for the OPT record of the reply, if the client uses EDNS.
     pub edns: Option<u8>,
-    /// Why others are to be asked.
+    /// Why the query is forwarded.
     pub reason: ForwardReason,
 }
 
-/// Why others are to be asked.
+/// The reason why a query is forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardReason {
-    /// The name is not the cluster's.
+    /// The name is outside the cluster.
     Outside,
-    /// The name leads out of the cluster: an ExternalName.
+    /// The name is an ExternalName whose target is outside the cluster.
     LeadsOut,
-    /// The name is the first of a search list whose others are to be tried (`--complete-search`).
+    /// The name is the first candidate of a search list, and the others are tried next (`--complete-search`).
     Search,
 }
 
-/// What a thread keeps from one answer to the next.
+/// Per-thread state that is reused from one query to the next.
 pub struct Scratch {
-    /// Where the name that is asked for is read into.
+    /// Buffer for the question's name.
     name: Name,
-    /// Which record of an rrset comes first: another from one answer to the next.
+    /// Rotation of rrsets: determines the first record and advances with every query.
     turn: u16,
-    /// Whether others may be asked for what the table does not answer.
-    forwards: bool,
+    /// Whether queries that the zone does not answer may be forwarded.
+    may_forward: bool,
 }
 
 impl Scratch {
-    /// Records take turns from this one on.
+    /// Creates the state with an initial rotation of `turn`.
     pub fn new(turn: u16) -> Scratch {
-        Scratch { name: Name::empty(), turn, forwards: true }
+        Scratch { name: Name::empty(), turn, may_forward: true }
     }
 
-    /// The same for answers from the table and nothing else: names of others are refused, and what leads out of the
-    /// cluster ends where it does.
-    pub fn alone(turn: u16) -> Scratch {
-        Scratch { forwards: false, ..Scratch::new(turn) }
+    /// Creates state for answers from the zone only: names outside the cluster are refused, and a CNAME chain ends
+    /// where it leaves the cluster.
+    pub fn zone_only(turn: u16) -> Scratch {
+        Scratch { may_forward: false, ..Scratch::new(turn) }
     }
 
-    /// The name that was asked for last.
+    /// The name in the latest question.
     pub fn name(&self) -> &Name {
         &self.name
     }
@@ -124,7 +125,7 @@ pub fn answer(
             false => refuse(zone, query, header, rcode::NOTIMP, reply),
         };
     }
-    let Scratch { name, turn, forwards } = scratch;
+    let Scratch { name, turn, may_forward } = scratch;
     *turn = turn.wrapping_add(1);
     let Ok(Query { question, edns }) = Query::parse(query, header, name) else {
         return refuse(zone, query, header, rcode::FORMERR, reply);
@@ -150,8 +151,8 @@ pub fn answer(
     } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
         (rcode::REFUSED, ZoneClass::Other)
     } else {
-        let asker = Asker::new(zone, caller);
-        match resolve(zone, &asker, name, &mut NoTrace) {
+        let lazy_caller = LazyCaller::new(zone, caller);
+        match resolve(zone, &lazy_caller, name, &mut NoTrace) {
             // Nearly every answer is one record of a Service.
             Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
                 out.set_flags(flags::AA);
@@ -159,24 +160,24 @@ pub fn answer(
                 (rcode::NOERROR, zone_class(space))
             }
             Outcome::Found(node, space) => {
-                let mut writer = Writer::new(zone, &asker, &mut out, space, *turn, name);
+                let mut writer = Writer::new(zone, &lazy_caller, &mut out, space, *turn, name);
                 let rcode = writer.found(node, qtype);
-                if writer.leads_out && *forwards {
+                if writer.leads_out && *may_forward {
                     return forward(ForwardReason::LeadsOut);
                 }
                 (rcode, zone_class(space))
             }
             Outcome::Missing(space) => {
-                if settings.complete_search && *forwards && is_searched(&asker, name, space) {
+                if settings.complete_search && *may_forward && is_first_search_candidate(&lazy_caller, name, space) {
                     return forward(ForwardReason::Search);
                 }
-                (Writer::new(zone, &asker, &mut out, space, *turn, name).missing(space), zone_class(space))
+                (Writer::new(zone, &lazy_caller, &mut out, space, *turn, name).missing(space), zone_class(space))
             }
             Outcome::NotReady => {
                 options = &extended_error::NOT_READY;
                 (rcode::SERVFAIL, ZoneClass::Other)
             }
-            Outcome::NotOurs if *forwards && settings.is_forwarded(name) => return forward(ForwardReason::Outside),
+            Outcome::NotOurs if *may_forward && settings.is_forwarded(name) => return forward(ForwardReason::Outside),
             Outcome::NotOurs => (rcode::REFUSED, ZoneClass::Other),
         }
     };
@@ -193,23 +194,24 @@ fn zone_class(space: Space) -> ZoneClass {
     }
 }
 
-/// Whether a name that does not exist is `NAME.C.svc.Z` of a caller in `C`: what the first entry of a pod's search list
-/// makes of `NAME`.
+/// Whether a nonexistent name is `NAME.C.svc.Z` from a caller in `C`, which is `NAME` with the first entry of a pod's
+/// search list appended.
 #[cold]
-fn is_searched(asker: &Asker<'_>, name: &Name, space: Space) -> bool {
+fn is_first_search_candidate(lazy_caller: &LazyCaller<'_>, name: &Name, space: Space) -> bool {
     let Space::Domain { above: above @ 3.., .. } = space else { return false };
-    name.label(above - 1) == b"\x03svc" && asker.namespace().is_some_and(|own| own.label() == name.label(above - 2))
+    name.label(above - 1) == b"\x03svc"
+        && lazy_caller.namespace().is_some_and(|own| own.label() == name.label(above - 2))
 }
 
-/// RD and CD come back as they were, RA says whether anything is forwarded, everything else is cleared.
+/// Returns the reply's flags: RD and CD are copied, RA is set if forwarding is enabled, all others are cleared.
 #[inline(always)]
 fn reply_flags(zone: &Zone, header: Header) -> u16 {
     let available = if zone.settings.forwarding { flags::RA } else { 0 };
     flags::QR | header.flags & (flags::OPCODE | flags::RD | flags::CD) | available
 }
 
-/// A reply to what is no query that can be answered. The question comes back if it can be read; nothing else of such
-/// a message is believed, so there is no OPT.
+/// Writes an error reply to a message that is not an answerable query. Only NOTIMP echoes the question, if it can be
+/// parsed. Nothing else in such a message is trusted, so the reply has no OPT record.
 #[cold]
 fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8]) -> Verdict {
     let end = match Question::parse(query, header, &mut Name::empty()) {

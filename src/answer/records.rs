@@ -1,4 +1,4 @@
-//! The records of a reply, from what a name is and the type asked for.
+//! The records of a reply, written from a resolved name and the query type.
 
 use std::net::IpAddr;
 
@@ -6,40 +6,40 @@ use crate::resolve::{EndpointMatch, NoTrace, Node, Outcome, PortLabels, Space, r
 use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
 use crate::zone::dashed::Dashed;
 use crate::zone::rrset::{A_LEN, AAAA_LEN, HOSTMASTER, NAME_SERVER, OWNER, record_head};
-use crate::zone::{Asker, Endpoint, Kind, Port, Rrset, Service, Target, Zone};
+use crate::zone::{Endpoint, Kind, LazyCaller, Port, Rrset, Service, Target, Zone};
 
-/// The longest chain of names that is followed inside the cluster.
-const CHAIN: usize = 8;
-/// The schema version that `dns-version.Z` tells, as a character string.
+/// Maximum length of a CNAME chain inside the cluster.
+const MAX_CHAIN: usize = 8;
+/// The schema version in the TXT record of `dns-version.Z`, as a character string.
 const SCHEMA: &[u8] = b"\x051.1.0";
 /// TTL of `dns-version.Z` in seconds.
 const SCHEMA_TTL: u32 = 28_800;
-/// Compression pointers reach this far (RFC 1035 section 4.1.4).
-const POINTER_REACH: usize = 0x3fff;
+/// The largest offset that a compression pointer can encode (RFC 1035 section 4.1.4).
+const MAX_POINTER: usize = 0x3fff;
 
-/// Where the SOA of a negative answer takes its owner from.
+/// The source of the owner name of a negative answer's SOA.
 #[derive(Clone, Copy)]
 enum Apex {
-    /// A cluster domain that is spelled at this offset of the message.
+    /// A cluster domain, which the message contains at this offset.
     Domain(usize),
-    /// A reverse zone that is spelled at this offset.
+    /// A reverse zone, which the message contains at this offset.
     Reverse(usize),
-    /// The cluster domain, which the message does not spell yet.
-    Unspelled,
+    /// The cluster domain, which the message does not contain yet.
+    Unwritten,
 }
 
-/// Writes one reply's records.
+/// Writes the records of one reply.
 pub(super) struct Writer<'r, 'b, 'z> {
     zone: &'z Zone,
-    asker: &'r Asker<'z>,
+    lazy_caller: &'r LazyCaller<'z>,
     out: &'r mut Reply<'b>,
     turn: u16,
-    /// Pointer to the owner of the answer: the question, or the last CNAME's target.
+    /// Compression pointer to the owner of the answer: the question, or the last CNAME's target.
     owner: [u8; 2],
     apex: Apex,
-    /// Which cluster domain targets are written under.
+    /// Index of the cluster domain under which targets are written.
     domain: usize,
-    /// Whether the answer ends in a name that is not the cluster's.
+    /// Whether the CNAME chain ends in a name that is outside the cluster and is forwarded.
     pub(super) leads_out: bool,
 }
 
@@ -47,7 +47,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     #[inline(always)]
     pub(super) fn new(
         zone: &'z Zone,
-        asker: &'r Asker<'z>,
+        lazy_caller: &'r LazyCaller<'z>,
         out: &'r mut Reply<'b>,
         space: Space,
         turn: u16,
@@ -55,32 +55,33 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     ) -> Self {
         out.set_flags(flags::AA);
         let mut writer =
-            Writer { zone, asker, out, turn, owner: OWNER, apex: Apex::Unspelled, domain: 0, leads_out: false };
+            Writer { zone, lazy_caller, out, turn, owner: OWNER, apex: Apex::Unwritten, domain: 0, leads_out: false };
         writer.enter(space, HEADER_LEN, name);
         writer
     }
 
-    /// The name being answered is spelled at `at` and lies in `space`.
+    /// Switches to a name that lies in `space` and starts at offset `at` of the message.
     #[inline(always)]
     fn enter(&mut self, space: Space, at: usize, name: &Name) {
         (self.apex, self.domain) = match space {
             Space::Domain { index, above } => (Apex::Domain(at + name.start(above)), index),
             Space::Reverse { above } => (Apex::Reverse(at + name.start(above)), 0),
-            Space::Short => (Apex::Unspelled, 0),
+            Space::Short => (Apex::Unwritten, 0),
         };
     }
 
-    /// The name does not exist.
+    /// Answers that the name does not exist. Returns the rcode.
     #[inline(always)]
     pub(super) fn missing(&mut self, space: Space) -> u16 {
-        // What a short name means depends on who asks: without a SOA nobody keeps the answer (RFC 2308 section 5).
+        // The meaning of a short name depends on the caller. Without an SOA, the answer is not cached (RFC 2308
+        // section 5).
         if space != Space::Short {
             self.soa(Section::Authority);
         }
         rcode::NXDOMAIN
     }
 
-    /// The name is this. Returns the rcode.
+    /// Answers with the records of `node`. Returns the rcode.
     #[inline(always)]
     pub(super) fn found<'n>(&mut self, node: Node<'n>, qtype: u16) -> u16
     where
@@ -88,10 +89,12 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     {
         match node {
             Node::Service(service) => match &service.kind {
-                Kind::ExternalName(Some(target)) => return self.chain(service, target, qtype, &mut [None; CHAIN], 0),
+                Kind::ExternalName(Some(target)) => {
+                    return self.chain(service, target, qtype, &mut [None; MAX_CHAIN], 0);
+                }
                 _ => self.service(service, qtype),
             },
-            Node::Port(service, labels) => self.srv_if(qtype, service, Some(labels)),
+            Node::Port(service, labels) => self.srv_or_nodata(qtype, service, Some(labels)),
             Node::Endpoint(endpoint) => self.endpoint(endpoint, qtype),
             Node::Reverse(address) => self.pointers(address, qtype),
             Node::Address(address) => self.address(address, qtype),
@@ -111,7 +114,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         rcode::NOERROR
     }
 
-    /// The name exists and has no record of that type.
+    /// Answers that the name exists but has no record of the query type.
     fn nodata(&mut self) {
         self.soa(Section::Authority);
     }
@@ -121,7 +124,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         match qtype {
             rtype::A if !service.a.is_empty() => self.rrset::<A_LEN>(&service.a),
             rtype::AAAA if !service.aaaa.is_empty() => self.rrset::<AAAA_LEN>(&service.aaaa),
-            rtype::SRV => self.srv_if(qtype, service, None),
+            rtype::SRV => self.srv_or_nodata(qtype, service, None),
             rtype::ANY => self.addresses(&service.a, &service.aaaa, qtype),
             _ => self.nodata(),
         }
@@ -136,14 +139,14 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    /// An ExternalName: CNAME whatever the type asked, and what lies behind it as far as it is the cluster's (RFC 1034
-    /// section 4.3.2). The rcode is that of the last name of the chain (RFC 6604).
+    /// Answers for an ExternalName: a CNAME for any query type, then the target's records if the target is in the
+    /// cluster (RFC 1034 section 4.3.2). Returns the rcode, which is that of the last name in the chain (RFC 6604).
     fn chain<'n>(
         &mut self,
         service: &'n Service,
         target: &[u8],
         qtype: u16,
-        seen: &mut [Option<*const Service>; CHAIN],
+        seen: &mut [Option<*const Service>; MAX_CHAIN],
         depth: usize,
     ) -> u16
     where
@@ -164,16 +167,16 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             self.leads_out = self.zone.settings.is_forwarded(&name);
             return rcode::NOERROR;
         }
-        if at > POINTER_REACH {
+        if at > MAX_POINTER {
             return rcode::NOERROR;
         }
         self.owner = pointer(at);
-        match resolve(self.zone, &self.asker.again(), &name, &mut NoTrace) {
+        match resolve(self.zone, &self.lazy_caller.reborrow(), &name, &mut NoTrace) {
             Outcome::Found(node, space) => {
                 self.enter(space, at, &name);
                 match node {
                     Node::Service(next) => match &next.kind {
-                        // A loop ends with the CNAMEs seen so far.
+                        // On a loop, the answer ends with the CNAMEs written so far.
                         Kind::ExternalName(Some(_)) if seen.contains(&Some(std::ptr::from_ref(next))) => rcode::NOERROR,
                         Kind::ExternalName(Some(target)) => self.chain(next, target, qtype, seen, depth + 1),
                         _ => self.found(node, qtype),
@@ -250,7 +253,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     fn endpoint_addresses(&mut self, endpoint: EndpointMatch<'_>, v4: bool) {
         let mut last = None;
         for endpoint in endpoint.iter().filter(|endpoint| endpoint.address.is_ipv4() == v4) {
-            // An address that several slices list stands in a row.
+            // Endpoints are sorted by address, so duplicates from several slices are adjacent.
             if last.replace(endpoint.address) != Some(endpoint.address) {
                 let qtype = if v4 { rtype::A } else { rtype::AAAA };
                 self.address(endpoint.address, qtype);
@@ -258,7 +261,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    fn srv_if(&mut self, qtype: u16, service: &Service, labels: Option<PortLabels<'_>>) {
+    fn srv_or_nodata(&mut self, qtype: u16, service: &Service, labels: Option<PortLabels<'_>>) {
         if !matches!(qtype, rtype::SRV | rtype::ANY) {
             return self.nodata();
         }
@@ -269,9 +272,9 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    /// SRV records whose target is the Service itself.
+    /// Writes SRV records whose target is the Service itself.
     fn srv_of_cluster_ip(&mut self, service: &Service, ports: &[Port], labels: Option<PortLabels<'_>>) {
-        let wanted = || ports.iter().filter(|port| is_wanted(port, labels));
+        let wanted = || ports.iter().filter(|port| has_labels(port, labels));
         let count = wanted().count();
         if count == 0 {
             return self.nodata();
@@ -286,10 +289,10 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         self.glue::<AAAA_LEN>(&service.aaaa, first);
     }
 
-    /// SRV records whose targets are endpoints.
+    /// Writes SRV records whose targets are endpoints.
     fn srv(&mut self, service: &Service, targets: &[Target], labels: Option<PortLabels<'_>>) {
         let endpoints = &service.endpoints;
-        let wanted = |target: &Target| endpoints.ports(target.group).iter().filter(|port| is_wanted(port, labels));
+        let wanted = |target: &Target| endpoints.ports(target.group).iter().filter(|port| has_labels(port, labels));
         let count: usize = targets.iter().map(|target| wanted(target).count()).sum();
         if count == 0 {
             return self.nodata();
@@ -305,7 +308,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
                 }
             }
         }
-        // Each name's addresses once, owned by a pointer to the target of its first record.
+        // Each target's addresses appear once, and their owner points to the target in its first SRV record.
         for target in before.iter().chain(after) {
             let Some(endpoint) = endpoints.all.get(target.endpoint as usize) else { continue };
             let records = wanted(target).count();
@@ -321,7 +324,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         label.len() + service.name.labels().len() + SVC.len() + domain
     }
 
-    /// `false` when there is no room for more.
+    /// Writes the addresses of an SRV target. Returns `false` if there is no room for more.
     fn endpoint_glue(&mut self, service: &Service, endpoint: &Endpoint, at: usize) -> bool {
         let Some(label) = &endpoint.label else { return self.glue_address(endpoint.address, at) };
         let all = &service.endpoints.all;
@@ -336,7 +339,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     }
 
     fn glue_address(&mut self, address: IpAddr, at: usize) -> bool {
-        if at > POINTER_REACH {
+        if at > MAX_POINTER {
             return false;
         }
         let ttl = self.zone.settings.ttl;
@@ -346,7 +349,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    /// RFC 2782: the target is never compressed.
+    /// Writes an SRV record. Its target is never compressed (RFC 2782).
     fn srv_record(&mut self, weight: u16, port: u16, label: &[u8], service: &Service) -> bool {
         let ([w0, w1], [p0, p1]) = (weight.to_be_bytes(), port.to_be_bytes());
         let domain = self.zone.settings.domains.get(self.domain).map_or(&[][..], |domain| &domain.wire);
@@ -354,14 +357,14 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         self.record(Section::Answer, self.owner, rtype::SRV, self.zone.settings.ttl, &rdata)
     }
 
-    /// The names of an address.
+    /// Answers with the names of an address.
     fn pointers(&mut self, address: IpAddr, qtype: u16) {
         if !matches!(qtype, rtype::PTR | rtype::ANY) {
             return self.nodata();
         }
         let zone = self.zone;
         zone.owners_of(address, |service| {
-            if !self.asker.sees(&service.visibility) {
+            if !self.lazy_caller.sees(&service.visibility) {
                 return true;
             }
             let mut fits = true;
@@ -385,7 +388,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         self.record(Section::Answer, self.owner, rtype::PTR, self.zone.settings.ttl, &rdata)
     }
 
-    /// Answers with an rrset, from the record that it is the turn of: two copies, and no more records than fit.
+    /// Answers with an rrset, rotated by `turn`: two copies, and no more records than fit.
     #[inline(always)]
     fn rrset<const LEN: usize>(&mut self, set: &Rrset) {
         let records = set.octets();
@@ -400,30 +403,30 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         debug_assert!(pushed);
         self.out.count(Section::Answer, fit as u16);
         if self.owner != OWNER {
-            self.own::<LEN>(at, u16::from_be_bytes(self.owner));
+            self.set_owner::<LEN>(at, u16::from_be_bytes(self.owner));
         }
         self.truncate_unless(fit == count);
     }
 
-    /// Addresses of a name that is spelled at `name`, as far as they fit.
+    /// Adds the addresses of the name at offset `name`, as many as fit.
     fn glue<const LEN: usize>(&mut self, set: &Rrset, name: usize) {
         let fit = (set.octets().len() / LEN).min(self.out.room() / LEN);
         let at = self.out.at();
         let glue = set.octets().get(..fit * LEN).unwrap_or(&[]);
-        if name <= POINTER_REACH && self.out.push(glue) {
+        if name <= MAX_POINTER && self.out.push(glue) {
             self.out.count(Section::Additional, fit as u16);
-            self.own::<LEN>(at, u16::from_be_bytes(pointer(name)));
+            self.set_owner::<LEN>(at, u16::from_be_bytes(pointer(name)));
         }
     }
 
-    /// Gives encoded records written from `at` on another owner than the question.
-    fn own<const LEN: usize>(&mut self, at: usize, owner: u16) {
+    /// Replaces the owner of the encoded records from `at` on, which is the question's name.
+    fn set_owner<const LEN: usize>(&mut self, at: usize, owner: u16) {
         for at in (at..self.out.at()).step_by(LEN) {
             self.out.patch(at, owner);
         }
     }
 
-    /// One record whose rdata is in pieces, whole or not at all.
+    /// Writes one record, with its rdata in pieces, completely or not at all; returns whether it fit.
     #[inline(always)]
     fn record(&mut self, section: Section, owner: [u8; 2], rtype: u16, ttl: u32, rdata: &[&[u8]]) -> bool {
         let length: usize = rdata.iter().map(|piece| piece.len()).sum();
@@ -437,7 +440,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         fits
     }
 
-    /// Records of the answer were left out: only that is what TC tells (RFC 2181 section 9).
+    /// Sets TC unless all records of the answer section fit, its only meaning (RFC 2181 section 9).
     #[inline(always)]
     fn truncate_unless(&mut self, fits: bool) {
         if !fits {
@@ -445,13 +448,13 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    /// The SOA record. In an answer its owner is the question; in authority the zone, by a pointer where the message
-    /// spells it.
+    /// Writes the SOA record. In the answer section, its owner is the question; in the authority section, it is the
+    /// zone, as a pointer if the message contains the zone's name.
     #[inline(always)]
     fn soa(&mut self, section: Section) {
         let fits = match self.apex {
             Apex::Domain(offset) => self.out.push(&self.zone.soa.at(pointer(offset))),
-            _ => self.soa_spelled(),
+            _ => self.soa_without_domain(),
         };
         if fits {
             self.out.count(section, 1);
@@ -460,8 +463,8 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    /// The SOA record of a zone that the message does not spell the name of.
-    fn soa_spelled(&mut self) -> bool {
+    /// Writes the SOA record in a message that does not contain the cluster domain; returns whether it fit.
+    fn soa_without_domain(&mut self) -> bool {
         let before = self.out.at();
         let fits = self.soa_octets(self.zone.settings.negative_ttl()).is_some();
         if !fits {
@@ -475,13 +478,13 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         let domain = &settings.domains.get(self.domain)?.wire;
         let at = self.out.at();
         let pushed = |fits: bool| fits.then_some(());
-        // What follows "ns.dns." and "hostmaster.": a pointer to the domain, once the message spells it.
+        // Offset of the domain once the message contains it. "ns.dns." and "hostmaster." end in a pointer to it.
         let mut spelled = match self.apex {
             Apex::Domain(offset) | Apex::Reverse(offset) => {
                 pushed(self.out.push(&pointer(offset)))?;
                 None
             }
-            Apex::Unspelled => {
+            Apex::Unwritten => {
                 pushed(self.out.push(domain))?;
                 Some(at)
             }
@@ -507,7 +510,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
 
 const SVC: &[u8] = b"\x03svc";
 
-/// A compression pointer; `at` is at most [`POINTER_REACH`] wherever one is written.
+/// Encodes a compression pointer; `at` must not exceed [`MAX_POINTER`].
 #[inline(always)]
 fn pointer(at: usize) -> [u8; 2] {
     (0xc000 | at as u16 & 0x3fff).to_be_bytes()
@@ -518,7 +521,7 @@ fn weight(records: usize) -> u16 {
     (100 / records.max(1)).max(1) as u16
 }
 
-fn is_wanted(port: &Port, labels: Option<PortLabels<'_>>) -> bool {
+fn has_labels(port: &Port, labels: Option<PortLabels<'_>>) -> bool {
     match labels {
         Some(labels) => port.protocol == labels.protocol && *port.label == *labels.port,
         None => !port.repeats,

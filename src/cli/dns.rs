@@ -1,4 +1,4 @@
-//! `callsign dns [APP…]`: the names of installed apps and their ports, to link one to another.
+//! `callsign dns [APP…]`: lists the names and ports of installed apps, for linking one to another.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ Examples:
 /// Flags of `callsign dns`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DnsArgs {
-    /// Only these apps, with or without the prefix of their namespaces
+    /// List only these apps, named with or without the prefix of their namespaces
     #[arg(value_name = "APP")]
     apps: Vec<String>,
     #[command(flatten)]
@@ -25,11 +25,11 @@ pub(super) struct DnsArgs {
     names: NameArgs,
 }
 
-/// Prints a group for each application namespace.
+/// Prints one group of Services per application namespace.
 pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
     let cluster = source::read(&args.source, &args.names)?;
     let prefix = &*args.names.application_prefix;
-    // Apps, and the Services of each with full name and ports, in the order of their own names.
+    // App -> Service -> full name and ports, sorted by app and Service.
     let mut apps: BTreeMap<&str, BTreeMap<&str, (&str, String)>> = BTreeMap::new();
     let lines = services::list(&cluster.catalog, None);
     for line in &lines {
@@ -54,10 +54,10 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
     match unknown.as_slice() {
         [] if groups.is_empty() => {
             let error =
-                format!("no namespace that begins with '{prefix}' has Services; --application-prefix changes that");
+                format!("no namespace with the prefix '{prefix}' has Services; set another with --application-prefix");
             Err(Failure::new(NO, error))
         }
         [] => Ok(()),
-        _ => Err(Failure::new(NO, format!("no app is called {}; `callsign dns` lists them all", unknown.join(", ")))),
+        _ => Err(Failure::new(NO, format!("no such app: {}; `callsign dns` lists all of them", unknown.join(", ")))),
     }
 }

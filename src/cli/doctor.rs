@@ -1,4 +1,4 @@
-//! `callsign doctor`: what is wrong with the names of a cluster.
+//! `callsign doctor`: finds problems with the names of a cluster.
 
 use std::fmt::Write as _;
 
@@ -17,10 +17,10 @@ Examples:
 /// Flags of `callsign doctor`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DoctorArgs {
-    /// Look at all namespaces, whatever -n says; without -n that is what happens
+    /// Check all namespaces, even if -n is set (the default without -n)
     #[arg(long, short = 'A')]
     all_namespaces: bool,
-    /// Form of the output
+    /// Print in this format
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
@@ -29,28 +29,28 @@ pub(super) struct DoctorArgs {
     names: NameArgs,
 }
 
-/// An object, or an annotation, that could not be used.
+/// Returns the finding for a rejected object or annotation.
 fn rejected(rejected: &Rejected) -> Finding {
-    // Of an annotation that cannot be read the Service stays.
+    // A bad annotation is only a warning: the Service itself is still served.
     let annotation = rejected.reason.contains("callsign.dev/");
     Finding {
         severity: if annotation { Severity::Warning } else { Severity::Error },
         code: if annotation { "annotation-unread" } else { "object-unread" },
         object: rejected.name.clone(),
-        what: format!("this {} cannot be read whole: {}", rejected.kind, rejected.reason),
+        what: format!("this {} is not valid: {}", rejected.kind, rejected.reason),
         why: match annotation {
-            true => "the annotation is ignored; the object stays".to_owned(),
-            false => "the server leaves it out, and answers as if it were not there".to_owned(),
+            true => "the server ignores the annotation, and serves the object without it".to_owned(),
+            false => "the server ignores the object, and answers as if it did not exist".to_owned(),
         },
-        fix: "correct it".to_owned(),
+        fix: "correct the object or the annotation".to_owned(),
     }
 }
 
-/// Says what is wrong; the status is that of the worst finding.
+/// Prints the findings; fails if one of them is an error.
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let cluster = source::read_silently(&args.source, &args.names)?;
-    let mut findings = doctor::examine(&cluster.catalog, &cluster.reports);
-    // An ExternalName that is no name is a finding of its own.
+    let mut findings = doctor::examine(&cluster.catalog, &cluster.diagnostics);
+    // An invalid externalName has a finding of its own.
     let others = cluster.rejected.iter().filter(|rejected| !rejected.reason.starts_with("externalName"));
     findings.extend(others.map(rejected));
     if let Some(namespace) = args.names.namespace().filter(|_| !args.all_namespaces) {
@@ -64,7 +64,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let text = match args.output {
         Output::Json => json(&findings)?,
         Output::Text => {
-            let (mut text, colours) = (String::new(), paint::is_wanted());
+            let (mut text, colours) = (String::new(), paint::is_enabled());
             for finding in &findings {
                 let bad = finding.severity == Severity::Error;
                 let word = paint::severity(if bad { "error" } else { "warning" }, bad, colours);

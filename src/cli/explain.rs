@@ -1,4 +1,4 @@
-//! `callsign explain NAME`: why a name resolves, or does not.
+//! `callsign explain NAME`: explains how a name resolves, or why it does not.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -11,7 +11,7 @@ use hickory_proto::rr::RecordType;
 use super::source::{self, Cluster};
 use super::{Failure, NO, Output, UNAVAILABLE, USAGE, print};
 use crate::config::{NameArgs, SourceArgs};
-use crate::report::explain::{self, CallerSpec, Explanation, FORWARDED, FromServer, Sight};
+use crate::report::explain::{self, Audience, CallerSpec, Explanation, FORWARDED, FromServer};
 use crate::wire::Name;
 
 pub(super) const EXAMPLES: &str = "\
@@ -23,18 +23,18 @@ Examples:
 /// Flags of `callsign explain`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ExplainArgs {
-    /// The name, as an application writes it
+    /// Explain this name, as an application writes it
     name: String,
-    /// Who asks: a namespace, a pod (POD or NAMESPACE/POD) or an address
+    /// Resolve it for this caller: a namespace, a pod (POD or NAMESPACE/POD) or an address
     #[arg(long, value_name = "NS|POD|IP")]
     from: Option<String>,
-    /// The type asked for
+    /// Look up this record type
     #[arg(long = "type", short = 't', value_name = "TYPE", default_value = "A")]
     qtype: String,
-    /// Ask this running server too, and say if it differs
+    /// Query this running server as well, and report differences
     #[arg(long, value_name = "ADDR[:PORT]")]
     server: Option<String>,
-    /// Form of the output
+    /// Print in this format
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Text)]
     output: Output,
     #[command(flatten)]
@@ -43,20 +43,20 @@ pub(super) struct ExplainArgs {
     names: NameArgs,
 }
 
-/// Explains one name.
+/// Prints the explanation; fails if the name does not resolve or the server differs.
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let usage = |error: explain::ExplainError| Failure::new(USAGE, error);
     let name = explain::name_of(&args.name).map_err(usage)?;
     let qtype = explain::type_of(&args.qtype).map_err(usage)?;
     let cluster = source::read(&args.source, &args.names)?;
-    // The namespace of a kubeconfig's context is who kubectl's users are.
-    let context = cluster.told_namespace(&args.names).filter(|_| args.names.namespace().is_none());
+    // Like kubectl, default to the namespace of the kubeconfig's context.
+    let context = cluster.selected_namespace(&args.names).filter(|_| args.names.namespace().is_none());
     let from = args.from.as_deref().or(context.as_deref().filter(|name| cluster.catalog.has_namespace(name)));
-    let who = who(&cluster, from)?;
+    let caller = caller(&cluster, from)?;
     let mut explanation =
-        explain::explain(&cluster.catalog.zone, &who, &name, qtype, Sight::Operator).map_err(usage)?;
+        explain::explain(&cluster.catalog.zone, &caller, &name, qtype, Audience::Operator).map_err(usage)?;
     if let Some(server) = &args.server {
-        explanation.server = Some(ask(server, &name, qtype, &explanation)?);
+        explanation.server = Some(query_server(server, &name, qtype, &explanation)?);
     }
     let text = match args.output {
         Output::Text => explanation.text(),
@@ -69,8 +69,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     }
 }
 
-/// Who asks: what the table knows, else a pod that the source can be asked for.
-fn who(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> {
+/// Returns the caller that `--from` names: as the zone knows it, else as a pod that the source knows.
+fn caller(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> {
     let zone = &cluster.catalog.zone;
     let known = CallerSpec::parse(zone, from);
     let (Some(text), Ok(CallerSpec { namespace: None, .. }) | Err(_)) = (from, &known) else {
@@ -78,17 +78,15 @@ fn who(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> {
     };
     match cluster.pod_namespace(text).and_then(|name| zone.settings.namespace_name(&name).ok()) {
         Some(namespace) => Ok(CallerSpec::new(Some(namespace), format!("pod {text}"))),
-        None => {
-            known.map_err(|_| Failure::new(NO, format!("--from {text}: there is no namespace and no pod of that name")))
-        }
+        None => known.map_err(|_| Failure::new(NO, format!("--from {text}: no namespace and no pod has this name"))),
     }
 }
 
-/// Asks a running server. It sees this machine's address, not the one of `--from`.
-fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) -> Result<FromServer, Failure> {
+/// Queries a running server. The server sees the address of this machine, not the caller of `--from`.
+fn query_server(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) -> Result<FromServer, Failure> {
     let address = server.parse::<SocketAddr>().or_else(|_| server.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)));
     let address = address
-        .map_err(|_| Failure::new(USAGE, format!("--server '{server}' is no address; write ADDR or ADDR:PORT")))?;
+        .map_err(|_| Failure::new(USAGE, format!("--server '{server}' is not an address; use ADDR or ADDR:PORT")))?;
     let query = explain::query(name, qtype).map_err(|error| Failure::new(USAGE, error))?;
     let over_udp = || -> std::io::Result<Vec<u8>> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -110,7 +108,7 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
         }
         Err(failed)
     };
-    // TC: the whole answer is to be had over TCP (RFC 7766 section 5).
+    // A truncated reply is fetched again over TCP (RFC 7766 section 5).
     let over_tcp = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
@@ -125,10 +123,10 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
         cut if cut.get(2).is_some_and(|flags| flags & 0x02 != 0) => over_tcp(),
         whole => Ok(whole),
     };
-    let reply = exchange()
-        .map_err(|error| Failure::new(UNAVAILABLE, format!("--server {address} does not answer: {error}")))?;
+    let reply =
+        exchange().map_err(|error| Failure::new(UNAVAILABLE, format!("no reply from --server {address}: {error}")))?;
     let (rcode, answers) = explain::read(&reply).map_err(|error| Failure::new(UNAVAILABLE, error))?;
-    // Rotation and what is left of a TTL are no difference.
+    // Ignore TTLs and the order of records: rotation and caching change them.
     let records = |answers: &[String]| -> BTreeSet<String> {
         answers
             .iter()
@@ -143,7 +141,7 @@ fn ask(server: &str, name: &Name, qtype: RecordType, explained: &Explanation) ->
             .collect()
     };
     let (own, theirs) = (records(&explained.answers), records(&answers));
-    // What upstreams say is theirs.
+    // Records from upstreams cannot be predicted.
     let differs = match () {
         () if explained.rcode == FORWARDED => false,
         () if explained.leads_out => !own.is_subset(&theirs),

@@ -1,4 +1,4 @@
-//! Subcommands, a file each.
+//! The command line: one file per subcommand.
 
 mod dns;
 mod doctor;
@@ -19,7 +19,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub const USAGE: u8 = 64;
 /// Exit status for bad configuration.
 pub const CONFIG: u8 = 78;
-/// Exit status for a source or server that cannot be reached.
+/// Exit status for a source, server or output that is not available.
 pub const UNAVAILABLE: u8 = 69;
 /// Exit status when the answer is "no".
 pub const NO: u8 = 1;
@@ -34,41 +34,41 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Answer DNS
+    /// Run the DNS server
     #[command(after_help = serve::EXAMPLES)]
     Serve(Box<crate::config::ServeArgs>),
-    /// List Services, what they are called and their ports
+    /// List Services with their names and ports
     #[command(after_help = services::EXAMPLES)]
     Services(Box<services::ServicesArgs>),
-    /// Say how a name resolves, or why it does not
+    /// Explain how a name resolves, or why it does not
     #[command(after_help = explain::EXAMPLES)]
     Explain(Box<explain::ExplainArgs>),
-    /// List the names of installed apps and their ports
+    /// List installed apps with their names and ports
     #[command(after_help = dns::EXAMPLES)]
     Dns(Box<dns::DnsArgs>),
-    /// Say what an app's Service is called
+    /// Print the full name of an app's Service
     #[command(after_help = name::EXAMPLES)]
     Name(Box<name::AppArgs>),
-    /// Write the variables that link a Service to others
+    /// Generate the environment variables that link a Service to others
     #[command(after_help = env::EXAMPLES)]
     Env(Box<env::EnvArgs>),
-    /// Find what is wrong with the names of a cluster
+    /// Find problems with the names of a cluster
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(Box<doctor::DoctorArgs>),
     /// Print a resolv.conf for a container
     #[command(name = "resolvconf", after_help = resolvconf::EXAMPLES)]
     ResolvConf(Box<resolvconf::ResolvConfArgs>),
-    /// Print a script that completes commands and flags
+    /// Print a shell completion script
     #[command(after_help = COMPLETION)]
     Completion {
-        /// The shell that it is for
+        /// Generate the script for this shell
         #[arg(value_enum)]
         shell: Shell,
     },
-    /// Print the manual page of the program, or of one of its commands
+    /// Print the manual page of callsign or of one of its commands
     #[command(after_help = MAN)]
     Man {
-        /// The command
+        /// Print the page of this command
         command: Option<String>,
     },
 }
@@ -84,7 +84,7 @@ Examples:
   callsign man > /usr/local/share/man/man1/callsign.1
   callsign man explain | man -l -";
 
-/// A shell that completes.
+/// A shell with a completion script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Shell {
     /// GNU bash
@@ -95,22 +95,22 @@ enum Shell {
     Fish,
 }
 
-/// `-o` of commands that say something in words.
+/// Values of `-o` for commands that print text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
-    /// For people
+    /// Text for people
     #[default]
     Text,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
-/// What went wrong, as one line, and the exit status that says so.
+/// A failed command: its error message and exit status.
 #[derive(Debug)]
 pub struct Failure {
-    /// Status.
+    /// The exit status.
     pub status: u8,
-    /// One line; empty where the output has said it all.
+    /// One line; empty if the output already explains the status.
     pub line: String,
 }
 
@@ -124,21 +124,21 @@ impl Failure {
     }
 }
 
-/// Prints what a command has to say. A reader that has seen enough is no error; a full disk is one.
+/// Writes to standard output. A closed pipe is not an error; any other failure, such as a full disk, is.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {error}")))
+            Err(Failure::new(UNAVAILABLE, format!("cannot write the output: {error}")))
         }
         _ => Ok(()),
     }
 }
 
-/// As JSON, for programs.
+/// Returns a value as indented JSON with a final newline.
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value);
-    Ok(text.map_err(|error| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}")))? + "\n")
+    Ok(text.map_err(|error| Failure::new(UNAVAILABLE, format!("cannot format the output: {error}")))? + "\n")
 }
 
 impl From<crate::app::StartError> for Failure {
@@ -156,7 +156,7 @@ impl Cli {
         if let Command::Serve(args) = &self.command {
             return serve::run(args);
         }
-        // Failures of the source are said by the command, in its own line.
+        // The command reports failures of its source in its own error line.
         serve::log(crate::config::LogFormat::Text, "warn,kube_client=off,callsign::cluster::publish=off");
         match self.command {
             Command::Serve(_) => Ok(()),
@@ -192,28 +192,29 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
         None => all,
         Some(name) => {
             let found = all.find_subcommand(name).cloned();
-            let page = found.ok_or_else(|| Failure::new(USAGE, format!("there is no command '{name}'")))?;
-            // The page of a command is called as `git help` calls its own.
+            let page =
+                found.ok_or_else(|| Failure::new(USAGE, format!("no command '{name}'; see `callsign --help`")))?;
+            // Named as in git: git-commit(1).
             page.name(format!("callsign-{name}"))
         }
     };
     let mut roff = Vec::new();
     let made = clap_mangen::Man::new(page).render(&mut roff);
-    made.map_err(|error| Failure::new(UNAVAILABLE, format!("the page cannot be made: {error}")))?;
+    made.map_err(|error| Failure::new(UNAVAILABLE, format!("cannot render the manual page: {error}")))?;
     print(&String::from_utf8_lossy(&roff))
 }
 
-/// Rows in columns two spaces apart, the last not padded.
+/// Aligns rows in columns two spaces apart; the last column is not padded.
 fn table(rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut columns = tabwriter::TabWriter::new(Vec::new()).minwidth(0).padding(2);
     for row in rows {
-        // Writing to memory does not fail.
+        // Writing to memory cannot fail.
         let _ = writeln!(columns, "{}", row.join("\t"));
     }
     String::from_utf8_lossy(&columns.into_inner().unwrap_or_default()).into_owned()
 }
 
-/// Called as `kubectl callsign`, the cluster is kubectl's: that of KUBECONFIG or `~/.kube/config`.
+/// Adds kubectl's kubeconfig, `KUBECONFIG` or `~/.kube/config`, if the program runs as `kubectl callsign`.
 fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
     let program = arguments.first().map(std::path::Path::new).and_then(|path| path.file_name());
     let is_plugin = program.is_some_and(|name| name == "kubectl-callsign" || name == "kubectl_callsign");
@@ -221,8 +222,8 @@ fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
         |flag: &str| arguments.iter().any(|argument| argument == flag || argument.starts_with(&format!("{flag}=")));
     let asks = ["services", "dns", "explain", "env", "name", "doctor"];
     let asks = arguments.get(1).is_some_and(|command| asks.contains(&command.as_str()));
-    let told = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let elsewhere = told("CALLSIGN_MANIFESTS") || told("CALLSIGN_KUBECONFIG");
+    let configured = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let elsewhere = configured("CALLSIGN_MANIFESTS") || configured("CALLSIGN_KUBECONFIG");
     if !is_plugin
         || !asks
         || elsewhere
@@ -234,17 +235,18 @@ fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
         return arguments;
     }
     let home = || Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".kube/config"));
-    let told = std::env::var_os("KUBECONFIG").filter(|told| !told.is_empty()).map(std::path::PathBuf::from);
-    if let Some(path) = told.or_else(|| home().filter(|path| path.exists())) {
+    let configured =
+        std::env::var_os("KUBECONFIG").filter(|configured| !configured.is_empty()).map(std::path::PathBuf::from);
+    if let Some(path) = configured.or_else(|| home().filter(|path| path.exists())) {
         arguments.insert(2, format!("--kubeconfig={}", path.display()));
     }
     arguments
 }
 
-/// The arguments of the process, with those of `--config FILE` where the command line and the environment are silent.
+/// Parses the arguments, together with the flags of `--config FILE` that neither command line nor environment set.
 ///
 /// # Errors
-/// Bad usage: what clap says, and its first line.
+/// The arguments or the file are not valid; help and version requests are errors to clap as well.
 pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
     let arguments = as_plugin(arguments);
     let file = arguments.iter().enumerate().find_map(|(at, argument)| match argument.as_str() {
@@ -255,7 +257,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Cli, clap::Error> {
         std::env::var("CALLSIGN_CONFIG").ok().filter(|_| arguments.get(1).is_some_and(|command| command == "serve"))
     });
     let Some(file) = file else { return Cli::try_parse_from(arguments) };
-    let more = serve::arguments_of(&file, &arguments).map_err(|error| {
+    let more = serve::arguments_from_file(&file, &arguments).map_err(|error| {
         clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("--config {file}: {error}\n"))
     })?;
     Cli::try_parse_from(arguments.into_iter().chain(more))

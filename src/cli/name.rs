@@ -1,4 +1,4 @@
-//! `callsign name`: what an app's Service is called, by the application rule.
+//! `callsign name`: prints the name of an app's Service, by the application rule.
 
 use clap::Args;
 
@@ -16,13 +16,13 @@ Examples:
 /// Flags of `callsign name`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct AppArgs {
-    /// What the app is called: the name it was installed under
+    /// Name that the app was installed under
     #[arg(long, value_name = "NAME")]
     app: String,
-    /// The chart that it was installed from
+    /// Chart that the app was installed from
     #[arg(long, value_name = "CHART")]
     chart: String,
-    /// One of the app's services instead of its main one
+    /// Name this service of the app instead of its main one
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
     #[command(flatten)]
@@ -31,23 +31,23 @@ pub(super) struct AppArgs {
     names: NameArgs,
 }
 
-/// Prints the full name; with a source, says whether it exists.
+/// Prints the full name. With a source, fails if the Service does not exist.
 pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
     let settings = args.names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     let domain = settings.first_domain();
     let namespace = format!("{}{}", args.names.application_prefix, args.app);
     let main = full_name(&args.app, &args.chart);
-    // The app's prefix is usual and not required: a Service that is called by its own name alone comes second.
+    // Charts usually prefix a service with the main one's name; the bare service name is the second candidate.
     let services = match &args.service {
         None => vec![main],
         Some(service) => vec![format!("{main}-{service}"), service.clone()],
     };
     for label in services.iter().chain([&namespace, &args.app, &args.chart]) {
-        label_of(label).map_err(|error| Failure::new(USAGE, format!("'{label}' is no label of a name: {error}")))?;
+        label_of(label).map_err(|error| Failure::new(USAGE, format!("'{label}' is not a valid DNS label: {error}")))?;
     }
     let full = |service: &str| format!("{service}.{namespace}.svc.{domain}\n").to_ascii_lowercase();
     let first = services.first().map(String::as_str).unwrap_or_default();
-    if matches!(args.source.source(), Source::Nowhere) {
+    if matches!(args.source.source(), Source::Unspecified) {
         return print(&full(first));
     }
     let zone = source::read(&args.source, &args.names)?.catalog.zone;
@@ -61,10 +61,7 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
         Some(_) => Ok(()),
         None => Err(Failure::new(
             NO,
-            format!(
-                "there is no Service {first} in namespace {namespace}; `callsign explain {}` says what is near",
-                args.app
-            ),
+            format!("no Service {first} in namespace {namespace}; `callsign explain {}` lists similar names", args.app),
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! `callsign resolvconf`: a resolv.conf for a container.
+//! `callsign resolvconf`: prints a resolv.conf for a container.
 
 use std::net::IpAddr;
 
@@ -16,17 +16,17 @@ Examples:
 /// Flags of `callsign resolvconf`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ResolvConfArgs {
-    /// Address that Callsign answers on (repeatable)
+    /// Query Callsign at this address (repeatable)
     #[arg(long = "server", value_name = "IP", required = true)]
     servers: Vec<IpAddr>,
-    /// With the search list that the kubelet writes for pods of -n, for clients that expect one
+    /// Add the search list that the kubelet writes for pods in -n, for clients that expect one
     #[arg(long)]
     search: bool,
     #[command(flatten)]
     names: NameArgs,
 }
 
-/// Prints it.
+/// Prints the file.
 pub(super) fn run(args: &ResolvConfArgs) -> Result<(), Failure> {
     let settings = args.names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     let mut text: String = args.servers.iter().map(|server| format!("nameserver {server}\n")).collect();

@@ -1,4 +1,4 @@
-//! `callsign serve`.
+//! `callsign serve`: runs the DNS server.
 
 use std::io::Write as _;
 
@@ -16,7 +16,7 @@ Examples:
   callsign serve --kubeconfig ~/.kube/config --listen 127.0.0.1:5300
   callsign serve                                  in a pod: the service account's cluster, port 53";
 
-/// Runs the server until it is told to end.
+/// Runs the server until a signal stops it.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     log(args.log_format, "info,kube_client=off,hickory_net=error");
     let config = args.config().map_err(|error| Failure::new(CONFIG, error))?;
@@ -24,17 +24,17 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         Source::Manifests(path) => format!("manifests {}", path.display()),
         Source::Kubeconfig(file, _) => format!("kubeconfig {}", file.display()),
         Source::InCluster => "service account".to_owned(),
-        Source::Nowhere => "nothing".to_owned(),
+        Source::Unspecified => "nothing".to_owned(),
     };
     let lame_duck = config.lame_duck;
-    allow_descriptors();
+    raise_descriptor_limit();
     let running = app::start(config)?;
     let plain: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
     let mut listens: Vec<String> = running.encrypted.iter().map(ToString::to_string).collect();
     if !plain.is_empty() {
         listens.insert(0, format!("{} (udp, tcp)", plain.join(" ")));
     }
-    // For people and for scripts that wait for a port; a closed output is no reason not to serve.
+    // Scripts read the ports from this line. A closed standard output must not stop the server.
     let _ = writeln!(
         std::io::stdout(),
         "callsign {} listens on {}, admin on {}, from {source}",
@@ -45,41 +45,41 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     running.until_signalled(lame_duck).map_err(|error| Failure::new(69, error))
 }
 
-/// Takes as many descriptors as the system allows: connections and questions in flight have limits of their own. The soft
-/// limit is low for programs that use `select`, which this is not.
-fn allow_descriptors() {
+/// Raises the limit of open files to the maximum: connections and forwarded queries have limits of their own. The soft
+/// limit is low only for the sake of programs that use `select`; this one does not.
+fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    // Refused, it is no worse than before.
+    // On failure the soft limit stays in force.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Sets up logs on stderr: what CALLSIGN_LOG says, else `default`.
+/// Sets up logging to stderr, filtered by `CALLSIGN_LOG`, else by `default`.
 pub(super) fn log(format: LogFormat, default: &str) {
     let filter = EnvFilter::try_from_env("CALLSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(super::paint::suits(&std::io::stderr()));
-    // Who embeds this may have set up logs already.
+        .with_ansi(super::paint::supports_colours(&std::io::stderr()));
+    // A program that embeds this crate may have set up logging already.
     let _ = match format {
         LogFormat::Text => logs.with_target(false).finish().try_init(),
         LogFormat::Json => logs.json().finish().try_init(),
     };
 }
 
-/// The flags of a configuration file as arguments, without those that the command line or the environment give.
-pub fn arguments_of(path: &str, given: &[String]) -> Result<Vec<String>, String> {
+/// Returns the flags of a configuration file as arguments, without those set on the command line or in the environment.
+pub fn arguments_from_file(path: &str, given: &[String]) -> Result<Vec<String>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let options = serde_saphyr::options! { with_snippet: false };
     let file: Value = serde_saphyr::from_str_with_options(&text, options).map_err(|error| error.to_string())?;
-    let Value::Object(flags) = file else { return Err("it is no mapping; write one 'flag: value' a line".to_owned()) };
+    let Value::Object(flags) = file else { return Err("not a mapping; write one 'flag: value' per line".to_owned()) };
     let command = <super::Cli as clap::CommandFactory>::command();
-    let serve = command.find_subcommand("serve").ok_or("there is no serve")?;
+    let serve = command.find_subcommand("serve").ok_or("the serve command is missing")?;
     let mut arguments = Vec::new();
     for (flag, value) in flags {
         let known = serve.get_arguments().find(|argument| argument.get_long() == Some(flag.as_str()));
-        let Some(known) = known else { return Err(format!("there is no flag '{flag}'")) };
+        let Some(known) = known else { return Err(format!("unknown flag '{flag}'")) };
         let long = format!("--{flag}");
         let on_line = given.iter().any(|argument| *argument == long || argument.starts_with(&format!("{long}=")));
         let in_environment = known.get_env().is_some_and(|name| std::env::var_os(name).is_some());
@@ -100,7 +100,7 @@ pub fn arguments_of(path: &str, given: &[String]) -> Result<Vec<String>, String>
                 Value::String(text) => arguments.push(format!("{long}={text}")),
                 Value::Number(number) => arguments.push(format!("{long}={number}")),
                 other => {
-                    return Err(format!("the value of '{flag}' is {other}; write text, a number or a list of them"));
+                    return Err(format!("invalid value for '{flag}': {other}; write text, a number or a list of them"));
                 }
             }
         }

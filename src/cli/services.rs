@@ -1,4 +1,4 @@
-//! `callsign services`: what each Service is called, and on which ports.
+//! `callsign services`: lists Services with their names and ports.
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal as _;
@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::{Failure, NO, UNAVAILABLE, json, paint, print, source, table};
 use crate::config::{NameArgs, SourceArgs};
 use crate::report::Catalog;
-use crate::report::services::{self, Line};
+use crate::report::services::{self, ServiceEntry};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -18,35 +18,35 @@ Examples:
   callsign services -A -o json --manifests deploy/demo | jq -r '.[].domain'
   callsign services -A --watch --kubeconfig ~/.kube/config";
 
-/// `-o` of services.
+/// Values of `-o` for `callsign services`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum ListOutput {
-    /// Name, full name, ports
+    /// Name, full name and ports
     #[default]
     Table,
-    /// Also what it may be called for short, its type, ready endpoints, aliases
+    /// Also short name, type, ready endpoints and aliases
     Wide,
-    /// Everything, for programs
+    /// All fields, as JSON
     Json,
-    /// The same in YAML
+    /// All fields, as YAML
     Yaml,
-    /// The same as wide, for spreadsheets
+    /// The columns of wide, for spreadsheets
     Csv,
 }
 
 /// Flags of `callsign services`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ServicesArgs {
-    /// Only these Services
+    /// List only these Services
     #[arg(value_name = "NAME")]
     services: Vec<String>,
-    /// Of all namespaces, not only that of -n
+    /// List all namespaces, not only that of -n
     #[arg(long, short = 'A')]
     all_namespaces: bool,
-    /// Form of the output
+    /// Print in this format
     #[arg(long, short = 'o', value_enum, default_value_t = ListOutput::Table)]
     output: ListOutput,
-    /// Go on and show what changes
+    /// Stay running, and show changes
     #[arg(long, short = 'w')]
     watch: bool,
     #[command(flatten)]
@@ -55,33 +55,37 @@ pub(super) struct ServicesArgs {
     names: NameArgs,
 }
 
-/// Lists Services, once or for ever.
+/// Lists Services, once or continuously.
 pub(super) fn run(args: &ServicesArgs) -> Result<(), Failure> {
     if args.watch {
         return watch(args);
     }
     let cluster = source::read(&args.source, &args.names)?;
-    let namespace = cluster.told_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
-    let (lines, unknown) = chosen(args, &cluster.catalog, &namespace)?;
-    print(&rendered(args, &lines, paint::is_wanted())?)?;
+    let namespace = cluster.selected_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
+    let (lines, unknown) = selected(args, &cluster.catalog, &namespace)?;
+    print(&render(args, &lines, paint::is_enabled())?)?;
     match unknown.as_slice() {
         [] => Ok(()),
         _ => {
-            let hint = if args.all_namespaces { "" } else { "; -A looks in all namespaces" };
-            Err(Failure::new(NO, format!("no Service is called {}{hint}", unknown.join(", "))))
+            let hint = if args.all_namespaces { "" } else { "; use -A to search all namespaces" };
+            Err(Failure::new(NO, format!("no such Service: {}{hint}", unknown.join(", "))))
         }
     }
 }
 
-/// The Services that are asked for, and names that none has.
-fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Vec<Line>, Vec<String>), Failure> {
+/// Returns the selected Services, and the given names that match none.
+fn selected(
+    args: &ServicesArgs,
+    catalog: &Catalog,
+    namespace: &str,
+) -> Result<(Vec<ServiceEntry>, Vec<String>), Failure> {
     let mut lines = services::list(catalog, Some(namespace).filter(|_| !args.all_namespaces));
     if lines.is_empty() && !args.all_namespaces {
         let others: Vec<&str> = catalog.namespaces().take(8).collect();
-        let what = if catalog.has_namespace(namespace) { "there are no Services in" } else { "there is no" };
+        let what = if catalog.has_namespace(namespace) { "no Services in" } else { "no" };
         let hint = match others.as_slice() {
-            [] => "the source has no namespaces at all".to_owned(),
-            _ => format!("-n names another ({}), -A lists all", others.join(", ")),
+            [] => "the source has no namespaces".to_owned(),
+            _ => format!("choose another with -n ({}), or list all with -A", others.join(", ")),
         };
         return Err(Failure::new(NO, format!("{what} namespace {namespace}; {hint}")));
     }
@@ -93,9 +97,9 @@ fn chosen(args: &ServicesArgs, catalog: &Catalog, namespace: &str) -> Result<(Ve
     Ok((lines, unknown))
 }
 
-fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String, Failure> {
+fn render(args: &ServicesArgs, lines: &[ServiceEntry], colours: bool) -> Result<String, Failure> {
     let failed =
-        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}"));
+        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("cannot format the output: {error}"));
     match args.output {
         ListOutput::Json => json(&lines),
         ListOutput::Yaml => serde_saphyr::to_string(&lines).map_err(|error| failed(&error)),
@@ -111,8 +115,8 @@ fn rendered(args: &ServicesArgs, lines: &[Line], colours: bool) -> Result<String
 
 fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Failure> {
     let failed =
-        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("the output cannot be made: {error}"));
-    // A row for what is gone has a cell more than its heading.
+        |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("cannot format the output: {error}"));
+    // The row of a deleted Service has one cell more than the heading.
     let mut out = csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
     for row in rows {
         let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
@@ -122,7 +126,7 @@ fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Fa
     String::from_utf8(octets).map_err(|error| failed(&error))
 }
 
-/// What stands in a table where there is nothing.
+/// Placeholder for an empty table cell.
 const NONE: &str = "-";
 
 fn heading(args: &ServicesArgs) -> Vec<String> {
@@ -135,7 +139,7 @@ fn heading(args: &ServicesArgs) -> Vec<String> {
     all.map(|cell| (*cell).to_owned()).collect()
 }
 
-fn cells(args: &ServicesArgs, line: &Line) -> Vec<String> {
+fn cells(args: &ServicesArgs, line: &ServiceEntry) -> Vec<String> {
     let mut cells = Vec::new();
     if args.all_namespaces {
         cells.push(line.namespace.clone());
@@ -152,19 +156,19 @@ fn cells(args: &ServicesArgs, line: &Line) -> Vec<String> {
     cells
 }
 
-/// On a terminal the whole list, drawn anew; in a pipe the list, and then a line for each change.
+/// On a terminal, redraws the whole list after each change. In a pipe, prints the list and then one line per change.
 fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     let live = source::follow(&args.source, &args.names)?;
-    let namespace = live.told_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
+    let namespace = live.selected_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
     let terminal = std::io::stdout().is_terminal();
-    let mut shown: Option<Vec<Line>> = None;
+    let mut shown: Option<Vec<ServiceEntry>> = None;
     loop {
         let catalog = live.catalog()?;
-        let lines = match chosen(args, &catalog, &namespace) {
+        let lines = match selected(args, &catalog, &namespace) {
             Ok((lines, _)) => lines,
-            // What is not there yet may come.
+            // The namespace or its Services may appear later.
             Err(error) if shown.is_none() && !terminal => {
-                tracing::warn!(error = error.line, "waiting");
+                tracing::warn!(error = error.line, "nothing to list yet; waiting");
                 Vec::new()
             }
             Err(_) => Vec::new(),
@@ -172,14 +176,14 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
         if shown.as_ref() != Some(&lines) {
             let text = match (&shown, terminal) {
                 (_, true) => screen(args, shown.as_deref().unwrap_or(&lines), &lines)?,
-                (None, false) => rendered(args, &lines, false)?,
+                (None, false) => render(args, &lines, false)?,
                 (Some(before), false) => changes(args, before, &lines)?,
             };
             let mut out = std::io::stdout().lock();
             match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(Failure::new(UNAVAILABLE, format!("the output cannot be written: {error}"))),
+                Err(error) => return Err(Failure::new(UNAVAILABLE, format!("cannot write the output: {error}"))),
             }
             drop(out);
             shown = Some(lines);
@@ -188,12 +192,12 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     }
 }
 
-/// What changed: new and changed lines as they are, those that are gone with a word.
-fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
+/// Returns new and changed Services as rows, then deleted ones with an extra cell, `gone`.
+fn changes(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) -> Result<String, Failure> {
     if matches!(args.output, ListOutput::Json | ListOutput::Yaml) {
-        return rendered(args, now, false);
+        return render(args, now, false);
     }
-    let same = |a: &Line, b: &Line| a.namespace == b.namespace && a.service == b.service;
+    let same = |a: &ServiceEntry, b: &ServiceEntry| a.namespace == b.namespace && a.service == b.service;
     let new = now.iter().filter(|line| !before.contains(line)).map(|line| cells(args, line));
     let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other))).map(|line| {
         let mut cells = cells(args, line);
@@ -204,10 +208,10 @@ fn changes(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String,
     if args.output == ListOutput::Csv { comma_separated(rows) } else { Ok(table(rows)) }
 }
 
-/// The whole list from the top of the terminal, with what is new or changed in colour.
-fn screen(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, Failure> {
-    let text = rendered(args, now, paint::is_wanted())?;
-    if !matches!(args.output, ListOutput::Table | ListOutput::Wide) || !paint::is_wanted() {
+/// Returns the whole list, drawn from the top of the terminal, with new and changed lines in colour.
+fn screen(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) -> Result<String, Failure> {
+    let text = render(args, now, paint::is_enabled())?;
+    if !matches!(args.output, ListOutput::Table | ListOutput::Wide) || !paint::is_enabled() {
         return Ok(format!("{CLEAR}{text}"));
     }
     let rows = text.lines().enumerate().map(|(at, row)| {
@@ -217,5 +221,5 @@ fn screen(args: &ServicesArgs, before: &[Line], now: &[Line]) -> Result<String, 
     Ok(format!("{CLEAR}{}\n", rows.collect::<Vec<_>>().join("\n")))
 }
 
-/// To the top left, and nothing below (ECMA-48 sections 8.3.21 and 8.3.39).
+/// Moves the cursor to the top left and clears the screen below it (ECMA-48 sections 8.3.21 and 8.3.39).
 const CLEAR: &str = "\x1b[H\x1b[J";

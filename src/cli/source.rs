@@ -1,4 +1,4 @@
-//! A cluster read once, for commands that answer and end.
+//! Sources for commands: a cluster is read once, or followed.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::{CONFIG, Failure, UNAVAILABLE};
-use crate::app::{self, Begun, Following};
+use crate::app::{self, SourceOptions, StartedSource};
 use crate::cluster::kubernetes::{self, Pods};
 use crate::cluster::manifests::{ManifestOptions, Manifests};
 use crate::cluster::object::{ParseOptions, Rejected};
@@ -23,41 +23,41 @@ use crate::report::Catalog;
 use crate::zone::facts::{Change, PodId};
 use crate::zone::{Builder, Diagnostic, Settings, Zone};
 
-/// How long an API may take to tell everything.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time for a source to deliver everything.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a source that is followed is looked at.
-const LOOK: Duration = Duration::from_millis(250);
+/// Time between two looks at a source that is followed.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// What a source said.
+/// A cluster, as a source described it.
 pub(super) struct Cluster {
-    /// The table, and the facts that it is made of.
+    /// The zone, and the facts that it was built from.
     pub(super) catalog: Catalog,
-    /// What was noticed while it was made.
-    pub(super) reports: Vec<Diagnostic>,
-    /// Objects, and annotations of objects, that could not be used.
+    /// Problems that the builder found.
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Objects and annotations that are not valid.
     pub(super) rejected: Vec<Rejected>,
-    /// Pods that manifests hold.
+    /// Pods in the manifests.
     pods: HashSet<PodId>,
     api: Option<(Runtime, kube::Client)>,
 }
 
-/// Reads everything once. That some objects cannot be used is told; which, is the doctor's to say.
+/// Reads the source once, and warns if it rejected objects; `callsign doctor` lists them.
 pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let cluster = read_silently(args, names)?;
     if !cluster.rejected.is_empty() {
-        tracing::warn!(objects = cluster.rejected.len(), "could not be read whole; `callsign doctor` says which");
+        tracing::warn!(objects = cluster.rejected.len(), "ignoring invalid objects; `callsign doctor` lists them");
     }
     Ok(cluster)
 }
 
-/// Reads everything once.
+/// Reads the source once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let builder = Builder::new(settings(names)?);
     let parse_options = ParseOptions { endpoint_pod_names: names.endpoint_pod_names };
     let source = args.source();
     let (events, api) = match &source {
-        Source::Nowhere => return Err(app::StartError::NoSource.into()),
+        Source::Unspecified => return Err(app::StartError::NoSource.into()),
         Source::Manifests(path) => {
             let options =
                 ManifestOptions { path: path.clone(), parse_options, service_cidrs: args.service_cidrs.clone() };
@@ -81,16 +81,16 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
     for event in others {
         match event {
             Event::Rejected(object) => rejected.push(object),
-            Event::Health(_, Some(reason)) => tracing::warn!(reason, "left out"),
+            Event::Health(_, Some(reason)) => tracing::warn!(error = reason, "ignoring resource of the source"),
             _ => {}
         }
     }
-    let reports = builder.take_reports();
-    Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), reports, rejected, pods, api })
+    let diagnostics = builder.take_diagnostics();
+    Ok(Cluster { catalog: Catalog::new(zone, builder.facts()), diagnostics, rejected, pods, api })
 }
 
-/// What names mean, as to a server that forwards: that is the default, and decides what a namespace called `com` may
-/// answer.
+/// Returns the settings of a server that forwards, as servers do by default. Forwarding decides whether a namespace
+/// called `com` captures names.
 fn settings(names: &NameArgs) -> Result<Arc<Settings>, Failure> {
     let mut settings = names.settings().map_err(|error| Failure::new(CONFIG, error))?;
     settings.forwarding = true;
@@ -99,35 +99,35 @@ fn settings(names: &NameArgs) -> Result<Arc<Settings>, Failure> {
 
 fn runtime() -> Result<Runtime, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    runtime.map_err(|error| Failure::new(UNAVAILABLE, format!("the system gives no runtime: {error}")))
+    runtime.map_err(|error| Failure::new(UNAVAILABLE, format!("cannot start a runtime: {error}")))
 }
 
-/// A source that goes on telling.
+/// A source that is followed.
 pub(super) struct Live {
     runtime: Runtime,
     table: Arc<ArcSwap<Zone>>,
     events: Events,
     status: SharedStatus,
-    /// What was wrong when it was looked at last.
+    /// The problem of the source at the last look, if any.
     failures: RefCell<Option<String>>,
     client: Option<kube::Client>,
 }
 
-/// Follows a source, as the server does.
+/// Follows a source as the server does, and waits for the first sync.
 pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failure> {
     let settings = settings(names)?;
     let (source, runtime) = (args.source(), runtime()?);
     let table = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
     let status = SharedStatus::default();
     let (events, incoming) = mpsc::channel(4096);
-    let following = Following {
+    let following = SourceOptions {
         source: &source,
         service_cidrs: &args.service_cidrs,
         parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
         pods: &Pods::Off,
         self_check: Duration::ZERO,
     };
-    let Begun { resources, first, client } = app::begin(&following, &runtime, &events)?;
+    let StartedSource { resources, first, client } = app::start_source(&following, &runtime, &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
     for event in first {
         publisher.take(event);
@@ -135,11 +135,11 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
     publisher.publish();
     runtime.spawn(publisher.run(incoming));
     let live = Live { runtime, table, events, status, failures: RefCell::default(), client };
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + SYNC_TIMEOUT;
     while !live.table.load().synced {
-        let trouble = live.trouble();
-        if std::time::Instant::now() > deadline || trouble.as_deref().is_some_and(is_final) {
-            return Err(unavailable(trouble));
+        let problem = live.problem();
+        if std::time::Instant::now() > deadline || problem.as_deref().is_some_and(is_final) {
+            return Err(unavailable(problem));
         }
         live.sleep(Duration::from_millis(20));
     }
@@ -147,32 +147,32 @@ pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failur
 }
 
 impl Live {
-    /// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
-    pub(super) fn told_namespace(&self, names: &NameArgs) -> Option<String> {
-        told_namespace(names, self.client.as_ref())
+    /// Returns the selected namespace: `-n`, else that of the kubeconfig's context.
+    pub(super) fn selected_namespace(&self, names: &NameArgs) -> Option<String> {
+        selected_namespace(names, self.client.as_ref())
     }
 
-    /// What is known now.
+    /// Returns the current zone and facts.
     pub(super) fn catalog(&self) -> Result<Catalog, Failure> {
         let facts = self.runtime.block_on(cluster::facts(&self.events));
-        let facts = facts.ok_or_else(|| Failure::new(UNAVAILABLE, "the source has ended"))?;
+        let facts = facts.ok_or_else(|| Failure::new(UNAVAILABLE, "the source stopped"))?;
         Ok(Catalog::new(self.table.load_full(), facts))
     }
 
-    /// What is wrong with the source.
-    fn trouble(&self) -> Option<String> {
+    /// Returns the first problem of the source, if any.
+    fn problem(&self) -> Option<String> {
         let status = self.status.status();
         status.failures.iter().map(|(resource, reason)| format!("{}: {reason}", resource.as_str())).next()
     }
 
-    /// Lets time pass until it is worth looking again. When the source fails, or works again, that is told.
+    /// Waits until the next look. Logs when the source fails, and when it recovers.
     pub(super) fn wait(&self) {
-        self.sleep(LOOK);
-        let now = self.trouble();
+        self.sleep(POLL_INTERVAL);
+        let now = self.problem();
         let before = self.failures.replace(now.clone());
         match (before, now) {
-            (None, Some(error)) => tracing::warn!(error, "the cluster cannot be followed: what is shown may be old"),
-            (Some(_), None) => tracing::warn!("the cluster is followed again"),
+            (None, Some(error)) => tracing::warn!(error = error, "cannot follow the cluster; the output may be stale"),
+            (Some(_), None) => tracing::warn!("following the cluster again"),
             _ => {}
         }
     }
@@ -182,7 +182,7 @@ impl Live {
     }
 }
 
-/// A line on a terminal while a large cluster is listed; it is gone before anything else is printed.
+/// A progress line on the terminal while a large cluster is listed. It is erased before anything else is printed.
 struct Progress {
     next: Option<std::time::Instant>,
     shown: bool,
@@ -200,7 +200,7 @@ impl Progress {
         if self.next.is_some_and(|next| next <= now) {
             self.next = Some(now + Duration::from_millis(100));
             self.shown = true;
-            let _ = write!(std::io::stderr(), "\r{objects} objects of the cluster read …");
+            let _ = write!(std::io::stderr(), "\rreading the cluster: {objects} objects …");
         }
     }
 
@@ -211,58 +211,59 @@ impl Progress {
     }
 }
 
-/// Whether what an API says is its last word: a command is not patient where a server is.
+/// Returns whether a problem is final. A command gives up where a server retries.
 fn is_final(reason: &str) -> bool {
-    ["answers 401", "answers 403", "cannot reach"].iter().any(|word| reason.contains(word))
+    ["returned 401", "returned 403", "cannot reach"].iter().any(|word| reason.contains(word))
 }
 
 fn unavailable(failure: Option<String>) -> Failure {
-    let error = failure.unwrap_or_else(|| format!("the API did not tell everything within {} s", PATIENCE.as_secs()));
-    Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and that you may list it"))
+    let error =
+        failure.unwrap_or_else(|| format!("timed out parse_options the cluster after {} s", SYNC_TIMEOUT.as_secs()));
+    Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and your permission to list"))
 }
 
 async fn listed(client: &kube::Client, parse_options: ParseOptions) -> Result<Vec<Event>, Failure> {
     let (events, mut incoming) = mpsc::channel(4096);
     let mut pending = kubernetes::follow(client, parse_options, &Pods::Off, Duration::ZERO, &events);
     drop(events);
-    let mut told = Vec::new();
-    let mut trouble = None;
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut received = Vec::new();
+    let mut problem = None;
+    let deadline = tokio::time::Instant::now() + SYNC_TIMEOUT;
     let mut progress = Progress::new();
     while !pending.is_empty() {
-        progress.show(told.len());
+        progress.show(received.len());
         match tokio::time::timeout_at(deadline, incoming.recv()).await {
             Ok(Some(Event::Synced(resource))) => pending.retain(|waiting| *waiting != resource),
             Ok(Some(Event::Health(resource, Some(reason)))) => {
                 let last = is_final(&reason);
-                trouble = Some(format!("{}: {reason}", resource.as_str()));
+                problem = Some(format!("{}: {reason}", resource.as_str()));
                 if last {
                     break;
                 }
             }
-            Ok(Some(event)) => told.push(event),
+            Ok(Some(event)) => received.push(event),
             Ok(None) | Err(_) => break,
         }
     }
     progress.clear();
     if pending.is_empty() {
-        return Ok(told);
+        return Ok(received);
     }
-    Err(unavailable(trouble))
+    Err(unavailable(problem))
 }
 
-/// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
-fn told_namespace(names: &NameArgs, client: Option<&kube::Client>) -> Option<String> {
+/// Returns the selected namespace: `-n`, else that of the kubeconfig's context.
+fn selected_namespace(names: &NameArgs, client: Option<&kube::Client>) -> Option<String> {
     names.namespace().or(client.map(kube::Client::default_namespace)).map(str::to_owned)
 }
 
 impl Cluster {
-    /// The namespace that a command is about, if somebody said which: `-n`, else the kubeconfig's context.
-    pub(super) fn told_namespace(&self, names: &NameArgs) -> Option<String> {
-        told_namespace(names, self.api.as_ref().map(|(_, client)| client))
+    /// Returns the selected namespace: `-n`, else that of the kubeconfig's context.
+    pub(super) fn selected_namespace(&self, names: &NameArgs) -> Option<String> {
+        selected_namespace(names, self.api.as_ref().map(|(_, client)| client))
     }
 
-    /// The namespace of a pod, by its name or (where an API can be asked) its address.
+    /// Returns the namespace of a pod, found by name or, if the source is an API, by address.
     pub(super) fn pod_namespace(&self, pod: &str) -> Option<String> {
         let (namespace, name) = pod.split_once('/').map_or((None, pod), |(namespace, name)| (Some(namespace), name));
         let mut places = self.catalog.namespaces().map(str::to_owned);
@@ -277,7 +278,7 @@ impl Cluster {
         let request =
             http::Request::get(format!("/api/v1/pods?fieldSelector={field}%3D{name}")).body(Vec::new()).ok()?;
         let list = runtime.block_on(client.request::<Value>(request));
-        let list = list.inspect_err(|error| tracing::warn!(%error, "pods cannot be asked for")).ok()?;
+        let list = list.inspect_err(|error| tracing::warn!(error = %error, "cannot list pods")).ok()?;
         let items = list.get("items")?.as_array()?;
         let namespaces = items.iter().filter_map(|item| item.get("metadata")?.get("namespace")?.as_str());
         namespaces.filter(|found| namespace.is_none_or(|namespace| namespace == *found)).map(str::to_owned).next()

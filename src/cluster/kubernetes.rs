@@ -1,8 +1,8 @@
-//! Facts from the Kubernetes API: list and watch, one task and one connection for each kind.
+//! Facts from the Kubernetes API: list and watch, with one task and one connection per resource.
 //!
-//! What to ask next is decided by a pure function, [`State::step`]; [`Watcher`] carries it out. Lists are streamed
-//! where the server has that (`sendInitialEvents`), else read in pages, decided by what the server answers. A list is
-//! compared with what is held object by object while it arrives: there are never two copies of the cluster.
+//! A pure function, [`State::step`], decides the next request; [`Watcher`] carries it out. Lists are streamed
+//! (`sendInitialEvents`) unless the server's response shows that it cannot stream; then they are read in pages. Each
+//! listed object is compared with the local state as it arrives, so memory never holds two copies of the cluster.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -19,109 +19,110 @@ use tokio::time::{Instant, timeout};
 use super::object::{self, EndpointSlice, Meta, Namespace, Object, ParseOptions, Pod, Rejected, Service};
 use super::{Event, Events, Resource, error_chain};
 
-/// A watch is asked to end after this long, so that a connection that died silently is noticed soon.
+/// Requested length of a watch in seconds. A short watch reveals a silently dead connection soon.
 const WATCH_SECONDS: u64 = 25;
-/// Nothing at all for this long means that the connection is dead: the server ends a quiet watch before.
-const SILENCE: Duration = Duration::from_secs(30);
-/// A server that does not know streamed lists takes the request for a plain watch and never ends the list.
-const STREAM_PATIENCE: Duration = Duration::from_secs(3);
-/// First and longest wait between tries.
+/// Silence after which a connection counts as dead: the server ends an idle watch earlier than this.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout for the next line of a streamed list. A server without streamed lists treats the request as a plain watch
+/// and never ends the list.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Shortest and longest backoff between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// Names and resource versions only.
+/// Media type of a list that carries only the metadata of its objects.
 const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-/// Examples of what differs that are logged.
-const EXAMPLES: usize = 3;
-/// A watch keeps no more than this while nothing happens, in octets.
-const KEPT: usize = 16 * 1024;
-/// The longest wait while there is no API to burden: when it comes back, it is followed soon.
-const AWAY: Duration = Duration::from_secs(3);
-/// No object is larger: etcd takes 1.5 MB. Longer lines are no objects.
+/// Number of differing objects that the self-check logs by name.
+const MAX_EXAMPLES: usize = 3;
+/// Largest buffer, in bytes, that an idle watch retains.
+const RETAINED_BUFFER: usize = 16 * 1024;
+/// Longest backoff while the API is unreachable: there is nothing to overload, and its return is noticed soon.
+const MAX_BACKOFF_UNREACHABLE: Duration = Duration::from_secs(3);
+/// Longest line of a watch, in bytes. Objects are far smaller: etcd limits them to 1.5 MB.
 const MAX_LINE: usize = 16 << 20;
 
-/// Why the API cannot be followed right now.
+/// Why a request to the API failed.
 #[derive(Debug, Error)]
 enum WatchError {
     #[error("cannot reach the API: {0}")]
     Unreachable(String),
-    #[error("the API answers {code} {reason}")]
+    #[error("the API returned {code} {reason}")]
     ApiStatus { code: u16, reason: String, retry_after: Option<Duration> },
-    #[error("the API sends what is no {0}: {1}")]
+    #[error("the API sent an invalid {0}: {1}")]
     Unreadable(&'static str, String),
-    #[error("the API takes no watch from its own list: 410 again and again")]
+    #[error("the API keeps rejecting a watch from the resource version of its own list (410 Gone)")]
     GoneAgain,
-    #[error("the API was silent for {} seconds", .0.as_secs())]
-    NoTrace(Duration),
+    #[error("the API sent nothing for {} seconds", .0.as_secs())]
+    Silent(Duration),
 }
 
-/// What to ask for next.
+/// The next request of a watcher.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// A list as a stream, which goes on as a watch.
+    /// A streamed list, which continues as a watch.
     Stream,
-    /// A list in pages; `next` continues one.
+    /// A page of a list.
     Page {
-        /// The server's token.
+        /// The server's `continue` token; `None` for the first page.
         next: Option<String>,
     },
-    /// Changes after a version.
+    /// A watch for changes after a resource version.
     Watch {
-        /// Resource version.
+        /// The resource version.
         version: String,
     },
 }
 
-/// What the server had to say to that.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchOutcome {
-    /// A page, and the token of the next.
+    /// A page arrived.
     Paged {
-        /// Token of the next page; none after the last.
+        /// Token of the next page; `None` after the last one.
         next: Option<String>,
-        /// The version of the list.
+        /// Resource version of the list.
         version: String,
     },
-    /// The list is whole, or an event or bookmark arrived: what is held is this version.
+    /// The list is complete, or an event or bookmark arrived. The local state is now at this resource version.
     At(String),
-    /// The watch ended as it should.
+    /// The watch ended normally.
     Ended,
-    /// The version or token is too old (410), or newer than anything the server has.
+    /// The resource version or token has expired (410), or is newer than the server's own.
     Gone,
-    /// The server has no streamed lists.
+    /// The server does not support streamed lists.
     NoStreams,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
 impl State {
-    /// The next state. `streams`: whether lists are asked for as streams.
-    pub fn step(self, word: WatchOutcome, streams: bool) -> State {
+    /// Returns the next state. `streams` says whether to request lists as streams.
+    pub fn step(self, outcome: WatchOutcome, streams: bool) -> State {
         let list = || if streams { State::Stream } else { State::Page { next: None } };
-        match (self, word) {
+        match (self, outcome) {
             (_, WatchOutcome::NoStreams) => State::Page { next: None },
             (_, WatchOutcome::Gone) => list(),
             (_, WatchOutcome::Paged { next: Some(next), .. }) => State::Page { next: Some(next) },
             (_, WatchOutcome::Paged { next: None, version }) => State::Watch { version },
             (_, WatchOutcome::At(version)) => State::Watch { version },
-            // A stream that ends before its list does has told nothing whole.
+            // The stream ended before its list was complete.
             (State::Stream, WatchOutcome::Ended | WatchOutcome::Failed) => list(),
-            // A page is asked for again with the same token; a watch goes on where it stood.
+            // A page is requested again with the same token; a watch resumes at its resource version.
             (state, WatchOutcome::Ended | WatchOutcome::Failed) => state,
         }
     }
 }
 
-/// What is held of an object: enough to see whether it changed, and whether a list still has it. Octets without
-/// alignment: there may be 150,000 of them.
+/// What the watcher remembers of an object: enough to detect a change, or its absence from a list. Unaligned bytes,
+/// because there may be 150,000 of them.
 struct KnownObject {
-    /// A hash of the resource version: four octets tell two versions of one object apart well enough.
+    /// Hash of the resource version. Four bytes suffice to tell two versions of one object apart.
     version: Version,
-    /// The list that had it last.
+    /// Number of the last list that contained it.
     list: u8,
 }
 
 type Version = [u8; 4];
 
-/// Follows one kind.
+/// Lists and watches one resource.
 pub struct Watcher<O: Object> {
     client: kube::Client,
     resource: Resource,
@@ -130,20 +131,20 @@ pub struct Watcher<O: Object> {
     page: u32,
     parse_options: ParseOptions,
     events: Events,
-    held: HashMap<O::Id, KnownObject>,
+    known: HashMap<O::Id, KnownObject>,
     hasher: RandomState,
     list: u8,
     streams: bool,
     synced: bool,
-    /// Time between comparisons of what is held with what the server has; zero: none.
+    /// Interval of the self-check; zero disables it.
     check: Duration,
     checked: Instant,
-    /// What differed at the last comparison, with the version that was held: it may only have been on its way.
+    /// Objects that differed at the last self-check, with the local version. Their events may only have been in flight.
     suspects: HashMap<O::Id, Option<Version>>,
     kind: PhantomData<O>,
 }
 
-/// The far end of the channel is gone: the program ends.
+/// The receiver of events is gone, because the program is shutting down.
 struct Closed;
 
 #[derive(Deserialize)]
@@ -169,7 +170,7 @@ struct WatchEvent<'a, T> {
     object: T,
 }
 
-/// `v1` Status, as errors are told.
+/// `v1` Status: the API's form of an error.
 #[derive(Default, Deserialize)]
 struct ApiStatus {
     code: Option<u16>,
@@ -187,15 +188,15 @@ struct StatusDetails {
 /// Which pods to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pods {
-    /// None.
+    /// No pods.
     Off,
-    /// Those of one node.
+    /// The pods of one node.
     Node(String),
-    /// All.
+    /// All pods.
     All,
 }
 
-/// Starts following everything that answers are made of; returns the parts to wait for.
+/// Starts a watcher for every resource that answers depend on; returns the resources that must sync first.
 pub fn follow(
     client: &kube::Client,
     parse_options: ParseOptions,
@@ -206,7 +207,7 @@ pub fn follow(
     let mut services =
         Watcher::<Service>::new(client, Resource::Services, "/api/v1/services", 500, parse_options, events);
     let path = "/apis/discovery.k8s.io/v1/endpointslices";
-    // Slices are large: a smaller page bounds what a list holds in memory at a time.
+    // Slices are large: a smaller page limits the memory that a list needs.
     let mut slices = Watcher::<EndpointSlice>::new(client, Resource::EndpointSlices, path, 100, parse_options, events);
     let mut namespaces =
         Watcher::<Namespace>::new(client, Resource::Namespaces, "/api/v1/namespaces", 500, parse_options, events);
@@ -246,7 +247,7 @@ impl<O: Object> Watcher<O> {
             page,
             parse_options,
             events: events.clone(),
-            held: HashMap::new(),
+            known: HashMap::new(),
             hasher: RandomState::new(),
             list: 0,
             streams: true,
@@ -258,7 +259,7 @@ impl<O: Object> Watcher<O> {
         }
     }
 
-    /// Follows the kind until nobody listens any more.
+    /// Follows the resource until the receiver of events is dropped.
     pub async fn run(mut self) {
         let mut state = State::Stream;
         let mut wait = BACKOFF.0;
@@ -269,40 +270,40 @@ impl<O: Object> Watcher<O> {
             }
             let before = state.clone();
             let asked_at = Instant::now();
-            let outcome = match self.ask(&mut state).await {
+            let outcome = match self.fetch(&mut state).await {
                 Ok(outcome) => outcome,
                 Err(Closed) => return,
             };
-            // A watch that held for longer than we waited for it is a success, even if nothing happened meanwhile.
+            // A watch that lasted longer than the backoff before it is a success, even if it carried no event.
             let progressed = state != before || asked_at.elapsed() > wait;
-            let (mut word, failure) = outcome;
-            if failure.is_none() && matches!((&state, &word), (State::Watch { .. }, WatchOutcome::Ended)) {
+            let (mut outcome, failure) = outcome;
+            if failure.is_none() && matches!((&state, &outcome), (State::Watch { .. }, WatchOutcome::Ended)) {
                 match self.compare(&state).await {
-                    Ok(true) => word = WatchOutcome::Gone,
+                    Ok(true) => outcome = WatchOutcome::Gone,
                     Ok(false) => {}
                     Err(Closed) => return,
                 }
             }
-            if word == WatchOutcome::NoStreams {
+            if outcome == WatchOutcome::NoStreams {
                 self.streams = false;
             }
-            // Being told to list again is part of the protocol; being told so again and again is trouble.
-            let again =
-                word == WatchOutcome::Gone && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE);
+            // One 410 is part of the protocol; repeated 410s are a failure and need a backoff.
+            let again = outcome == WatchOutcome::Gone
+                && gone.replace(Instant::now()).is_some_and(|last| last.elapsed() < SILENCE_TIMEOUT);
             let failure = failure.or(again.then_some(WatchError::GoneAgain));
             let progressed = progressed && !again;
-            state = state.step(word, self.streams);
-            let trouble = failure.as_ref().map(WatchError::to_string);
+            state = state.step(outcome, self.streams);
+            let reason = failure.as_ref().map(WatchError::to_string);
             if progressed && failure.is_none() {
                 wait = BACKOFF.0;
             }
             let Some(failure) = failure else {
-                if self.say(Event::Health(self.resource, None)).await.is_err() {
+                if self.send(Event::Health(self.resource, None)).await.is_err() {
                     return;
                 }
                 continue;
             };
-            if self.say(Event::Health(self.resource, trouble)).await.is_err() {
+            if self.send(Event::Health(self.resource, reason)).await.is_err() {
                 return;
             }
             let asked = match failure {
@@ -311,50 +312,50 @@ impl<O: Object> Watcher<O> {
             };
             let unreachable = matches!(failure, WatchError::Unreachable(_));
             if unreachable {
-                wait = wait.min(AWAY);
+                wait = wait.min(MAX_BACKOFF_UNREACHABLE);
             }
             tokio::select! {
                 () = tokio::time::sleep(asked.max(self.jittered(wait))) => {}
                 () = self.events.closed() => return,
             }
-            let longest = if unreachable { AWAY } else { BACKOFF.1 };
+            let longest = if unreachable { MAX_BACKOFF_UNREACHABLE } else { BACKOFF.1 };
             wait = if progressed { BACKOFF.0 } else { (wait * 2).min(longest) };
         }
     }
 
-    /// Lists are told apart by a number that comes round: then all that is held is of list 0, and this is list 1.
+    /// Numbers a new list. When the number would overflow, every remembered object moves to list 0 and this is list 1.
     fn begin_list(&mut self) {
         self.list = self.list.checked_add(1).unwrap_or_else(|| {
-            self.held.values_mut().for_each(|held| held.list = 0);
+            self.known.values_mut().for_each(|known| known.list = 0);
             1
         });
     }
 
-    /// Half to all of a wait, so that servers that lost the API together do not come back together.
+    /// Returns half to all of `wait`, so that servers that lost the API together do not reconnect together.
     fn jittered(&self, wait: Duration) -> Duration {
         let dice = self.hasher.hash_one(std::time::Instant::now()) % 1000;
         wait / 2 + wait.mul_f64(dice as f64 / 2000.0)
     }
 
-    async fn say(&self, event: Event) -> Result<(), Closed> {
+    async fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_| Closed)
     }
 
-    /// Asks for what the state wants and takes in what comes. While events arrive, `state` moves along.
-    async fn ask(&mut self, state: &mut State) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
+    /// Sends the request of `state` and processes the response. Each event of a watch advances `state`.
+    async fn fetch(&mut self, state: &mut State) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
         let uri = self.uri(state);
         let request = http::Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty());
         let request = match request {
             Ok(request) => request,
             Err(error) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(error.to_string())))),
         };
-        let response = match timeout(SILENCE, self.client.send(request)).await {
-            Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::NoTrace(SILENCE)))),
+        let response = match timeout(SILENCE_TIMEOUT, self.client.send(request)).await {
+            Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::Silent(SILENCE_TIMEOUT)))),
             Ok(Err(error)) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(error_chain(&error))))),
             Ok(Ok(response)) => response,
         };
         if !response.status().is_success() {
-            return Ok(self.refused(state, response).await);
+            return Ok(self.error_response(state, response).await);
         }
         let mut lines = LineReader::of(response.into_body());
         match state {
@@ -390,10 +391,10 @@ impl<O: Object> Watcher<O> {
         uri
     }
 
-    /// Compares what is held with what the server has, when it is time; says whether only a list can heal it.
+    /// Runs the self-check if it is due: compares the local state with the API. Returns whether a relist is needed.
     ///
-    /// A difference is believed if it is still there, unchanged, after another watch: what the server has and we do not
-    /// may be on its way.
+    /// A difference counts only if another watch leaves it unchanged. Until then, an event that explains it may be in
+    /// flight.
     async fn compare(&mut self, state: &State) -> Result<bool, Closed> {
         let State::Watch { version } = state else { return Ok(false) };
         let due = !self.check.is_zero() && self.checked.elapsed() >= self.check;
@@ -403,35 +404,35 @@ impl<O: Object> Watcher<O> {
         let Some(server) = self.versions(version).await else { return Ok(false) };
         let mut differing: HashMap<O::Id, Option<Version>> = HashMap::new();
         for (key, version) in &server {
-            let held = self.held.get(key).map(|held| held.version);
-            if held != Some(*version) {
-                differing.insert(key.clone(), held);
+            let known = self.known.get(key).map(|known| known.version);
+            if known != Some(*version) {
+                differing.insert(key.clone(), known);
             }
         }
-        for (key, held) in &self.held {
+        for (key, known) in &self.known {
             if !server.contains_key(key) {
-                differing.insert(key.clone(), Some(held.version));
+                differing.insert(key.clone(), Some(known.version));
             }
         }
         let suspects = std::mem::take(&mut self.suspects);
-        let sure: Vec<&O::Id> =
-            differing.iter().filter(|(key, held)| suspects.get(key) == Some(held)).map(|(key, _)| key).collect();
-        let examples = sure.iter().take(EXAMPLES).map(ToString::to_string).collect();
-        let wrong = sure.len();
+        let confirmed: Vec<&O::Id> =
+            differing.iter().filter(|(key, known)| suspects.get(key) == Some(known)).map(|(key, _)| key).collect();
+        let examples = confirmed.iter().take(MAX_EXAMPLES).map(ToString::to_string).collect();
+        let wrong = confirmed.len();
         self.checked = Instant::now();
         if wrong == 0 {
             self.suspects = differing;
         } else {
-            // The list that follows must not take an object for known by a version that was never read.
-            self.held.values_mut().for_each(|held| held.version[0] ^= 1);
+            // The relist must read every object again, even one whose version is the remembered one.
+            self.known.values_mut().for_each(|known| known.version[0] ^= 1);
         }
         if self.suspects.is_empty() {
-            self.say(Event::Compared(self.resource, wrong, examples)).await?;
+            self.send(Event::Compared(self.resource, wrong, examples)).await?;
         }
         Ok(wrong > 0)
     }
 
-    /// Key and version of every object that the server has, from its watch cache, in pages. `None` if it does not say.
+    /// Reads the key and version of every object from the server's watch cache, in pages. `None` if a request fails.
     async fn versions(&self, at_least: &str) -> Option<HashMap<O::Id, Version>> {
         let mut all = HashMap::new();
         let mut next: Option<String> = None;
@@ -445,7 +446,7 @@ impl<O: Object> Watcher<O> {
                 uri += &format!("&fieldSelector={}", encoded(selector));
             }
             let request = http::Request::get(uri).header(http::header::ACCEPT, METADATA).body(Body::empty()).ok()?;
-            let response = timeout(SILENCE, self.client.send(request)).await.ok()?.ok()?;
+            let response = timeout(SILENCE_TIMEOUT, self.client.send(request)).await.ok()?.ok()?;
             if !response.status().is_success() {
                 return None;
             }
@@ -464,7 +465,11 @@ impl<O: Object> Watcher<O> {
         }
     }
 
-    async fn refused(&self, state: &State, response: http::Response<Body>) -> (WatchOutcome, Option<WatchError>) {
+    async fn error_response(
+        &self,
+        state: &State,
+        response: http::Response<Body>,
+    ) -> (WatchOutcome, Option<WatchError>) {
         let code = response.status().as_u16();
         let header = response.headers().get(http::header::RETRY_AFTER);
         let retry_after = header.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
@@ -473,19 +478,19 @@ impl<O: Object> Watcher<O> {
         let status: ApiStatus = serde_json::from_slice(&body)
             .unwrap_or_else(|_| ApiStatus { message: Some(excerpt(&body)), ..ApiStatus::default() });
         let asked = status.details.as_ref().and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
-        let word = match (code, state) {
+        let outcome = match (code, state) {
             (410, _) => WatchOutcome::Gone,
             (400 | 404 | 405 | 422, State::Stream) => WatchOutcome::NoStreams,
             _ if is_too_new(&status) => WatchOutcome::Gone,
             _ => WatchOutcome::Failed,
         };
-        // Being told to list again is part of the protocol, as long as it leads somewhere.
-        let expected = matches!(word, WatchOutcome::NoStreams)
-            || (word == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
+        // Both are normal steps of the protocol: the next request is a different one.
+        let expected = matches!(outcome, WatchOutcome::NoStreams)
+            || (outcome == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
         let reason = status.message.or(status.reason).unwrap_or_default();
         let failure =
             WatchError::ApiStatus { code, reason: reason.trim().to_owned(), retry_after: asked.or(retry_after) };
-        (word, (!expected).then_some(failure))
+        (outcome, (!expected).then_some(failure))
     }
 
     async fn take_page(&mut self, page: &[u8]) -> Result<(WatchOutcome, Option<WatchError>), Closed> {
@@ -505,7 +510,7 @@ impl<O: Object> Watcher<O> {
         }
         let next = meta.next.filter(|next| !next.is_empty());
         if next.is_none() {
-            self.list_is_whole().await?;
+            self.finish_list().await?;
         }
         Ok((WatchOutcome::Paged { next, version }, None))
     }
@@ -518,13 +523,13 @@ impl<O: Object> Watcher<O> {
         let opened = Instant::now();
         loop {
             let listing = *state == State::Stream;
-            let patience = if listing { STREAM_PATIENCE } else { SILENCE };
+            let patience = if listing { STREAM_TIMEOUT } else { SILENCE_TIMEOUT };
             let line = match timeout(patience, lines.next()).await {
                 Err(_) if listing => return Ok((WatchOutcome::NoStreams, None)),
-                Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::NoTrace(SILENCE)))),
+                Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::Silent(SILENCE_TIMEOUT)))),
                 Ok(Err(failure)) => return Ok((WatchOutcome::Failed, Some(failure))),
                 Ok(Ok(None)) if listing => return Ok((WatchOutcome::NoStreams, None)),
-                // A watch that ends at once, again and again, is no watch.
+                // Without a delay, a server that ends every watch at once would be polled in a tight loop.
                 Ok(Ok(None)) if opened.elapsed() < Duration::from_millis(100) => {
                     tokio::time::sleep(BACKOFF.0).await;
                     return Ok((WatchOutcome::Ended, None));
@@ -532,10 +537,10 @@ impl<O: Object> Watcher<O> {
                 Ok(Ok(None)) => return Ok((WatchOutcome::Ended, None)),
                 Ok(Ok(Some(line))) => line,
             };
-            // Nearly every line is an object that is there: it is read in one pass.
+            // Nearly every line is an added or modified object, so that case is parsed in one pass.
             let version = match serde_json::from_slice::<WatchEvent<'_, O>>(&line) {
                 Ok(WatchEvent { kind: "ADDED" | "MODIFIED", object }) => self.take(&object, listing).await?,
-                _ => match self.take_odd(&line, state).await? {
+                _ => match self.take_other(&line, state).await? {
                     Ok(version) => version,
                     Err(end) => return Ok(end),
                 },
@@ -546,8 +551,8 @@ impl<O: Object> Watcher<O> {
         }
     }
 
-    /// Takes in a line that is no object that is there and can be read; `Err` is the end of the watch.
-    async fn take_odd(
+    /// Processes any line other than a valid added or modified object. An inner `Err` ends the watch.
+    async fn take_other(
         &mut self,
         line: &[u8],
         state: &mut State,
@@ -565,10 +570,10 @@ impl<O: Object> Watcher<O> {
             "BOOKMARK" => {
                 let meta = meta_of(event.object.get());
                 if listing && meta.ends_initial_events() {
-                    self.list_is_whole().await?;
+                    self.finish_list().await?;
                     *state = State::Watch { version: String::new() };
                 }
-                self.say(Event::Heard(self.resource)).await?;
+                self.send(Event::Heard(self.resource)).await?;
                 meta.resource_version
             }
             "ERROR" => return Ok(Err(self.error_event(event.object.get()))),
@@ -587,15 +592,15 @@ impl<O: Object> Watcher<O> {
         (WatchOutcome::Failed, Some(WatchError::ApiStatus { code, reason, retry_after }))
     }
 
-    /// Takes in one object; returns its version. What cannot be understood is left out alone.
+    /// Processes one object and returns its resource version. An object that does not parse is rejected on its own.
     async fn take_object(&mut self, text: &str, listing: bool) -> Result<Option<String>, Closed> {
         let object: O = match serde_json::from_str(text) {
             Ok(object) => object,
             Err(error) => {
                 let meta = meta_of(text);
                 let rejected = Rejected { kind: O::KIND, name: meta.label(), reason: error.to_string() };
-                self.say(Event::Rejected(rejected)).await?;
-                // What it was before may be wrong now, but an object that is there is no reason to forget it.
+                self.send(Event::Rejected(rejected)).await?;
+                // The facts from its last valid version may be outdated, but the object still exists: do not remove it.
                 self.touch(&meta);
                 return Ok(meta.resource_version);
             }
@@ -607,16 +612,16 @@ impl<O: Object> Watcher<O> {
         let Some(meta) = object.metadata() else {
             let read = object::read(object, self.parse_options).err();
             if let Some(rejected) = read {
-                self.say(Event::Rejected(rejected)).await?;
+                self.send(Event::Rejected(rejected)).await?;
             }
             return Ok(None);
         };
         let version = meta.resource_version.clone();
         if let Some(key) = O::id(meta) {
             let hash = self.hash(meta);
-            let held = self.held.insert(key, KnownObject { version: hash, list: self.list });
-            // A relist brings back mostly what is known: the same version is the same object.
-            if listing && held.is_some_and(|held| held.version == hash) {
+            let known = self.known.insert(key, KnownObject { version: hash, list: self.list });
+            // Most objects of a relist are unchanged: the same version is the same object.
+            if listing && known.is_some_and(|known| known.version == hash) {
                 return Ok(version);
             }
         }
@@ -628,17 +633,17 @@ impl<O: Object> Watcher<O> {
                         Event::Watched { change, received: std::time::Instant::now(), triggered: meta.triggered() }
                     }
                 };
-                self.say(event).await?;
+                self.send(event).await?;
                 for note in notes {
-                    self.say(Event::Rejected(note)).await?;
+                    self.send(Event::Rejected(note)).await?;
                 }
             }
             Err(rejected) => {
-                // An object that became unusable no longer says what it said before.
+                // The facts from the last valid version of an object do not apply once it has become invalid.
                 if let Some(key) = O::id(meta) {
-                    self.say(Event::Change(O::gone(key))).await?;
+                    self.send(Event::Change(O::gone(key))).await?;
                 }
-                self.say(Event::Rejected(rejected)).await?;
+                self.send(Event::Rejected(rejected)).await?;
             }
         }
         Ok(version)
@@ -649,34 +654,34 @@ impl<O: Object> Watcher<O> {
     }
 
     fn touch(&mut self, meta: &Meta) {
-        if let Some(held) = O::id(meta).and_then(|key| self.held.get_mut(&key)) {
-            held.list = self.list;
+        if let Some(known) = O::id(meta).and_then(|key| self.known.get_mut(&key)) {
+            known.list = self.list;
         }
     }
 
     async fn forget(&mut self, text: &str) -> Result<Option<String>, Closed> {
         let meta = meta_of(text);
         if let Some(key) = O::id(&meta) {
-            self.held.remove(&key);
-            self.say(Event::Change(O::gone(key))).await?;
+            self.known.remove(&key);
+            self.send(Event::Change(O::gone(key))).await?;
         }
         Ok(meta.resource_version)
     }
 
-    /// What the list did not have is gone.
-    async fn list_is_whole(&mut self) -> Result<(), Closed> {
+    /// Completes a list: removes every object that it did not contain.
+    async fn finish_list(&mut self) -> Result<(), Closed> {
         let list = self.list;
         let gone: Vec<O::Id> =
-            self.held.iter().filter(|(_, held)| held.list != list).map(|(key, _)| key.clone()).collect();
+            self.known.iter().filter(|(_, known)| known.list != list).map(|(key, _)| key.clone()).collect();
         for key in gone {
-            self.held.remove(&key);
-            self.say(Event::Change(O::gone(key))).await?;
+            self.known.remove(&key);
+            self.send(Event::Change(O::gone(key))).await?;
         }
         if !std::mem::replace(&mut self.synced, true) {
-            self.say(Event::Synced(self.resource)).await?;
+            self.send(Event::Synced(self.resource)).await?;
         }
-        self.say(Event::Health(self.resource, None)).await?;
-        self.say(Event::Heard(self.resource)).await
+        self.send(Event::Health(self.resource, None)).await?;
+        self.send(Event::Heard(self.resource)).await
     }
 }
 
@@ -688,7 +693,7 @@ fn meta_of(text: &str) -> Meta {
     serde_json::from_str::<Only>(text).ok().and_then(|only| only.metadata).unwrap_or_default()
 }
 
-/// "Too large resource version": the server lost what it told us, as after a restore of its store.
+/// Whether the error is "Too large resource version": the server lost newer state, for example when etcd was restored.
 fn is_too_new(status: &ApiStatus) -> bool {
     status.message.as_deref().is_some_and(|message| message.contains("Too large resource version"))
 }
@@ -697,7 +702,7 @@ fn excerpt(body: &[u8]) -> String {
     String::from_utf8_lossy(body).chars().take(200).filter(|c| !c.is_control()).collect()
 }
 
-/// Percent-encoding of a query value (RFC 3986 section 2.1).
+/// Percent-encodes a query value (RFC 3986 section 2.1).
 fn encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for octet in text.bytes() {
@@ -713,7 +718,7 @@ fn encoded(text: &str) -> String {
 struct LineReader {
     body: Body,
     buffer: Vec<u8>,
-    /// Where the next line starts, and how far its end has been looked for.
+    /// Start of the next line, and the position up to which no line end was found.
     start: usize,
     scanned: usize,
 }
@@ -723,7 +728,7 @@ impl LineReader {
         LineReader { body, buffer: Vec::new(), start: 0, scanned: 0 }
     }
 
-    /// The next line without its end; `None` after the last.
+    /// Returns the next line without its line end; `None` after the last one.
     async fn next(&mut self) -> Result<Option<Vec<u8>>, WatchError> {
         loop {
             if let Some(length) = self.buffer[self.scanned..].iter().position(|octet| *octet == b'\n') {
@@ -735,15 +740,15 @@ impl LineReader {
                 }
                 continue;
             }
-            // Lines are taken from the front and the rest is moved once for each piece that arrives.
+            // The unread rest moves to the front once per received frame, not once per line.
             self.buffer.drain(..self.start);
             self.start = 0;
             self.scanned = self.buffer.len();
             if self.buffer.is_empty() {
-                self.buffer.shrink_to(KEPT);
+                self.buffer.shrink_to(RETAINED_BUFFER);
             }
             if self.buffer.len() > MAX_LINE {
-                return Err(WatchError::Unreadable("watch event", "a line over 16 MiB".to_owned()));
+                return Err(WatchError::Unreadable("watch event", "it is longer than 16 MiB".to_owned()));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {
@@ -753,16 +758,16 @@ impl LineReader {
                 }
                 Some(Err(error)) => return Err(WatchError::Unreachable(error_chain(&error))),
                 None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
-                None => return Err(WatchError::Unreadable("watch event", "it ends in the middle".to_owned())),
+                None => return Err(WatchError::Unreadable("watch event", "it is truncated".to_owned())),
             }
         }
     }
 
-    /// Everything there is. Each piece has its own time: a slow body is not a dead one.
+    /// Returns the whole rest of the body. The timeout applies to each frame: a slow body is not a dead one.
     async fn rest(&mut self) -> Result<Vec<u8>, WatchError> {
         loop {
-            match timeout(SILENCE, self.body.frame()).await {
-                Err(_) => return Err(WatchError::NoTrace(SILENCE)),
+            match timeout(SILENCE_TIMEOUT, self.body.frame()).await {
+                Err(_) => return Err(WatchError::Silent(SILENCE_TIMEOUT)),
                 Ok(None) => return Ok(std::mem::take(&mut self.buffer)),
                 Ok(Some(Err(error))) => return Err(WatchError::Unreachable(error_chain(&error))),
                 Ok(Some(Ok(frame))) => {
@@ -780,38 +785,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps() {
+    fn each_outcome_leads_to_the_right_next_request() {
         let page = |next: Option<&str>| State::Page { next: next.map(Into::into) };
         let watch = |version: &str| State::Watch { version: version.into() };
         let paged = |next: Option<&str>| WatchOutcome::Paged { next: next.map(Into::into), version: "7".into() };
         let cases = [
             (
-                "a streamed list that is whole goes on as a watch",
+                "a complete streamed list continues as a watch",
                 State::Stream,
                 WatchOutcome::At("7".into()),
                 true,
                 watch("7"),
             ),
-            ("a server without streams is asked for pages", State::Stream, WatchOutcome::NoStreams, false, page(None)),
-            ("a stream that breaks is asked for again", State::Stream, WatchOutcome::Failed, true, State::Stream),
+            (
+                "a server without streamed lists gets a paged list",
+                State::Stream,
+                WatchOutcome::NoStreams,
+                false,
+                page(None),
+            ),
+            ("a broken stream is requested again", State::Stream, WatchOutcome::Failed, true, State::Stream),
             ("a page leads to the next", page(None), paged(Some("t")), false, page(Some("t"))),
             ("the last page leads to a watch", page(Some("t")), paged(None), false, watch("7")),
-            ("a page that fails is asked for again", page(Some("t")), WatchOutcome::Failed, false, page(Some("t"))),
-            ("410 in the middle of pages starts the list anew", page(Some("t")), WatchOutcome::Gone, false, page(None)),
-            ("an event moves the watch on", watch("7"), WatchOutcome::At("8".into()), true, watch("8")),
-            ("a watch that ends goes on where it stood", watch("8"), WatchOutcome::Ended, true, watch("8")),
-            ("a watch that fails goes on where it stood", watch("8"), WatchOutcome::Failed, true, watch("8")),
+            ("a failed page is requested again", page(Some("t")), WatchOutcome::Failed, false, page(Some("t"))),
+            ("410 between pages restarts the list", page(Some("t")), WatchOutcome::Gone, false, page(None)),
+            ("an event advances the watch", watch("7"), WatchOutcome::At("8".into()), true, watch("8")),
+            ("a watch that ended resumes at its version", watch("8"), WatchOutcome::Ended, true, watch("8")),
+            ("a failed watch resumes at its version", watch("8"), WatchOutcome::Failed, true, watch("8")),
+            ("410 during a watch starts a streamed relist", watch("8"), WatchOutcome::Gone, true, State::Stream),
             (
-                "410 at a watch lists again, streamed where possible",
+                "without streams, 410 during a watch starts a paged relist",
                 watch("8"),
                 WatchOutcome::Gone,
-                true,
-                State::Stream,
+                false,
+                page(None),
             ),
-            ("410 at a watch lists again, else in pages", watch("8"), WatchOutcome::Gone, false, page(None)),
         ];
-        for (case, state, word, streams, expected) in cases {
-            assert_eq!(state.step(word, streams), expected, "{case}");
+        for (case, state, outcome, streams, expected) in cases {
+            assert_eq!(state.step(outcome, streams), expected, "{case}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Facts from manifests: a file, a folder that is watched, or standard input.
+//! Facts from manifests: a file, a watched folder, or standard input.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,24 +11,24 @@ use thiserror::Error;
 
 use super::object::{self, Object, ParseOptions, Rejected};
 use super::{Event, Events, Resource};
-use crate::watched::Watched;
+use crate::watched::FolderWatch;
 use crate::zone::facts::{Change, Key, NamespaceFact, PodId, ServiceType};
 use crate::zone::{Cidr, address_of};
 
-/// How long a save may take to settle: editors write, rename and touch in a row.
+/// Delay between a change and the scan: editors write, rename and touch a file in quick succession.
 const SETTLE: Duration = Duration::from_millis(50);
-/// A change that the kernel does not tell of, behind a symbolic link, is found this late.
+/// Interval of scans without an event: inotify does not report changes behind a symbolic link.
 const RESCAN: Duration = Duration::from_secs(10);
 
-/// Why manifests cannot be read at all.
+/// Why manifests cannot be read.
 #[derive(Debug, Error)]
 pub enum ManifestError {
-    /// The path itself.
+    /// The file or folder cannot be read.
     #[error("cannot read {path}: {source}; --manifests takes a file, a folder or - for standard input")]
     Unreadable {
-        /// As given.
+        /// The path as given.
         path: String,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A file that does not parse.
@@ -36,44 +36,44 @@ pub enum ManifestError {
     Syntax {
         /// The file.
         path: String,
-        /// Line, counted from 1, where it is known.
+        /// Line number, counted from 1, if known.
         line: Option<u64>,
-        /// What is wrong there.
+        /// The parser's error.
         reason: String,
     },
 }
 
-/// Where manifests are, and how they are read.
+/// Where to find manifests and how to parse them.
 #[derive(Clone, Debug)]
 pub struct ManifestOptions {
     /// `--manifests`: a file, a folder or `-`.
     pub path: PathBuf,
-    /// What is read of objects.
+    /// How to parse objects.
     pub parse_options: ParseOptions,
-    /// `--service-cidr`: Services without a `clusterIP` get a made-up one from the first block of each family.
+    /// `--service-cidr`: a Service without a `clusterIP` gets a generated one from the first block of each family.
     pub service_cidrs: Vec<Cidr>,
 }
 
-/// One object of a manifest: a change, and the address families that a Service still wants addresses of.
+/// One object of a manifest: its change, and the address families (IPv4, IPv6) that a Service requests.
 #[derive(Clone)]
 struct ParsedObject {
     change: Change,
-    wants: (bool, bool),
+    families: (bool, bool),
 }
 
-/// Inode, time of the last change of contents or attributes, and length: what tells that a file is another one.
+/// Inode, ctime (seconds and nanoseconds) and length of a file: a difference in any of them means a changed file.
 #[derive(Clone, PartialEq)]
 struct Stamp(u64, i64, i64, u64);
 
 struct File {
     stamp: Option<Stamp>,
-    said: Vec<ParsedObject>,
+    declared: Vec<ParsedObject>,
     rejected: Vec<Rejected>,
-    /// Why its present text says nothing: then it says what it said before.
+    /// Why the current text does not parse. The objects of the last valid text remain in effect.
     problem: Option<String>,
 }
 
-/// Kind and key of an object.
+/// The kind and key of an object.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Identity {
     Namespace(Box<str>),
@@ -82,21 +82,21 @@ enum Identity {
     Pod(PodId),
 }
 
-/// Manifests that have been read.
+/// The manifests read so far, and the changes sent for them.
 pub struct Manifests {
     options: ManifestOptions,
     files: BTreeMap<PathBuf, File>,
-    told: HashMap<Identity, Change>,
+    sent: HashMap<Identity, Change>,
 }
 
 impl Manifests {
-    /// Reads everything once.
+    /// Reads all manifests once; returns their events.
     ///
     /// # Errors
-    /// When the path cannot be read, or is a single file that does not parse. In a folder such a file is a problem that
-    /// [`refresh`](Self::refresh) reports, and the others count.
+    /// When the path cannot be read, or is a single file that does not parse. In a folder, such a file becomes an
+    /// [`Event::Health`], and the other files still apply.
     pub fn open(options: ManifestOptions) -> Result<(Manifests, Vec<Event>), ManifestError> {
-        let mut manifests = Manifests { options, files: BTreeMap::new(), told: HashMap::new() };
+        let mut manifests = Manifests { options, files: BTreeMap::new(), sent: HashMap::new() };
         let problems = manifests.scan()?;
         if !manifests.is_folder() {
             if let Some(problem) = problems.into_iter().next() {
@@ -106,12 +106,12 @@ impl Manifests {
             return Ok((manifests, events));
         }
         let mut events = manifests.difference();
-        events.push(manifests.trouble());
+        events.push(manifests.health());
         Ok((manifests, events))
     }
 
-    /// What is wrong with files now, all of it.
-    fn trouble(&self) -> Event {
+    /// Returns the event that reports the current errors of all files, or that there are none.
+    fn health(&self) -> Event {
         let problems: Vec<&str> = self.files.values().filter_map(|file| file.problem.as_deref()).collect();
         Event::Health(Resource::Manifests, (!problems.is_empty()).then(|| problems.join("; ")))
     }
@@ -120,7 +120,7 @@ impl Manifests {
         self.options.path.is_dir()
     }
 
-    /// Follows the files for as long as somebody listens. Standard input is read once.
+    /// Follows the files until the receiver of events is dropped. Standard input is read only once.
     pub async fn follow(mut self, events: Events) {
         if self.options.path == Path::new("-") {
             return events.closed().await;
@@ -130,22 +130,22 @@ impl Manifests {
             Some(parent) if parent != Path::new("") => parent.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let watched = Watched::new(&folder, "manifests");
+        let watched = FolderWatch::new(&folder, "manifests");
         if let Err(error) = &watched {
-            tracing::warn!(folder = %folder.display(), %error, "changes of manifests are seen late: the folder cannot be watched");
+            tracing::warn!(folder = %folder.display(), %error, "cannot watch the manifests folder; polling it");
         }
         loop {
-            // At once: a save between the first reading and the start of the watch would be told by nobody.
-            let told = match self.scan() {
+            // Scan before the first event: a file may have changed between `open` and the start of the watch.
+            let sent = match self.scan() {
                 Ok(_) => {
-                    let mut told = self.difference();
-                    told.push(self.trouble());
-                    told.push(Event::Heard(Resource::Manifests));
-                    told
+                    let mut sent = self.difference();
+                    sent.push(self.health());
+                    sent.push(Event::Heard(Resource::Manifests));
+                    sent
                 }
                 Err(problem) => vec![Event::Health(Resource::Manifests, Some(problem.to_string()))],
             };
-            for event in told {
+            for event in sent {
                 if events.send(event).await.is_err() {
                     return;
                 }
@@ -165,14 +165,14 @@ impl Manifests {
         }
     }
 
-    /// Reads what changed; returns what is newly wrong. A file that does not parse keeps what it said last.
+    /// Reads changed files; returns their errors. After a syntax error, the file's last valid objects remain in effect.
     fn scan(&mut self) -> Result<Vec<ManifestError>, ManifestError> {
         let path = self.options.path.clone();
         if path == Path::new("-") {
             let text = std::io::read_to_string(std::io::stdin());
             let text = text.map_err(|source| ManifestError::Unreadable { path: "standard input".into(), source })?;
-            let (said, rejected) = parse("standard input", &text, self.options.parse_options)?;
-            self.files.insert(path, File { stamp: None, said, rejected, problem: None });
+            let (declared, rejected) = parse("standard input", &text, self.options.parse_options)?;
+            self.files.insert(path, File { stamp: None, declared, rejected, problem: None });
             return Ok(Vec::new());
         }
         let unreadable = |source| ManifestError::Unreadable { path: path.display().to_string(), source };
@@ -210,54 +210,56 @@ impl Manifests {
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let parsed = parse(&name, &text, self.options.parse_options);
-        let nothing = || File { stamp: None, said: Vec::new(), rejected: Vec::new(), problem: None };
+        let nothing = || File { stamp: None, declared: Vec::new(), rejected: Vec::new(), problem: None };
         let file = self.files.entry(path.to_path_buf()).or_insert_with(nothing);
         file.stamp = stamp;
         file.problem = parsed.as_ref().err().map(ToString::to_string);
-        (file.said, file.rejected) = parsed?;
+        (file.declared, file.rejected) = parsed?;
         Ok(())
     }
 
-    /// What differs from what was told before.
+    /// Returns the changes since the last call, and the objects rejected since then.
     fn difference(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         let mut all: BTreeMap<Identity, ParsedObject> = BTreeMap::new();
         for file in self.files.values_mut() {
             events.extend(file.rejected.drain(..).map(Event::Rejected));
-            for said in &file.said {
-                all.insert(identity(&said.change), said.clone());
+            for declared in &file.declared {
+                all.insert(identity(&declared.change), declared.clone());
             }
         }
-        let places: BTreeSet<Box<str>> = all.values().filter_map(|said| place(&said.change)).map(Box::from).collect();
-        for place in places {
-            let change = Change::Namespace(place, Some(NamespaceFact::default()));
-            all.entry(identity(&change)).or_insert(ParsedObject { change, wants: (false, false) });
+        let namespaces: BTreeSet<Box<str>> =
+            all.values().filter_map(|declared| namespace(&declared.change)).map(Box::from).collect();
+        for namespace in namespaces {
+            let change = Change::Namespace(namespace, Some(NamespaceFact::default()));
+            all.entry(identity(&change)).or_insert(ParsedObject { change, families: (false, false) });
         }
-        self.make_up_addresses(&mut all);
-        let gone: Vec<Identity> = self.told.keys().filter(|id| !all.contains_key(id)).cloned().collect();
+        self.generate_addresses(&mut all);
+        let gone: Vec<Identity> = self.sent.keys().filter(|id| !all.contains_key(id)).cloned().collect();
         for id in gone {
-            self.told.remove(&id);
-            events.push(Event::Change(absence(id)));
+            self.sent.remove(&id);
+            events.push(Event::Change(removal(id)));
         }
-        for (id, said) in all {
-            if self.told.get(&id).is_none_or(|told| !same(told, &said.change)) {
-                self.told.insert(id, said.change.clone());
-                events.push(Event::Change(said.change));
+        for (id, declared) in all {
+            if self.sent.get(&id).is_none_or(|sent| !same(sent, &declared.change)) {
+                self.sent.insert(id, declared.change.clone());
+                events.push(Event::Change(declared.change));
             }
         }
         events
     }
 
-    /// Services that nobody gave an address get one that depends on their name only, so that it stays from run to run.
-    fn make_up_addresses(&self, all: &mut BTreeMap<Identity, ParsedObject>) {
-        let mut taken: HashSet<IpAddr> = all.values().flat_map(|said| cluster_ips(&said.change).to_vec()).collect();
-        for (id, said) in all {
-            let (Identity::Service(key), Change::Service(_, Some(fact))) = (id, &mut said.change) else { continue };
+    /// Generates addresses for Services that have none. They derive from the Service's name, so they survive a restart.
+    fn generate_addresses(&self, all: &mut BTreeMap<Identity, ParsedObject>) {
+        let mut taken: HashSet<IpAddr> =
+            all.values().flat_map(|declared| cluster_ips(&declared.change).to_vec()).collect();
+        for (id, declared) in all {
+            let (Identity::Service(key), Change::Service(_, Some(fact))) = (id, &mut declared.change) else { continue };
             let ServiceType::Cluster(addresses) = &mut fact.reach else { continue };
             if !addresses.is_empty() {
                 continue;
             }
-            for (wanted, v4) in [(said.wants.0, true), (said.wants.1, false)] {
+            for (wanted, v4) in [(declared.families.0, true), (declared.families.1, false)] {
                 let block = self.options.service_cidrs.iter().find(|block| address_of(block.first()).is_ipv4() == v4);
                 if let Some(address) = block.filter(|_| wanted).and_then(|block| free_address(block, key, &taken)) {
                     taken.insert(address);
@@ -277,7 +279,7 @@ fn identity(change: &Change) -> Identity {
     }
 }
 
-fn absence(id: Identity) -> Change {
+fn removal(id: Identity) -> Change {
     match id {
         Identity::Namespace(name) => Change::Namespace(name, None),
         Identity::Service(key) => Change::Service(key, None),
@@ -286,8 +288,8 @@ fn absence(id: Identity) -> Change {
     }
 }
 
-/// The namespace that an object lives in.
-fn place(change: &Change) -> Option<&str> {
+/// The namespace of an object; `None` for a Namespace.
+fn namespace(change: &Change) -> Option<&str> {
     match change {
         Change::Namespace(..) => None,
         Change::Service(key, _) | Change::Slice(key, _) => Some(&key.namespace),
@@ -316,51 +318,53 @@ fn cluster_ips(change: &Change) -> &[IpAddr] {
 }
 
 fn free_address(block: &Cidr, key: &Key, taken: &HashSet<IpAddr>) -> Option<IpAddr> {
-    // FNV-1a: the same on every machine and in every version, which the standard library's hashes are not.
+    // FNV-1a is stable across machines and versions; the standard library's hashes are not.
     let text = key.to_string();
     let hash = text
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x100_0000_01b3));
     let width = 128 - u32::from(block.prefix());
     let size = 1u128.checked_shl(width.min(32)).unwrap_or(1);
-    // Neither the first address of the block nor the last.
+    // Skip the first and the last address of the block.
     let usable = size.checked_sub(2).filter(|usable| *usable > 0)?;
     (0..usable.min(65_536))
         .map(|step| address_of(block.first() + 1 + (u128::from(hash) + step) % usable))
         .find(|address| !taken.contains(address))
 }
 
-/// Reads the documents of one file: YAML or JSON, `List` kinds included. Kinds that have no name are passed over.
+/// Parses the documents of one file: YAML or JSON, including `List` kinds. Kinds without DNS names are ignored.
 fn parse(
     path: &str,
     text: &str,
     parse_options: ParseOptions,
 ) -> Result<(Vec<ParsedObject>, Vec<Rejected>), ManifestError> {
-    let (mut said, mut rejected) = (Vec::new(), Vec::new());
+    let (mut declared, mut rejected) = (Vec::new(), Vec::new());
     for document in documents(path, text)? {
-        take(document, parse_options, &mut said, &mut rejected);
+        take(document, parse_options, &mut declared, &mut rejected);
     }
-    Ok((said, rejected))
+    Ok((declared, rejected))
 }
 
-/// Checks a manifest as a source would: for tools and fuzzers that have text and no file.
+/// Parses a manifest from text, for tests and fuzzers.
 ///
 /// # Errors
 /// When the text is neither YAML nor JSON.
 pub fn read_text(text: &str) -> Result<(Vec<Change>, Vec<Rejected>), ManifestError> {
-    let (said, rejected) = parse("text", text, ParseOptions::default())?;
-    Ok((said.into_iter().map(|said| said.change).collect(), rejected))
+    let (declared, rejected) = parse("text", text, ParseOptions::default())?;
+    Ok((declared.into_iter().map(|declared| declared.change).collect(), rejected))
 }
 
 fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     let syntax = |line: Option<u64>, reason: String| ManifestError::Syntax { path: path.to_owned(), line, reason };
-    // JSON is read as such, because it is faster; `{kind: Service}` is YAML.
+    // JSON is also YAML, but its own parser is faster. The quote after the brace rules out YAML such as
+    // `{kind: Service}`.
     let trimmed = text.trim_start();
     if trimmed.strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')) {
         let values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         return values.collect::<Result<_, _>>().map_err(|error| syntax(Some(error.line() as u64), error.to_string()));
     }
-    // The budget guards services that read strangers' YAML; `kubectl get -A -o yaml` of a big cluster exceeds it.
+    // The budget protects against untrusted YAML. Manifests are trusted, and `kubectl get -A -o yaml` of a large
+    // cluster exceeds it.
     let options = serde_saphyr::options! { budget: None, with_snippet: false };
     serde_saphyr::from_multiple_with_options::<Value>(text, options).map_err(|error| {
         let line = error.location().map(|location| location.line());
@@ -369,27 +373,27 @@ fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     })
 }
 
-fn take(document: Value, parse_options: ParseOptions, said: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
+fn take(document: Value, parse_options: ParseOptions, declared: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind.as_str() {
-        "Service" => {
-            read_one::<object::Service>(document, parse_options, rejected, said, |service| service.wants_addresses())
-        }
+        "Service" => read_one::<object::Service>(document, parse_options, rejected, declared, |service| {
+            service.requested_families()
+        }),
         "EndpointSlice" => {
-            read_one::<object::EndpointSlice>(document, parse_options, rejected, said, |_| (false, false))
+            read_one::<object::EndpointSlice>(document, parse_options, rejected, declared, |_| (false, false))
         }
-        "Namespace" => read_one::<object::Namespace>(document, parse_options, rejected, said, |_| (false, false)),
-        "Pod" => read_one::<object::Pod>(document, parse_options, rejected, said, |_| (false, false)),
+        "Namespace" => read_one::<object::Namespace>(document, parse_options, rejected, declared, |_| (false, false)),
+        "Pod" => read_one::<object::Pod>(document, parse_options, rejected, declared, |_| (false, false)),
         list if list.ends_with("List") => {
             let Value::Object(mut list) = document else { return };
             if let Some(Value::Array(items)) = list.remove("items") {
-                // Items of a typed list may leave out their own kind.
+                // Items of a typed list may omit their kind.
                 let item_kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
                 for mut item in items {
                     if let (Value::Object(item), Some(kind)) = (&mut item, item_kind) {
                         item.entry("kind").or_insert_with(|| kind.into());
                     }
-                    take(item, parse_options, said, rejected);
+                    take(item, parse_options, declared, rejected);
                 }
             }
         }
@@ -401,8 +405,8 @@ fn read_one<O: Object>(
     document: Value,
     parse_options: ParseOptions,
     rejected: &mut Vec<Rejected>,
-    said: &mut Vec<ParsedObject>,
-    wants: impl Fn(&O) -> (bool, bool),
+    declared: &mut Vec<ParsedObject>,
+    families: impl Fn(&O) -> (bool, bool),
 ) {
     let name = |key: &str| {
         document.get("metadata").and_then(|meta| meta.get(key)).and_then(Value::as_str).unwrap_or("?").to_owned()
@@ -413,7 +417,7 @@ fn read_one<O: Object>(
         Ok(object) => match object::read(&object, parse_options) {
             Ok((change, notes)) => {
                 rejected.extend(notes);
-                said.push(ParsedObject { change, wants: wants(&object) });
+                declared.push(ParsedObject { change, families: families(&object) });
             }
             Err(error) => rejected.push(error),
         },

@@ -1,4 +1,4 @@
-//! Where facts come from: the Kubernetes API or manifests, stripped at the door, and the way from there into the table.
+//! Sources of facts, which are the Kubernetes API and manifests, and the path from a source to a published table.
 
 pub mod kubernetes;
 pub mod manifests;
@@ -9,42 +9,42 @@ pub mod snapshot;
 use crate::zone::Facts;
 use crate::zone::facts::Change;
 
-/// What a source says.
+/// An event from a source, or a request to the publisher.
 #[derive(Debug)]
 pub enum Event {
-    /// Something changed, or is being told for the first time.
+    /// An object changed, or is reported for the first time.
     Change(Change),
-    /// Something changed while we watched: how long that takes to be answered is measured.
+    /// A change from a watch. The time from it to the published table is measured.
     Watched {
         /// The change.
         change: Change,
-        /// When its event arrived.
+        /// When the watch event arrived.
         received: std::time::Instant,
-        /// When what the object tells of happened (`endpoints.kubernetes.io/last-change-trigger-time`).
+        /// When the cause of the change happened (`endpoints.kubernetes.io/last-change-trigger-time`).
         triggered: Option<jiff::Timestamp>,
     },
-    /// Everything of one kind has been told.
+    /// The first complete list of a resource has been sent.
     Synced(Resource),
-    /// The source is alive: its last word is this recent.
+    /// The source has just responded for this resource.
     Heard(Resource),
-    /// An object, or an annotation of one, that could not be used.
+    /// An object, or a part of one such as an annotation, is invalid.
     Rejected(object::Rejected),
-    /// A part of the source fails, or (`None`) works again.
+    /// A resource cannot be followed, for this reason; `None`: it works.
     Health(Resource, Option<String>),
-    /// What is held was compared with what the server has: so many objects differed, some of them by name.
+    /// A self-check compared the local state with the API: the number of differing objects, and some of their names.
     Compared(Resource, usize, Vec<String>),
-    /// Somebody wants to know all facts of one moment.
+    /// A request for a consistent copy of all facts.
     Facts(tokio::sync::oneshot::Sender<Facts>),
 }
 
-/// All facts of one moment; `None` if the source has ended.
+/// Returns a consistent copy of all facts; `None` if the publisher has stopped.
 pub async fn facts(events: &Events) -> Option<Facts> {
-    let (wanted, facts) = tokio::sync::oneshot::channel();
-    events.send(Event::Facts(wanted)).await.ok()?;
+    let (reply, facts) = tokio::sync::oneshot::channel();
+    events.send(Event::Facts(reply)).await.ok()?;
     facts.await.ok()
 }
 
-/// An error with its causes, which is where connection errors say what happened, as one line.
+/// Formats an error and its sources as one line: connection errors state the real reason only in their sources.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -58,23 +58,23 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A part of a source that is learnt as a whole.
+/// A unit of synchronization: a resource of the API, or all manifests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
-    /// All manifests together.
+    /// All manifests.
     Manifests,
-    /// Services of the API.
+    /// Services from the API.
     Services,
-    /// EndpointSlices of the API.
+    /// EndpointSlices from the API.
     EndpointSlices,
-    /// Namespaces of the API.
+    /// Namespaces from the API.
     Namespaces,
-    /// Pods of the API.
+    /// Pods from the API.
     Pods,
 }
 
 impl Resource {
-    /// As the API calls it, in the plural.
+    /// Returns the plural name, as in the API's paths.
     pub fn as_str(self) -> &'static str {
         match self {
             Resource::Manifests => "manifests",
@@ -86,5 +86,5 @@ impl Resource {
     }
 }
 
-/// Where sources send to. Bounded, so that a flood waits at the source and not in memory.
+/// The channel from sources to the publisher. It is bounded: a flood blocks the source instead of filling memory.
 pub type Events = tokio::sync::mpsc::Sender<Event>;

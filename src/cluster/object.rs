@@ -1,5 +1,5 @@
-//! Objects of the Kubernetes API, stripped at the door: these types hold what an answer needs, everything else is
-//! skipped while it is read. Before adding a field, ask what it costs 100,000 times.
+//! Objects of the Kubernetes API, stripped while parsing: these types hold only the fields that answers need, and the
+//! parser skips the rest. Before adding a field, consider its cost times 100,000 objects.
 
 use std::net::IpAddr;
 
@@ -14,29 +14,29 @@ use crate::zone::facts::{
     VisibleTo,
 };
 
-/// A Service claims no more aliases than this; a list that is longer is a mistake.
+/// Largest number of aliases of one Service. A longer list is taken for a mistake and ignored.
 pub const MAX_ALIASES: usize = 64;
 
-/// An object, or an annotation of one, that could not be used: it alone is left out.
+/// An invalid object, or an invalid part of one such as an annotation. Only that object or part is ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{kind} {name}: {reason}")]
 pub struct Rejected {
     /// Kind of the object.
     pub kind: &'static str,
-    /// `namespace/name`, as far as it has them.
+    /// `namespace/name`, or as much of it as the object has.
     pub name: String,
-    /// What is wrong with it.
+    /// The problem.
     pub reason: String,
 }
 
-/// What is read besides the facts themselves.
+/// Options for parsing objects.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ParseOptions {
     /// `--endpoint-pod-names`.
     pub endpoint_pod_names: bool,
 }
 
-/// Text that YAML writers tend to leave unquoted: `true` and `80` are read as they are written.
+/// Text that people tend to leave unquoted in YAML: `true` and `80` become the text as written.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Text(String);
 
@@ -77,7 +77,7 @@ impl<'de> Deserialize<'de> for Text {
 pub struct Meta {
     name: Option<String>,
     namespace: Option<String>,
-    /// Opaque; for the watch and the self-check.
+    /// Opaque; used by the watch and the self-check.
     pub resource_version: Option<String>,
     creation_timestamp: Option<String>,
     deletion_timestamp: Option<String>,
@@ -114,28 +114,28 @@ struct Annotations {
 }
 
 impl Meta {
-    /// The name, if there is one.
+    /// The name, unless it is missing or empty.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| !name.is_empty())
     }
 
-    /// The namespace; what is silent about it is in `default`, as for kubectl.
+    /// The namespace; `default` if the object does not state one, as in kubectl.
     pub fn namespace(&self) -> &str {
         self.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default")
     }
 
-    /// Whether the object is on its way out.
+    /// Whether the object is being deleted: it has a deletion timestamp.
     pub fn is_being_deleted(&self) -> bool {
         self.deletion_timestamp.is_some()
     }
 
-    /// The bookmark that closes the initial events of a streamed list (Kubernetes API concepts, "Streaming lists").
+    /// Whether this is the bookmark that ends a streamed list (Kubernetes API concepts, "Streaming lists").
     pub fn ends_initial_events(&self) -> bool {
         let annotations = self.annotations.as_ref();
         annotations.and_then(|annotations| annotations.initial_events_end.as_ref()).is_some_and(|end| end.0 == "true")
     }
 
-    /// `endpoints.kubernetes.io/last-change-trigger-time`.
+    /// When the cause of the last change happened: `endpoints.kubernetes.io/last-change-trigger-time`.
     pub fn triggered(&self) -> Option<jiff::Timestamp> {
         self.annotations.as_ref()?.triggered.as_ref()?.0.parse().ok()
     }
@@ -202,7 +202,7 @@ pub struct EndpointSlice {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct SliceEndpoint {
-    addresses: Option<Vec<Listed>>,
+    addresses: Option<Vec<EndpointAddress>>,
     conditions: Option<Conditions>,
     hostname: Option<String>,
     target_ref: Option<TargetRef>,
@@ -226,23 +226,23 @@ enum TargetKind {
     Other,
 }
 
-/// An endpoint's address, parsed while it is read: slices are full of them. Text is kept where it is none.
+/// An endpoint's address. It is parsed in place, because slices are full of them; other text is stored as it is.
 #[derive(Debug)]
-enum Listed {
+enum EndpointAddress {
     Address(IpAddr),
     Text(Box<str>),
 }
 
-impl<'de> Deserialize<'de> for Listed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Listed, D::Error> {
+impl<'de> Deserialize<'de> for EndpointAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EndpointAddress, D::Error> {
         struct Reader;
         impl Visitor<'_> for Reader {
-            type Value = Listed;
+            type Value = EndpointAddress;
             fn expecting(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 out.write_str("an address")
             }
-            fn visit_str<E>(self, value: &str) -> Result<Listed, E> {
-                Ok(value.parse().map_or_else(|_| Listed::Text(value.into()), Listed::Address))
+            fn visit_str<E>(self, value: &str) -> Result<EndpointAddress, E> {
+                Ok(value.parse().map_or_else(|_| EndpointAddress::Text(value.into()), EndpointAddress::Address))
             }
         }
         deserializer.deserialize_str(Reader)
@@ -288,34 +288,34 @@ struct PodIp {
     ip: Option<String>,
 }
 
-/// A kind that facts are made of.
+/// A kind of object that facts are derived from.
 pub trait Object: serde::de::DeserializeOwned + Send + 'static {
-    /// As manifests and messages call it.
+    /// The `kind`, as in manifests and messages.
     const KIND: &'static str;
 
-    /// What it is told apart by.
+    /// The identity of an object within its kind.
     type Id: Clone + Eq + std::hash::Hash + std::fmt::Display + Send + Sync;
 
-    /// Which one this is; `None` without a name.
+    /// Returns the identity of the object; `None` if it has no name.
     fn id(meta: &Meta) -> Option<Self::Id>;
 
-    /// Its metadata.
+    /// The object's metadata.
     fn metadata(&self) -> Option<&Meta>;
 
-    /// The change that its presence means, and what of it could not be read.
+    /// Returns the change that the object's presence implies; adds a note for each invalid part that is ignored.
     ///
     /// # Errors
-    /// When the object as a whole cannot be used.
+    /// When the whole object is invalid.
     fn change(&self, meta: &Meta, parse_options: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String>;
 
-    /// The change that its absence means.
+    /// Returns the change that the object's absence implies.
     fn gone(id: Self::Id) -> Change;
 }
 
-/// What an object says: the change, and notes on what of it was ignored.
+/// Converts an object to a change and a list of its invalid parts, which are ignored.
 ///
 /// # Errors
-/// Names the object and what is wrong with it.
+/// When the whole object is invalid. The error names the object and the problem.
 pub fn read<O: Object>(object: &O, parse_options: ParseOptions) -> Result<(Change, Vec<Rejected>), Rejected> {
     let rejected = |name: String, reason: String| Rejected { kind: O::KIND, name, reason };
     let Some(meta) = object.metadata() else {
@@ -330,11 +330,11 @@ pub fn read<O: Object>(object: &O, parse_options: ParseOptions) -> Result<(Chang
 
 fn key_of(meta: &Meta) -> Result<Key, String> {
     let name = meta.name().ok_or("the object has no name")?;
-    label("its namespace", meta.namespace())?;
+    label("namespace", meta.namespace())?;
     Ok(Key::new(&meta.namespace().to_ascii_lowercase(), name))
 }
 
-/// A label that a name can have: letters, digits, dashes and underscores.
+/// Checks a DNS label (letters, digits, dashes and underscores) and returns it in lower case.
 fn label(what: &str, text: &str) -> Result<Box<str>, String> {
     if text.is_empty() {
         return Err(format!("{what} is empty"));
@@ -343,13 +343,13 @@ fn label(what: &str, text: &str) -> Result<Box<str>, String> {
         return Err(format!("{what} '{text}' has {} octets; a label has at most {MAX_LABEL}", text.len()));
     }
     match text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')) {
-        Some(odd) => Err(format!("{what} '{text}' has the character '{odd}', which no label has")),
+        Some(odd) => Err(format!("{what} '{text}' contains '{odd}'; a label has letters, digits, '-' and '_' only")),
         None => Ok(text.to_ascii_lowercase().into()),
     }
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("'{text}' is no IP address"))
+    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
 }
 
 fn protocol(text: Option<&str>) -> Result<Protocol, String> {
@@ -357,19 +357,19 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
         "TCP" => Ok(Protocol::Tcp),
         "UDP" => Ok(Protocol::Udp),
         "SCTP" => Ok(Protocol::Sctp),
-        other => Err(format!("'{other}' is no protocol; use TCP, UDP or SCTP")),
+        other => Err(format!("'{other}' is not a protocol; use TCP, UDP or SCTP")),
     }
 }
 
 fn ports(ports: &Option<Vec<ServicePort>>) -> Result<Vec<PortFact>, String> {
     let mut facts = Vec::new();
     for port in ports.iter().flatten() {
-        // A slice may have a port without a number: "all ports" (API documentation of EndpointPort).
+        // A port of a slice may lack a number: it means "all ports" (API documentation of EndpointPort).
         let Some(number) = port.port else { continue };
-        let number = u16::try_from(number).map_err(|_| format!("{number} is no port number"))?;
+        let number = u16::try_from(number).map_err(|_| format!("{number} is not a port number"))?;
         let name = port.name.as_deref().unwrap_or_default();
-        // The label of a port is one octet longer than its name.
-        let name = if name.is_empty() { Box::default() } else { label("a port's name", name)? };
+        // In SRV names, the label is the name with a leading underscore: one octet longer.
+        let name = if name.is_empty() { Box::default() } else { label("port name", name)? };
         let own = number.to_string();
         facts.push(PortFact {
             name,
@@ -401,7 +401,7 @@ impl Object for Service {
 
     fn change(&self, meta: &Meta, _: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
-        let name = label("its name", &key.name)?;
+        let name = label("name", &key.name)?;
         let empty = ServiceSpec::default();
         let spec = self.spec.as_ref().unwrap_or(&empty);
         let listed = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter());
@@ -412,7 +412,7 @@ impl Object for Service {
             let target = external_name(target);
             if target.is_none() {
                 let text = spec.external_name.as_deref().unwrap_or_default();
-                notes.push(format!("externalName '{text}' is no domain name: it is answered NXDOMAIN"));
+                notes.push(format!("externalName '{text}' is not a domain name; queries get NXDOMAIN"));
             }
             ServiceType::External(target)
         } else if addresses.contains(&"None") {
@@ -442,7 +442,7 @@ impl Object for Service {
                 Some("true") => true,
                 None | Some("false") => false,
                 Some(other) => {
-                    notes.push(format!("callsign.dev/default '{other}' is ignored: write \"true\" or \"false\""));
+                    notes.push(format!("callsign.dev/default '{other}' is ignored; write \"true\" or \"false\""));
                     false
                 }
             },
@@ -461,8 +461,9 @@ impl Object for Service {
 }
 
 impl Service {
-    /// The families that the object wants addresses of, where it has none yet: for manifests, which nobody gave any.
-    pub fn wants_addresses(&self) -> (bool, bool) {
+    /// Returns the address families (IPv4, IPv6) that the object requests. Manifests need them for Services that no
+    /// API server has given an address.
+    pub fn requested_families(&self) -> (bool, bool) {
         let Some(spec) = &self.spec else { return (true, false) };
         match spec.ip_families.as_deref() {
             None | Some([]) => (true, false),
@@ -473,7 +474,7 @@ impl Service {
     }
 }
 
-/// `callsign.dev/alias: db, primary`. Read by a fuzz target too.
+/// Parses `callsign.dev/alias`, for example `db, primary`.
 fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<str>> {
     let Some(text) = text else { return Vec::new() };
     let (aliases, problems) = parse_aliases(&text.0);
@@ -481,23 +482,23 @@ fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<str>> {
     aliases
 }
 
-/// The aliases of an annotation, and what of it is ignored.
+/// Parses the value of `callsign.dev/alias`; returns the aliases and the problems of ignored parts.
 pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
-    let resources: Vec<&str> = text.split(',').map(str::trim).filter(|resource| !resource.is_empty()).collect();
-    if resources.is_empty() {
-        return (Vec::new(), vec!["callsign.dev/alias is ignored: it names no alias".to_owned()]);
+    let entries: Vec<&str> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+    if entries.is_empty() {
+        return (Vec::new(), vec!["callsign.dev/alias is ignored: it is empty".to_owned()]);
     }
-    if resources.len() > MAX_ALIASES {
+    if entries.len() > MAX_ALIASES {
         let error =
-            format!("callsign.dev/alias is ignored: it has {} names, at most {MAX_ALIASES} are taken", resources.len());
+            format!("callsign.dev/alias is ignored: it has {} aliases; the limit is {MAX_ALIASES}", entries.len());
         return (Vec::new(), vec![error]);
     }
     let (mut aliases, mut problems) = (Vec::new(), Vec::new());
-    for resource in resources {
-        match label("alias", resource) {
+    for entry in entries {
+        match label("alias", entry) {
             Ok(alias) if aliases.contains(&alias) => {}
             Ok(alias) => aliases.push(alias),
-            Err(error) => problems.push(format!("callsign.dev/alias: {error}; it is ignored")),
+            Err(error) => problems.push(format!("callsign.dev/alias: {error}; this alias is ignored")),
         }
     }
     (aliases, problems)
@@ -516,10 +517,10 @@ fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<String>) -> Opt
     }
 }
 
-/// The value of `callsign.dev/visible-to`.
+/// Parses the value of `callsign.dev/visible-to`.
 ///
 /// # Errors
-/// Says which part is no namespace.
+/// When it is empty, or an entry is not a namespace name. The error names the entry.
 pub fn parse_visible_to(text: &str) -> Result<VisibleTo, String> {
     match text.trim() {
         "" => Err("it is empty".to_owned()),
@@ -556,24 +557,26 @@ impl Object for EndpointSlice {
         let fqdn = self.address_type.as_deref() == Some("FQDN");
         for endpoint in self.endpoints.iter().flatten().flatten() {
             fact.total += 1;
-            // "ready: null" means ready (API documentation of EndpointConditions).
+            // `ready: null` means ready (API documentation of EndpointConditions).
             if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
                 continue;
             }
             for listed in endpoint.addresses.iter().flatten() {
                 match listed {
-                    Listed::Address(address) if !fqdn => {
+                    EndpointAddress::Address(address) if !fqdn => {
                         fact.ready.push(EndpointFact { address: *address, name: endpoint.name(parse_options, notes) });
                     }
-                    Listed::Text(text) if fqdn => {
+                    EndpointAddress::Text(text) if fqdn => {
                         fact.targets.push(name_from_text(text).map_err(|error| format!("address '{text}': {error}"))?);
                     }
-                    Listed::Address(address) => return Err(format!("address '{address}' is no domain name")),
-                    Listed::Text(text) => return Err(format!("'{text}' is no IP address")),
+                    EndpointAddress::Address(address) => {
+                        return Err(format!("address '{address}' is not a domain name"));
+                    }
+                    EndpointAddress::Text(text) => return Err(format!("address '{text}' is not an IP address")),
                 }
             }
         }
-        // The order of a list is no fact: sorted, the same endpoints are the same slice.
+        // Order carries no meaning: sort, so that the same endpoints always compare as equal.
         fact.ready.sort_unstable();
         fact.ready.dedup();
         Ok(Change::Slice(key, Some(fact)))
@@ -585,7 +588,7 @@ impl Object for EndpointSlice {
 }
 
 impl SliceEndpoint {
-    /// What the endpoint is called, if not by its address.
+    /// Returns the endpoint's label; `None` if its address serves as its name.
     fn name(&self, parse_options: ParseOptions, notes: &mut Vec<String>) -> Option<Box<str>> {
         if let Some(hostname) = self.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
             match label("hostname", hostname) {
@@ -597,7 +600,7 @@ impl SliceEndpoint {
             return None;
         }
         let pod = self.target_ref.as_ref().filter(|target| target.kind == Some(TargetKind::Pod))?.name.as_deref()?;
-        // A pod's name may have dots, or be longer than a label.
+        // A pod's name may contain dots or exceed the length of a label: such a pod goes by its address.
         label("pod", pod).ok()
     }
 }
@@ -615,7 +618,7 @@ impl Object for Namespace {
     }
 
     fn change(&self, meta: &Meta, _: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
-        let name = label("its name", meta.name().ok_or("the object has no name")?)?;
+        let name = label("name", meta.name().ok_or("the object has no name")?)?;
         let fact = NamespaceFact { visible_to: visible_to(meta.annotations.as_ref(), notes) };
         Ok(Change::Namespace(name, Some(fact)))
     }

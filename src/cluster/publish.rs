@@ -1,4 +1,4 @@
-//! From events to published tables: apply, build, swap. The first change at once, a flood coalesced.
+//! From events to published tables: apply, build, swap. A single change is published at once; a flood is coalesced.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -13,29 +13,29 @@ use super::{Event, Resource};
 use crate::zone::facts::{Change, Key};
 use crate::zone::{Builder, Diagnostic, Zone};
 
-/// Tables follow each other no faster than this on average: serials count 1024ths of a second, and must not outrun the
-/// clock, or a restart would take them back.
-const TABLES_A_SECOND: f64 = 1000.0;
-/// After a quiet while so many may follow each other as fast as they are made.
+/// Largest average rate of published tables. Serials count 1024ths of a second: if they outran the clock, they would go
+/// backwards at a restart.
+const TABLES_PER_SECOND: f64 = 1000.0;
+/// Number of tables that may exceed that rate after a quiet period.
 const BURST: f64 = 100.0;
-/// How long the API may take to answer before saved facts are served.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Facts are written aside no more often than this.
+/// Time that the API has for its first complete lists before saved facts are served.
+const API_TIMEOUT: Duration = Duration::from_secs(2);
+/// Shortest interval between writes of the snapshot file.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
-/// So many events are taken in before the table is looked at again.
+/// Largest number of queued events applied before the next table.
 const BATCH: usize = 4096;
-/// Complaints that are remembered so that each is logged once.
-const REMEMBERED: usize = 4096;
+/// Number of logged problems that are remembered, so that each is logged only once.
+const MAX_LOGGED: usize = 4096;
 
-/// Bounds of the publishing histograms in seconds.
+/// Upper bounds of the publishing histograms' buckets, in seconds.
 pub const PUBLISH_BOUNDS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
 
 /// A histogram that the control plane fills.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
-    /// Counts for each bound, and one more for what is above.
+    /// Count of each bucket; the last one counts everything above the largest bound.
     pub counts: [u64; PUBLISH_BOUNDS.len() + 1],
-    /// Sum in seconds.
+    /// Sum of all observations, in seconds.
     pub sum: f64,
 }
 
@@ -47,37 +47,37 @@ impl Histogram {
     }
 }
 
-/// What operators ask of the control plane.
+/// Status of the sources and of publishing, as metrics and `/ready` report it.
 #[derive(Clone, Debug, Default)]
 pub struct SourceStatus {
-    /// Parts that have not been learnt yet.
+    /// Resources whose first list is not complete.
     pub pending: BTreeSet<Resource>,
-    /// When each part was last heard.
+    /// Time of each resource's last response.
     pub heard: BTreeMap<Resource, Instant>,
-    /// What is wrong with a part.
+    /// Current error of each failing resource.
     pub failures: BTreeMap<Resource, String>,
-    /// Objects and annotations that could not be used.
+    /// Number of invalid objects and annotations.
     pub rejected: u64,
-    /// Tables published.
+    /// Number of published tables.
     pub published: u64,
-    /// Time to make and swap one.
+    /// Time to build and swap a table.
     pub publish: Histogram,
-    /// From the event of a change to the table that answers with it.
+    /// Time from a watch event to the table that includes its change.
     pub from_event: Histogram,
-    /// From what the change tells of (a pod turned ready) to the table that answers with it.
+    /// Time from the cause of a change (a pod became ready) to the table that includes it.
     pub from_trigger: Histogram,
-    /// Comparisons with the API, and objects that differed.
+    /// Number of self-checks, and of objects that differed.
     pub compared: (u64, u64),
-    /// Since when saved facts are served, until the API has told everything.
+    /// Since when saved facts have been served; `None` once every resource has synced.
     pub saved_since: Option<Instant>,
 }
 
-/// Shared with the admin plane; never touched by the one that answers.
+/// The status, shared with the admin server. Threads that answer queries never lock it.
 #[derive(Clone, Debug, Default)]
 pub struct SharedStatus(Arc<Mutex<SourceStatus>>);
 
 impl SharedStatus {
-    /// The condition now.
+    /// Returns a copy of the current status.
     pub fn status(&self) -> SourceStatus {
         self.lock().clone()
     }
@@ -87,7 +87,7 @@ impl SharedStatus {
     }
 }
 
-/// When the next table may be published: a bucket of tokens.
+/// A token bucket that limits the rate of published tables.
 struct TokenBucket {
     credit: f64,
     last: Instant,
@@ -98,12 +98,12 @@ impl TokenBucket {
         TokenBucket { credit: BURST, last: Instant::now() }
     }
 
-    /// How long changes have to gather before the next table.
+    /// Returns how long to coalesce changes before the next table.
     fn wait(&mut self) -> Duration {
         let now = Instant::now();
-        let earned = now.duration_since(std::mem::replace(&mut self.last, now)).as_secs_f64() * TABLES_A_SECOND;
+        let earned = now.duration_since(std::mem::replace(&mut self.last, now)).as_secs_f64() * TABLES_PER_SECOND;
         self.credit = (self.credit + earned).min(BURST);
-        Duration::from_secs_f64((1.0 - self.credit).max(0.0) / TABLES_A_SECOND)
+        Duration::from_secs_f64((1.0 - self.credit).max(0.0) / TABLES_PER_SECOND)
     }
 
     fn published(&mut self) {
@@ -111,8 +111,8 @@ impl TokenBucket {
     }
 }
 
-impl Saving {
-    /// When facts are to be written next: at most once in five seconds, and one writer at a time.
+impl SnapshotState {
+    /// Returns when to write the facts next: at most once per `SAVE_EVERY`, by one writer at a time.
     fn due(&self) -> Option<tokio::time::Instant> {
         let busy = self.task.as_ref().is_some_and(|task| !task.is_finished());
         let next = self.last.map_or_else(Instant::now, |last| last + SAVE_EVERY);
@@ -131,32 +131,32 @@ fn resource_of(change: &Change) -> (Resource, Key) {
     }
 }
 
-/// Takes in what sources say and publishes tables.
+/// Applies the events of sources and publishes tables.
 pub struct Publisher {
     builder: Builder,
     table: Arc<ArcSwap<Zone>>,
     status: SharedStatus,
     started: Instant,
-    complaints: HashSet<String>,
-    /// Changes since the last table: when their events arrived, and what triggered them.
+    logged: HashSet<String>,
+    /// Watched changes since the last table: the time of each event, and of its cause.
     waiting: Vec<(Instant, Option<jiff::Timestamp>)>,
-    saving: Option<Saving>,
+    saving: Option<SnapshotState>,
 }
 
-/// `--saved`: where facts are written aside, and when.
-struct Saving {
+/// State of `--saved`: the snapshot file, and when to write it.
+struct SnapshotState {
     path: PathBuf,
     last: Option<Instant>,
     dirty: bool,
     task: Option<tokio::task::JoinHandle<()>>,
-    /// Reading is tried once.
+    /// Whether the file has been read: that is attempted only once.
     tried: bool,
-    /// What was read from the file and has not been told by the API yet.
+    /// Objects from the file that the API has not reported yet.
     unconfirmed: HashSet<(Resource, Key)>,
 }
 
 impl Publisher {
-    /// A publisher that waits for these parts before its first table.
+    /// Creates a publisher that waits for the given resources before its first table.
     pub fn new(
         builder: Builder,
         table: Arc<ArcSwap<Zone>>,
@@ -169,41 +169,47 @@ impl Publisher {
             table,
             status,
             started: Instant::now(),
-            complaints: HashSet::new(),
+            logged: HashSet::new(),
             waiting: Vec::new(),
             saving: None,
         }
     }
 
-    /// Writes facts aside to `path`, and reads them from there when the API does not answer.
+    /// Saves facts to `path`, and loads them from there at the start if the API does not respond.
     pub fn save_to(&mut self, path: PathBuf) {
-        self.saving =
-            Some(Saving { path, last: None, dirty: false, task: None, tried: false, unconfirmed: HashSet::new() });
+        self.saving = Some(SnapshotState {
+            path,
+            last: None,
+            dirty: false,
+            task: None,
+            tried: false,
+            unconfirmed: HashSet::new(),
+        });
     }
 
-    /// Runs until every source is gone.
+    /// Runs until every source has stopped.
     pub async fn run(mut self, mut events: Receiver<Event>) {
-        let mut pace = TokenBucket::new();
-        let patience = tokio::time::Instant::from_std(self.started + PATIENCE);
+        let mut bucket = TokenBucket::new();
+        let deadline = tokio::time::Instant::from_std(self.started + API_TIMEOUT);
         loop {
-            // Only while saved facts could help, and only while there is something to save, does time pass by itself.
-            let hoping = self.is_hoping();
-            let save = self.saving.as_ref().and_then(Saving::due);
+            // The timers run only while saved facts may be needed, or while there are facts to save.
+            let waiting_for_api = self.may_need_snapshot();
+            let save = self.saving.as_ref().and_then(SnapshotState::due);
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = tokio::time::sleep_until(patience), if hoping => {
-                    self.read_saved();
+                () = tokio::time::sleep_until(deadline), if waiting_for_api => {
+                    self.load_snapshot();
                     continue;
                 }
-                () = tokio::time::sleep_until(save.unwrap_or(patience)), if save.is_some() => {
+                () = tokio::time::sleep_until(save.unwrap_or(deadline)), if save.is_some() => {
                     self.save();
                     continue;
                 }
             };
             let Some(event) = event else { return };
             self.take(event);
-            // A change is published at once, a flood as a few tables.
-            let wait = pace.wait();
+            // A single change is published at once; a flood is coalesced into a few tables.
+            let wait = bucket.wait();
             if !wait.is_zero() {
                 let next = tokio::time::Instant::now() + wait;
                 while let Ok(Some(event)) = tokio::time::timeout_at(next, events.recv()).await {
@@ -217,18 +223,18 @@ impl Publisher {
                 }
             }
             if self.publish() {
-                pace.published();
+                bucket.published();
             }
         }
     }
 
-    /// Whether saved facts could help and have not been tried.
-    fn is_hoping(&self) -> bool {
+    /// Whether saved facts may be needed and have not been tried.
+    fn may_need_snapshot(&self) -> bool {
         self.saving.as_ref().is_some_and(|saving| !saving.tried) && !self.table.load().synced
     }
 
-    /// Serves what was saved until the API has told everything.
-    fn read_saved(&mut self) {
+    /// Serves the saved facts until every resource has synced.
+    fn load_snapshot(&mut self) {
         let Some(saving) = &mut self.saving else { return };
         self.status.lock().saved_since = Some(Instant::now());
         let saved = match snapshot::read(&saving.path) {
@@ -239,9 +245,9 @@ impl Publisher {
                     matches!(&error, SnapshotError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
                 if absent {
                     saving.tried = true;
-                    tracing::info!(file = %saving.path.display(), "the API does not answer, and nothing has been saved yet");
+                    tracing::info!(file = %saving.path.display(), "the API does not respond; there are no saved facts");
                 } else {
-                    tracing::error!(%error, "saved facts are refused; the file is left alone: remove it to save again");
+                    tracing::error!(%error, "cannot load saved facts; remove the file to enable saving again");
                     self.saving = None;
                 }
                 return;
@@ -252,7 +258,7 @@ impl Publisher {
         let mut facts = 0;
         for change in saved.changes {
             let (resource, key) = resource_of(&change);
-            // What the API has told already is newer.
+            // Facts that the API has already reported are newer.
             if !self.builder.has(&change) {
                 saving.unconfirmed.insert((resource, key));
                 self.builder.apply(change);
@@ -261,7 +267,7 @@ impl Publisher {
         }
         self.builder.set_serial_floor(saved.serial);
         self.builder.set_synced();
-        tracing::warn!(file = %saving.path.display(), facts, ?age, "the API does not answer: saved facts are served until it does");
+        tracing::warn!(file = %saving.path.display(), facts, ?age, "the API does not respond; serving saved facts");
         self.publish_now();
     }
 
@@ -276,13 +282,13 @@ impl Publisher {
         let (path, facts, serial) = (saving.path.clone(), self.builder.facts(), self.table.load().soa.serial());
         let task = tokio::task::spawn_blocking(move || {
             if let Err(error) = snapshot::write(&path, facts, serial) {
-                tracing::warn!(%error, "facts could not be saved");
+                tracing::warn!(%error, "cannot save facts");
             }
         });
         saving.task = Some(task);
     }
 
-    /// Takes in one event.
+    /// Applies one event.
     pub fn take(&mut self, event: Event) {
         match event {
             Event::Change(change) => self.apply(change),
@@ -292,9 +298,9 @@ impl Publisher {
                     self.waiting.push((received, triggered));
                 }
             }
-            Event::Facts(wanted) => {
-                // Who asked may have gone.
-                let _ = wanted.send(self.builder.facts());
+            Event::Facts(reply) => {
+                // The requester may no longer wait for the reply.
+                let _ = reply.send(self.builder.facts());
             }
             Event::Compared(resource, differing, examples) => {
                 let mut status = self.status.lock();
@@ -306,7 +312,7 @@ impl Publisher {
                         source = resource.as_str(),
                         differing,
                         ?examples,
-                        "what is held differs from what the API has; it is listed again"
+                        "self-check found differences from the API; relisting"
                     );
                 }
             }
@@ -314,13 +320,13 @@ impl Publisher {
                 self.status.lock().heard.insert(resource, Instant::now());
             }
             Event::Synced(resource) => {
-                self.forget_unconfirmed(resource);
+                self.remove_unconfirmed(resource);
                 let mut status = self.status.lock();
                 status.heard.insert(resource, Instant::now());
                 status.pending.remove(&resource);
                 if status.pending.is_empty() {
                     if status.saved_since.take().is_some() {
-                        tracing::info!("the API has told everything: saved facts are not needed any more");
+                        tracing::info!("synced with the API; saved facts are no longer served");
                     }
                     drop(status);
                     self.builder.set_synced();
@@ -330,26 +336,27 @@ impl Publisher {
                 self.status.lock().rejected += 1;
                 let text = rejected.to_string();
                 if self.is_new(&text) {
-                    tracing::warn!(kind = rejected.kind, object = rejected.name, reason = rejected.reason, "left out");
+                    tracing::warn!(
+                        kind = rejected.kind,
+                        object = rejected.name,
+                        reason = rejected.reason,
+                        "invalid object or annotation ignored"
+                    );
                 }
             }
             Event::Health(resource, Some(reason)) => {
                 let before = self.status.lock().failures.insert(resource, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    tracing::error!(
-                        source = resource.as_str(),
-                        reason,
-                        "source in trouble; the last good table is served"
-                    );
+                    tracing::error!(source = resource.as_str(), reason, "source failed; serving the last good table");
                 }
-                // An API that says that it cannot be had needs no more patience.
-                if self.is_hoping() {
-                    self.read_saved();
+                // The API has failed: do not wait for it any longer.
+                if self.may_need_snapshot() {
+                    self.load_snapshot();
                 }
             }
             Event::Health(resource, None) => {
                 if self.status.lock().failures.remove(&resource).is_some() {
-                    tracing::info!(source = resource.as_str(), "source works again");
+                    tracing::info!(source = resource.as_str(), "source recovered");
                 }
             }
         }
@@ -362,11 +369,12 @@ impl Publisher {
         self.builder.apply(change);
     }
 
-    /// What was saved and is not there any more.
-    fn forget_unconfirmed(&mut self, resource: Resource) {
+    /// Removes saved objects that no longer exist: the first list of the resource did not contain them.
+    fn remove_unconfirmed(&mut self, resource: Resource) {
         let Some(saving) = &mut self.saving else { return };
-        let (gone, kept) = std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == resource);
-        saving.unconfirmed = kept;
+        let (gone, remaining) =
+            std::mem::take(&mut saving.unconfirmed).into_iter().partition(|(of, _)| *of == resource);
+        saving.unconfirmed = remaining;
         let gone: HashSet<(Resource, Key)> = gone;
         for (resource, key) in gone {
             self.builder.apply(match resource {
@@ -378,10 +386,10 @@ impl Publisher {
         }
     }
 
-    /// Publishes a table if an answer changed; says whether it did.
+    /// Publishes a table if any answer changed; returns whether it did.
     pub fn publish(&mut self) -> bool {
         let status = self.status.lock();
-        // Saved facts are a whole; what the API has told of its first list is not, until it is all told.
+        // Saved facts are complete; those from the API are not until every first list is.
         if !status.pending.is_empty() && status.saved_since.is_none() {
             return false;
         }
@@ -420,7 +428,7 @@ impl Publisher {
                 tracing::debug!(services, endpoints, names, serial, "published");
             }
         }
-        for report in self.builder.take_reports() {
+        for report in self.builder.take_diagnostics() {
             self.report(&report);
         }
         published
@@ -429,41 +437,40 @@ impl Publisher {
     fn report(&mut self, report: &Diagnostic) {
         if self.is_new(&format!("{report:?}")) {
             match report {
-                Diagnostic::AliasClaimed { alias, kept_by, refused } => {
-                    tracing::warn!(alias, kept_by, refused, "two Services claim one alias; the older keeps it");
+                Diagnostic::AliasClaimed { alias, granted_to, refused } => {
+                    tracing::warn!(
+                        alias,
+                        granted_to,
+                        refused,
+                        "two Services claim the same alias; the older one has it"
+                    );
                 }
-                Diagnostic::TwoDefaults { kind, services } => {
-                    tracing::warn!(kind, ?services, "several Services are marked as the default database; none is");
+                Diagnostic::AmbiguousDefault { kind, services } => {
+                    tracing::warn!(kind, ?services, "several Services claim to be the default database; none is");
                 }
                 Diagnostic::AliasShadowed { alias, claimed_by } => {
-                    tracing::warn!(alias, claimed_by, "an alias is also a Service's name; the Service has it");
+                    tracing::warn!(alias, claimed_by, "alias is shadowed by a Service of the same name");
                 }
                 Diagnostic::TopLevelDomain { namespace } => {
-                    tracing::warn!(
-                        namespace,
-                        "a namespace is called like a public top-level domain; see docs/names.md"
-                    );
+                    tracing::warn!(namespace, "namespace has the name of a public top-level domain; see docs/names.md");
                 }
                 Diagnostic::FqdnSkipped { service } => {
-                    tracing::warn!(
-                        service,
-                        "FQDN endpoints are skipped: only a single one can be answered, as a CNAME"
-                    );
+                    tracing::warn!(service, "FQDN endpoints ignored; only a single one can be answered, as a CNAME");
                 }
             }
         }
     }
 
-    /// Whether this is said for the first time.
+    /// Whether this text has not been logged before.
     fn is_new(&mut self, text: &str) -> bool {
-        if self.complaints.len() >= REMEMBERED {
-            self.complaints.clear();
+        if self.logged.len() >= MAX_LOGGED {
+            self.logged.clear();
         }
-        self.complaints.insert(text.to_owned())
+        self.logged.insert(text.to_owned())
     }
 }
 
-/// Learns everything that a source of finite length says: for commands that read once.
+/// Builds a table from all events of a finite source, for commands that read it once.
 pub fn build(mut builder: Builder, events: Vec<Event>) -> (Arc<Zone>, Builder, Vec<Event>) {
     let mut others = Vec::new();
     for event in events {

@@ -1,7 +1,7 @@
-//! Facts on disk: what a server starts from while the API does not answer.
+//! Saved facts: the file that a server starts from while the API does not respond.
 //!
-//! The file is a line that names format and version, a line of JSON for each fact, and a line with the SHA-256 of
-//! everything before it. It is written beside its place and renamed, so that it is whole or not there.
+//! The file has a line with the format and version, a line of JSON for each fact, and a line with the SHA-256 of
+//! everything before it. It is written to a temporary file and renamed, so that it is either complete or absent.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
@@ -15,71 +15,71 @@ use thiserror::Error;
 use crate::zone::Facts;
 use crate::zone::facts::Change;
 
-/// The first word of the first line.
+/// Value of `format` in the first line.
 const MAGIC: &str = "callsign-facts";
-/// Grows whenever a fact is written differently.
+/// Version of the format. It grows whenever the encoding of a fact changes.
 const VERSION: u32 = 1;
 
-/// Why facts are not read or written.
+/// Why saved facts cannot be read or written.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    /// The file or its folder.
-    #[error("{path}: {source}")]
+    /// The file or its folder cannot be accessed.
+    #[error("cannot access {path}: {source}")]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Another program's, or another version's.
-    #[error("{path} is no file of saved facts of version {VERSION}")]
+    /// The file belongs to another program or has another version.
+    #[error("{path} is not a file of saved facts, version {VERSION}")]
     Foreign {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// Cut or changed.
+    /// The file is truncated or modified.
     #[error("{path} is damaged: {reason}")]
     Damaged {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// How that shows.
+        /// The evidence.
         reason: String,
     },
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head {
+struct FileHeader {
     format: String,
     version: u32,
-    /// When it was written.
+    /// When the file was written.
     time: jiff::Timestamp,
     serial: u32,
 }
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Debug)]
 pub struct FactsSnapshot {
-    /// The facts, as changes from nothing.
+    /// The facts, as changes to an empty cluster.
     pub changes: Vec<Change>,
-    /// Serial of the last table that was published.
+    /// Serial of the last published table.
     pub serial: u32,
     time: jiff::Timestamp,
 }
 
 impl FactsSnapshot {
-    /// How long ago it was written.
+    /// Returns the time since the file was written.
     pub fn age(&self) -> Duration {
         Duration::try_from(jiff::Timestamp::now().duration_since(self.time)).unwrap_or_default()
     }
 }
 
-/// Writes, and computes the checksum of what it writes.
-struct Summed<W> {
+/// A writer that computes the checksum of everything written.
+struct ChecksumWriter<W> {
     out: W,
     sum: digest::Context,
 }
 
-impl<W: Write> Write for Summed<W> {
+impl<W: Write> Write for ChecksumWriter<W> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let written = self.out.write(octets)?;
         self.sum.update(&octets[..written]);
@@ -91,30 +91,30 @@ impl<W: Write> Write for Summed<W> {
     }
 }
 
-/// Writes facts to `path`, whole or not at all.
+/// Atomically writes facts to `path`.
 ///
 /// # Errors
-/// What the system says of the file or its folder.
+/// When the file or its folder is not writable, or `path` is not a file of saved facts: that is never overwritten.
 pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError> {
-    // Whoever named the wrong file keeps it.
-    let ours = |file: File| -> bool {
+    // `--saved` may name another file by mistake: do not overwrite it.
+    let is_snapshot = |file: File| -> bool {
         let mut start = Vec::new();
         let read = BufReader::new(file).take(64).read_to_end(&mut start);
         read.is_ok() && start.starts_with(format!("{{\"format\":\"{MAGIC}\"").as_bytes())
     };
-    if File::open(path).is_ok_and(|file| !ours(file)) {
+    if File::open(path).is_ok_and(|file| !is_snapshot(file)) {
         return Err(SnapshotError::Foreign { path: path.to_path_buf() });
     }
-    let beside = path.with_extension("new");
+    let temporary = path.with_extension("new");
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |source| SnapshotError::Io { path, source }
     };
     let fill = || -> io::Result<()> {
-        let file = File::create(&beside)?;
-        let mut out = Summed { out: BufWriter::new(&file), sum: digest::Context::new(&digest::SHA256) };
-        let mut line = |value: &dyn ErasedLine| value.write(&mut out);
-        line(&Head { format: MAGIC.to_owned(), version: VERSION, time: jiff::Timestamp::now(), serial })?;
+        let file = File::create(&temporary)?;
+        let mut out = ChecksumWriter { out: BufWriter::new(&file), sum: digest::Context::new(&digest::SHA256) };
+        let mut line = |value: &dyn JsonLine| value.write(&mut out);
+        line(&FileHeader { format: MAGIC.to_owned(), version: VERSION, time: jiff::Timestamp::now(), serial })?;
         for (name, fact) in facts.namespaces {
             line(&Change::Namespace(name, Some(fact)))?;
         }
@@ -124,36 +124,36 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
         for (key, fact) in facts.slices {
             line(&Change::Slice(key, Some((*fact).clone())))?;
         }
-        let Summed { mut out, sum } = out;
+        let ChecksumWriter { mut out, sum } = out;
         writeln!(out, "{}", hex(sum.finish().as_ref()))?;
         out.flush()?;
         drop(out);
         file.sync_all()
     };
     if let Err(error) = fill() {
-        // A full disk is not made fuller.
-        let _ = std::fs::remove_file(&beside);
-        return Err(failed(&beside)(error));
+        // Do not leave a partial file behind, above all on a full disk.
+        let _ = std::fs::remove_file(&temporary);
+        return Err(failed(&temporary)(error));
     }
-    std::fs::rename(&beside, path).map_err(failed(path))
+    std::fs::rename(&temporary, path).map_err(failed(path))
 }
 
-/// Anything that is written as a line of JSON.
-trait ErasedLine {
+/// A value that is written as a line of JSON.
+trait JsonLine {
     fn write(&self, out: &mut dyn Write) -> io::Result<()>;
 }
 
-impl<T: Serialize> ErasedLine for T {
+impl<T: Serialize> JsonLine for T {
     fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         serde_json::to_writer(&mut *out, self)?;
         out.write_all(b"\n")
     }
 }
 
-/// Reads what was saved. A file that is not whole is refused and left alone.
+/// Reads saved facts. An incomplete file is an error and stays unchanged.
 ///
 /// # Errors
-/// Says whether the file cannot be read, is not ours, or is damaged.
+/// When the file cannot be read, is not a file of saved facts, or is damaged.
 pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
     let failed = |source| SnapshotError::Io { path: path.to_path_buf(), source };
     let damaged = |reason: &str| SnapshotError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
@@ -164,7 +164,7 @@ pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
         input.read_until(b'\n', line)
     };
     next(&mut line).map_err(failed)?;
-    let head: Option<Head> = serde_json::from_slice(&line).ok();
+    let head: Option<FileHeader> = serde_json::from_slice(&line).ok();
     let head = head.filter(|head| head.format == MAGIC && head.version == VERSION);
     let Some(head) = head else { return Err(SnapshotError::Foreign { path: path.to_path_buf() }) };
     let mut sum = digest::Context::new(&digest::SHA256);
@@ -180,12 +180,12 @@ pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
         let change = serde_json::from_slice(&line).map_err(|error| damaged(&error.to_string()))?;
         changes.push(change);
     }
-    let told = String::from_utf8_lossy(&line).trim_end().to_owned();
-    if told != hex(sum.finish().as_ref()) {
-        return Err(damaged("its checksum is another"));
+    let expected = String::from_utf8_lossy(&line).trim_end().to_owned();
+    if expected != hex(sum.finish().as_ref()) {
+        return Err(damaged("its checksum does not match"));
     }
     if next(&mut line).map_err(failed)? > 0 {
-        return Err(damaged("something follows its checksum"));
+        return Err(damaged("there is data after its checksum"));
     }
     Ok(FactsSnapshot { changes, serial: head.serial, time: head.time })
 }

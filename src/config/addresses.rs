@@ -1,11 +1,11 @@
-//! Addresses of this machine: which are told to clients, and which an upstream must not have.
+//! Addresses of this machine: those advertised to clients, and those that no upstream may have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Config;
 
-/// The addresses of `ns.dns.Z`: `--advertise`, else those listened on, without link-local and loopback ones when there
-/// are others. A wildcard stands for the address that this machine speaks to others from.
+/// Returns the addresses of `ns.dns.DOMAIN`: `--advertise`, else the bound ones. Link-local and loopback addresses are
+/// left out if there are others. A wildcard is replaced by the source address of the default route.
 pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
     if !config.advertise.is_empty() {
         return config.advertise.clone();
@@ -14,13 +14,13 @@ pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
     for address in bound.iter().map(SocketAddr::ip) {
         match address {
             IpAddr::V4(v4) if v4.is_unspecified() => {
-                all.push(own_address(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap_or(Ipv4Addr::LOCALHOST.into()))
+                all.push(source_address(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap_or(Ipv4Addr::LOCALHOST.into()))
             }
             IpAddr::V6(v6) if v6.is_unspecified() => {
-                let v4 = own_address(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap_or(Ipv4Addr::LOCALHOST.into());
+                let v4 = source_address(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap_or(Ipv4Addr::LOCALHOST.into());
                 all.push(v4);
                 all.push(
-                    own_address(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
+                    source_address(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
                         .unwrap_or(Ipv6Addr::LOCALHOST.into()),
                 );
             }
@@ -39,19 +39,19 @@ pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
     all
 }
 
-/// Whether a packet to `address` comes to a socket that is bound to `bound`.
+/// Returns whether a packet to `address` reaches a socket that is bound to `bound`.
 pub fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
     let (ip, own) = (address.ip().to_canonical(), bound.ip().to_canonical());
-    // `[::]` takes IPv4 as well.
+    // `[::]` accepts IPv4 as well.
     let family = own.is_ipv6() && own.is_unspecified() || ip.is_ipv4() == own.is_ipv4();
-    // An address of this machine is one that can be bound.
+    // Only an address of this machine can be bound.
     let here = || ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok();
     address.port() == bound.port() && family && (ip == own || own.is_unspecified() && here())
 }
 
-/// The address that a packet to `other` would leave from. Connecting a UDP socket sends nothing; `other` is an address
-/// for documentation (RFC 5737, RFC 3849), which leads along the default route.
-fn own_address(other: IpAddr) -> Option<IpAddr> {
+/// Returns the source address of packets to `other`. Connecting a UDP socket sends nothing; `other` is a documentation
+/// address (RFC 5737, RFC 3849), which the default route covers.
+fn source_address(other: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if other.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     socket.connect((other, 9)).ok()?;

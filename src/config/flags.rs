@@ -1,4 +1,4 @@
-//! The flags themselves: what each is called, what it says of itself, its default and its bounds.
+//! Command-line flags: their names, help texts, defaults and bounds.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,30 +10,32 @@ use super::{caller_block, duration};
 use crate::forward::{Stub, Upstream};
 use crate::zone::Cidr;
 
-const SOURCE: &str = "Where facts come from";
-const NAMES: &str = "What names mean";
+// Headings appear in the help in the order in which their first flag is declared.
+const SOURCE: &str = "Sources";
+const NAMES: &str = "Names";
+const CALLERS: &str = "Callers";
 
-/// Where facts come from: the same for every command.
+/// Flags that select the source; every command that reads a cluster has them.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SourceArgs {
-    /// Read manifests from a file, a folder (watched) or - for standard input
+    /// Read manifests from a file, a folder (watched for changes), or standard input (-)
     #[arg(long, value_name = "PATH", env = "CALLSIGN_MANIFESTS", conflicts_with = "kubeconfig", help_heading = SOURCE)]
     pub manifests: Option<PathBuf>,
-    /// Follow the cluster of this kubeconfig
+    /// Connect to the cluster of this kubeconfig
     #[arg(long, value_name = "FILE", env = "CALLSIGN_KUBECONFIG", help_heading = SOURCE)]
     pub kubeconfig: Option<PathBuf>,
-    /// Use this context of the kubeconfig [default: its current one]
+    /// Use this context of the kubeconfig [default: the current context]
     #[arg(long, value_name = "NAME", requires = "kubeconfig", help_heading = SOURCE)]
     pub context: Option<String>,
-    /// Give Services of manifests that have no clusterIP an address of this block (repeatable, one of each family)
+    /// Assign addresses from this block to manifest Services without a clusterIP (repeatable, one per address family)
     #[arg(long = "service-cidr", value_name = "CIDR", default_values = ["10.96.0.0/16", "fd00:10:96::/112"], help_heading = SOURCE)]
     pub service_cidrs: Vec<Cidr>,
 }
 
-/// What names mean: the same for the server and for the commands that explain it.
+/// Flags that decide how names resolve; `serve` and the commands that inspect a cluster share them.
 #[derive(Args, Clone, Debug)]
 pub struct NameArgs {
-    /// Domain that full names end in (repeatable; the first is the one that targets are written in)
+    /// Answer full names under this domain (repeatable; record targets use the first)
     #[arg(
         long = "cluster-domain",
         value_name = "DOMAIN",
@@ -42,181 +44,183 @@ pub struct NameArgs {
         value_delimiter = ',', help_heading = NAMES
     )]
     pub cluster_domains: Vec<String>,
-    /// Namespace that a command is about; to a server, that of callers that nothing else tells: a sidecar sets it from the
-    /// downward API
-    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE", help_heading = NAMES)]
+    /// Work in this namespace; `serve` assumes it for callers that nothing else identifies, as in a sidecar
+    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE", help_heading = CALLERS)]
     pub namespace: Option<String>,
-    /// Namespace of the callers in a network (repeatable; the longest prefix wins)
-    #[arg(long, value_name = "CIDR=NS", value_parser = caller_block, help_heading = NAMES)]
+    /// Map client addresses in this network to a namespace (repeatable; the longest prefix wins)
+    #[arg(long, value_name = "CIDR=NS", value_parser = caller_block, help_heading = CALLERS)]
     pub callers: Vec<(Cidr, String)>,
-    /// Which a-b-c-d.NAMESPACE.pod names exist: none, all, or those of live pods
+    /// Choose the addresses for which a-b-c-d.NAMESPACE.pod names exist
     #[arg(long, value_enum, default_value_t = PodNamesArg::Off, help_heading = NAMES)]
     pub pod_names: PodNamesArg,
-    /// Name endpoints without a hostname by their pod instead of their address
+    /// Name endpoints without a hostname after their pod instead of their address
     #[arg(long, help_heading = NAMES)]
     pub endpoint_pod_names: bool,
-    /// Addresses of this network that have no name do not exist (repeatable); elsewhere others are asked
+    /// Answer NXDOMAIN for unnamed addresses in this network instead of forwarding the lookup (repeatable)
     #[arg(long = "reverse-cidr", value_name = "CIDR", help_heading = NAMES)]
     pub reverse_cidrs: Vec<Cidr>,
-    /// Kinds of the database rule (replaces the list)
+    /// Replace the list of kinds that the database rule knows
     #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = NAMES)]
     pub database_kinds: Vec<String>,
-    /// Namespaces that begin with this are applications
+    /// Treat namespaces with this prefix as applications
     #[arg(long, value_name = "PREFIX", default_value = crate::zone::APPLICATION_PREFIX, help_heading = NAMES)]
     pub application_prefix: String,
-    /// Let the namespace of this name capture names although it is a top-level domain (repeatable)
+    /// Let this namespace capture names although it is also a top-level domain (repeatable)
     #[arg(long = "allow-tld-namespace", value_name = "NS", help_heading = NAMES)]
     pub allowed_tlds: Vec<String>,
 }
 
-/// `--pod-names`.
+/// Values of `--pod-names`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PodNamesArg {
-    /// None.
+    /// No address.
     #[default]
     Off,
-    /// Every address of a namespace that exists.
+    /// Any address, if the namespace exists.
     Any,
-    /// Addresses of live pods.
+    /// Only addresses of live pods.
     Verified,
 }
 
-/// `--pods`.
+/// Values of `--pods`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PodsArg {
-    /// Watch none.
+    /// Watch no pods.
     #[default]
     Off,
-    /// Those of `--node-name`.
+    /// Watch the pods of --node-name.
     Node,
-    /// All.
+    /// Watch all pods.
     All,
 }
 
-/// `--log-format`.
+/// Values of `--log-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     #[default]
     Text,
-    /// For collectors.
+    /// JSON objects for log collectors.
     Json,
 }
 
-const FORWARDING: &str = "Names that are not the cluster's";
-const ENCRYPTED: &str = "TLS, HTTPS, QUIC";
+const LISTENING: &str = "Listening";
+const FORWARDING: &str = "Forwarding";
+const CACHE: &str = "Cache";
+const ENCRYPTED: &str = "Encrypted transports";
+const LIMITS: &str = "Limits";
+const ADMIN: &str = "Admin and logs";
 
 /// Flags of `callsign serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeArgs {
+    /// Listen on this address over UDP and TCP, or over the transport of its scheme: tls, https, quic, h3 (repeatable)
+    #[arg(
+            long,
+            value_name = "[SCHEME://]ADDR:PORT",
+            default_value = "[::]:53",
+            env = "CALLSIGN_LISTEN",
+            value_delimiter = ',', help_heading = LISTENING
+        )]
+    pub listen: Vec<String>,
     /// See [`SourceArgs`].
     #[command(flatten)]
     pub source: SourceArgs,
     /// See [`NameArgs`].
     #[command(flatten)]
     pub names: NameArgs,
-    /// Answer on this address: UDP and TCP, or by a scheme in front: tls://, https://, quic:// or h3:// (repeatable)
-    #[arg(
-        long,
-        value_name = "[SCHEME://]ADDR:PORT",
-        default_value = "[::]:53",
-        env = "CALLSIGN_LISTEN",
-        value_delimiter = ','
-    )]
-    pub listen: Vec<String>,
-    /// Serve health, readiness and metrics on this address
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN")]
-    pub admin: String,
-    /// Seconds that answers may be kept (0..3600)
-    #[arg(long, value_name = "SECONDS", default_value_t = 5, env = "CALLSIGN_TTL", value_parser = clap::value_parser!(u32).range(0..=3600))]
+    /// Set the TTL of cluster records, in seconds (0..3600)
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, env = "CALLSIGN_TTL", value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = NAMES)]
     pub ttl: u32,
-    /// Answer only clients of this network (repeatable); others get REFUSED
-    #[arg(long = "allow-from", value_name = "CIDR")]
+    /// Answer only clients in this network (repeatable); others get REFUSED
+    #[arg(long = "allow-from", value_name = "CIDR", help_heading = CALLERS)]
     pub allow_from: Vec<Cidr>,
-    /// Ask this server for what is not the cluster's: ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or
+    /// Forward queries for other names to this server: ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or
     /// none (repeatable) [default: /etc/resolv.conf]
     #[arg(long = "upstream", value_name = "SERVER", env = "CALLSIGN_UPSTREAM", value_delimiter = ',', help_heading = FORWARDING)]
     pub upstreams: Vec<Upstream>,
-    /// Ask these servers for the names of a zone (repeatable; the longest zone wins)
+    /// Forward queries for names in this zone to these servers (repeatable; the longest zone wins)
     #[arg(long = "stub", value_name = "ZONE=SERVER", help_heading = FORWARDING)]
     pub stubs: Vec<Stub>,
-    /// Certificates that servers asked over TLS are trusted by, in PEM [default: the system's]
+    /// Trust the authorities in this PEM file for upstreams over TLS [default: the system's trust store]
     #[arg(long, value_name = "FILE", help_heading = FORWARDING)]
     pub upstream_ca: Option<PathBuf>,
-    /// Questions asked of others at a time
+    /// Forward at most this many queries at a time; answer SERVFAIL beyond that
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = FORWARDING)]
     pub max_concurrent: u32,
-    /// Answers of others that are kept (0: none)
-    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000), help_heading = FORWARDING)]
+    /// Cache at most this many upstream replies (0: do not cache)
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000), help_heading = CACHE)]
     pub cache_entries: u32,
-    /// Octets that they may take
-    #[arg(long, value_name = "OCTETS", default_value_t = 12_000_000, value_parser = clap::value_parser!(u64).range(100_000..), help_heading = FORWARDING)]
+    /// Use at most this much memory for cached replies
+    #[arg(long, value_name = "BYTES", default_value_t = 12_000_000, value_parser = clap::value_parser!(u64).range(100_000..), help_heading = CACHE)]
     pub cache_bytes: u64,
-    /// Seconds that they are kept at least, whatever their TTL (0..3600)
-    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = FORWARDING)]
+    /// Cache replies for at least this long, whatever their TTL (0..3600)
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = CACHE)]
     pub cache_min_ttl: u32,
-    /// Seconds that they are kept at most
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=604_800), help_heading = FORWARDING)]
+    /// Cache replies for at most this long, whatever their TTL (1..604800)
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..=604_800), help_heading = CACHE)]
     pub cache_max_ttl: u32,
-    /// How long past its time an answer stands in for one that cannot be had (0: never)
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = FORWARDING)]
+    /// Serve stale replies until this long after they expire, if upstreams fail (0: never)
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration, help_heading = CACHE)]
     pub cache_stale: Duration,
-    /// Find in one question what a pod's search list finds in many
+    /// Resolve a pod's whole search list in its first query
     #[arg(long, help_heading = FORWARDING)]
     pub complete_search: bool,
-    /// Domain that hosts add to the search lists of pods, for --complete-search (repeatable)
+    /// Expect this host domain in the search lists of pods, for --complete-search (repeatable)
     #[arg(long = "search", value_name = "DOMAIN", help_heading = FORWARDING)]
     pub search: Vec<String>,
-    /// Learn callers' namespaces from pods
-    #[arg(long, value_enum, default_value_t = PodsArg::Off)]
+    /// Watch pods to learn the namespaces of callers
+    #[arg(long, value_enum, default_value_t = PodsArg::Off, help_heading = CALLERS)]
     pub pods: PodsArg,
-    /// Node whose pods --pods node watches
-    #[arg(long, value_name = "NODE", env = "NODE_NAME")]
+    /// Watch the pods of this node, with --pods node
+    #[arg(long, value_name = "NODE", env = "NODE_NAME", help_heading = CALLERS)]
     pub node_name: Option<String>,
-    /// Addresses of ns.dns.DOMAIN (repeatable) [default: those listened on]
-    #[arg(long, value_name = "IP")]
+    /// Publish this address for ns.dns.DOMAIN (repeatable) [default: the listening addresses]
+    #[arg(long, value_name = "IP", help_heading = LISTENING)]
     pub advertise: Vec<IpAddr>,
-    /// Largest UDP reply in octets (512..4096); 1232 passes every network unfragmented
-    #[arg(long, value_name = "OCTETS", default_value_t = 1232, value_parser = clap::value_parser!(u16).range(512..=4096))]
-    pub udp_payload: u16,
-    /// Threads that answer UDP on each address [default: processors that this process may use]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Answer UDP with this many threads per address [default: the available processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = LISTENING)]
     pub workers: Option<u16>,
-    /// Certificate that clients of tls://, https://, quic:// and h3:// are shown, in PEM, followed by those of its authorities;
-    /// read again when it changes
+    /// Present the certificate chain in this PEM file to clients; reload it when the file changes
     #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_CERT", help_heading = ENCRYPTED)]
     pub tls_cert: Option<PathBuf>,
-    /// Its private key, in PEM
+    /// Use the private key in this PEM file for --tls-cert
     #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_KEY", help_heading = ENCRYPTED)]
     pub tls_key: Option<PathBuf>,
-    /// Answer only clients with a certificate by one of these authorities, in PEM
+    /// Require client certificates issued by an authority in this PEM file
     #[arg(long, value_name = "FILE", env = "CALLSIGN_TLS_CLIENT_CA", help_heading = ENCRYPTED)]
     pub tls_client_ca: Option<PathBuf>,
-    /// TCP connections in all, and as many of encrypted transports
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Limit UDP replies to this many bytes (512..4096); 1232 avoids fragmentation on every network
+    #[arg(long, value_name = "BYTES", default_value_t = 1232, value_parser = clap::value_parser!(u16).range(512..=4096), help_heading = LIMITS)]
+    pub udp_payload: u16,
+    /// Accept at most this many TCP connections, and as many encrypted ones
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = LIMITS)]
     pub tcp_connections: u32,
-    /// TCP connections of one client address, and as many encrypted ones
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Accept at most this many TCP connections per client address, and as many encrypted ones
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = LIMITS)]
     pub tcp_connections_per_address: u32,
-    /// Time that a client has for its next message, of TCP and of encrypted transports
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    /// Close TCP and encrypted connections that are idle for this long
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = LIMITS)]
     pub tcp_idle: Duration,
-    /// Time to go on answering after SIGTERM, so that nobody asks a server that is gone
-    #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration)]
+    /// Serve health, readiness, metrics and the JSON API on this address
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
+    pub admin: String,
+    /// Answer for this long after SIGTERM while /ready reports 503, so that clients move to other servers
+    #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration, help_heading = ADMIN)]
     pub lame_duck: Duration,
-    /// Write the cluster's facts to this file, and start from them while the API does not answer
-    #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED")]
+    /// Save the state of the cluster to this file, and start from it while the API does not answer
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED", help_heading = SOURCE)]
     pub saved: Option<PathBuf>,
-    /// Time between comparisons of what is held with what the API has (0: none)
-    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
+    /// Compare the state in memory with the API at this interval (0: never)
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = SOURCE)]
     pub self_check: Duration,
-    /// Form of log lines
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "CALLSIGN_LOG_FORMAT")]
+    /// Write logs in this format
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "CALLSIGN_LOG_FORMAT", help_heading = ADMIN)]
     pub log_format: LogFormat,
-    /// Prefix of metric names; `coredns` names and labels them as its dashboards expect
-    #[arg(long, value_name = "PREFIX", default_value = "callsign")]
+    /// Begin metric names with this prefix; coredns selects the names and labels that its dashboards expect
+    #[arg(long, value_name = "PREFIX", default_value = "callsign", help_heading = ADMIN)]
     pub metrics_prefix: String,
-    /// Read flags from a YAML file, `flag: value`; the command line and the environment win
-    #[arg(long, value_name = "FILE", env = "CALLSIGN_CONFIG")]
+    /// Read flags from this YAML file, one `flag: value` per line; the command line and the environment win
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_CONFIG", help_heading = ADMIN)]
     pub config: Option<PathBuf>,
 }

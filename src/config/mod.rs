@@ -1,4 +1,4 @@
-//! Flags, environment and file become one validated [`Config`]. Each tunable says its default, its bounds, and why.
+//! Turns flags, environment and configuration file into one validated [`Config`].
 
 mod addresses;
 mod flags;
@@ -21,42 +21,42 @@ use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 pub use addresses::{advertised, reaches};
 pub use flags::{LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
 
-/// A configuration that cannot be run: one line that says what, where and what to do.
+/// An invalid configuration: one line that names the flag, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{0}")]
 pub struct BadConfig(pub String);
 
-/// Where facts come from.
+/// The source of the facts about the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Manifests.
+    /// A file or folder of manifests, or `-` for standard input.
     Manifests(PathBuf),
-    /// A kubeconfig and perhaps a context of it.
+    /// A kubeconfig, and optionally one of its contexts.
     Kubeconfig(PathBuf, Option<String>),
     /// The service account of the pod.
     InCluster,
-    /// None was named, and this is no pod.
-    Nowhere,
+    /// No source was named, and the process does not run in a pod.
+    Unspecified,
 }
 
-/// Everything that the server needs to know, checked.
+/// The validated configuration of the server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where facts come from.
+    /// The source of the facts.
     pub source: Source,
-    /// For manifests.
+    /// `--service-cidr`.
     pub service_cidrs: Vec<Cidr>,
-    /// What is read of objects.
+    /// How objects are parsed.
     pub parse_options: ParseOptions,
     /// Which pods are watched.
     pub pods: Pods,
-    /// What answers depend on; without `advertise`, which may depend on what is bound.
+    /// Settings of the zone, except the advertised addresses: these may depend on the bound ones.
     pub settings: Settings,
     /// `--advertise`.
     pub advertise: Vec<IpAddr>,
     /// `--listen` without a scheme.
     pub listen: Vec<SocketAddr>,
-    /// `--listen` with one, and what is shown there.
+    /// `--listen` with a scheme, and the certificate files.
     pub encrypted: Option<encrypted::EncryptedOptions>,
     /// `--admin`.
     pub admin: SocketAddr,
@@ -72,32 +72,32 @@ pub struct Config {
     pub saved: Option<PathBuf>,
     /// `--self-check`.
     pub self_check: Duration,
-    /// Who is asked for what is not the cluster's.
+    /// Upstreams, stub zones and cache bounds.
     pub forwarding: Forwarding,
 }
 
 impl SourceArgs {
-    /// Which source these flags mean.
+    /// Returns the source that these flags select.
     pub fn source(&self) -> Source {
         match (&self.manifests, &self.kubeconfig) {
             (Some(path), _) => Source::Manifests(path.clone()),
             (None, Some(file)) => Source::Kubeconfig(file.clone(), self.context.clone()),
             (None, None) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Source::InCluster,
-            (None, None) => Source::Nowhere,
+            (None, None) => Source::Unspecified,
         }
     }
 }
 
 impl NameArgs {
-    /// `--namespace`, unless it is empty: an environment variable that is set to nothing says nothing.
+    /// Returns `--namespace`, unless it is empty: an empty environment variable counts as unset.
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref().filter(|text| !text.is_empty())
     }
 
-    /// Settings with these names, everything else at its default.
+    /// Returns the settings that these flags describe, with everything else at its default.
     ///
     /// # Errors
-    /// Says which flag is no name.
+    /// Names the flag whose value is not a valid name.
     pub fn settings(&self) -> Result<Settings, BadConfig> {
         let bad =
             |flag: &str, text: &str, error: &dyn std::fmt::Display| BadConfig(format!("{flag} '{text}': {error}"));
@@ -113,7 +113,7 @@ impl NameArgs {
             let plain = !text.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
             match label_of(text) {
                 Ok(label) if plain => Ok(label),
-                Ok(_) => Err(bad(flag, text, &"a label has letters, digits and dashes only")),
+                Ok(_) => Err(bad(flag, text, &"only letters, digits, dashes and underscores are allowed")),
                 Err(error) => Err(bad(flag, text, &error)),
             }
         };
@@ -134,7 +134,7 @@ impl NameArgs {
             PodNamesArg::Verified => PodNames::Verified,
         };
         settings.reverse = self.reverse_cidrs.clone();
-        // The smallest block that holds an address is the zone that speaks for it.
+        // The smallest block that contains an address is its reverse zone.
         settings.reverse.sort_by_key(|block| std::cmp::Reverse(block.prefix()));
         if !self.database_kinds.is_empty() {
             let kinds = self.database_kinds.iter().map(|kind| label("--database-kinds", kind));
@@ -151,10 +151,10 @@ impl NameArgs {
 }
 
 impl ServeArgs {
-    /// The checked configuration.
+    /// Validates the flags.
     ///
     /// # Errors
-    /// One line that names the flag, what is wrong with it and what to write.
+    /// One line that names the flag, the reason and the remedy.
     pub fn config(&self) -> Result<Config, BadConfig> {
         let mut settings = self.names.settings()?;
         let forwarding = self.forwarding()?;
@@ -169,7 +169,7 @@ impl ServeArgs {
         settings.allow_from = self.allow_from.clone();
         let address = |flag: &str, text: &str| {
             let bad = || {
-                BadConfig(format!("{flag} '{text}' is no address; write ADDR:PORT, such as 127.0.0.1:5300 or [::]:53"))
+                BadConfig(format!("{flag} '{text}' is not an address; write ADDR:PORT, e.g. 127.0.0.1:5300 or [::]:53"))
             };
             text.parse::<SocketAddr>().map_err(|_| bad())
         };
@@ -191,22 +191,20 @@ impl ServeArgs {
         let node = self.node_name.as_ref().filter(|node| !node.is_empty());
         let pods = match (self.pods, node) {
             (PodsArg::Off, _) if self.names.pod_names == PodNamesArg::Verified => {
-                return Err(BadConfig(
-                    "--pod-names verified needs --pods all: only pods that are watched can be verified".into(),
-                ));
+                return Err(BadConfig("--pod-names verified can only verify watched pods; add --pods all".into()));
             }
             (PodsArg::Off, _) => Pods::Off,
             (PodsArg::All, _) => Pods::All,
             (PodsArg::Node, Some(node)) => Pods::Node(node.clone()),
             (PodsArg::Node, None) => {
-                return Err(BadConfig("--pods node needs --node-name (or NODE_NAME from the downward API)".into()));
+                return Err(BadConfig("--pods node needs --node-name, or NODE_NAME from the downward API".into()));
             }
         };
         let plain = !self.metrics_prefix.is_empty()
             && self.metrics_prefix.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
         if !plain || self.metrics_prefix.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(BadConfig(format!(
-                "--metrics-prefix '{}' is no metric name: letters, digits and _ only",
+                "invalid --metrics-prefix '{}'; use letters, digits and underscores, and no digit at the start",
                 self.metrics_prefix
             )));
         }
@@ -234,14 +232,14 @@ impl ServeArgs {
         })
     }
 
-    /// What is shown to clients of these.
+    /// Pairs the encrypted listeners with their certificate files.
     fn encrypted(&self, listen: Vec<ListenUrl>) -> Result<Option<encrypted::EncryptedOptions>, BadConfig> {
-        let told =
+        let given =
             [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key), ("--tls-client-ca", &self.tls_client_ca)];
         let Some(first) = listen.first() else {
-            return match told.iter().find(|(_, file)| file.is_some()) {
+            return match given.iter().find(|(_, file)| file.is_some()) {
                 Some((flag, _)) => Err(BadConfig(format!(
-                    "{flag} is for encrypted transports, and none is listened for: add --listen tls://[::]:853, or leave it out"
+                    "{flag} needs an encrypted listener; add --listen tls://[::]:853, or remove {flag}"
                 ))),
                 None => Ok(None),
             };
@@ -256,29 +254,29 @@ impl ServeArgs {
         }
     }
 
-    /// Who is asked, and how much is kept.
+    /// Resolves the upstreams and stub zones, and checks the bounds of the cache.
     fn forwarding(&self) -> Result<Forwarding, BadConfig> {
         let default = [Upstream::File(forward::RESOLV_CONF.into())];
-        let told = if self.upstreams.is_empty() { &default[..] } else { &self.upstreams };
+        let given = if self.upstreams.is_empty() { &default[..] } else { &self.upstreams };
         let (mut upstreams, mut file) = (Vec::new(), None);
-        for upstream in told {
+        for upstream in given {
             match upstream {
-                Upstream::None if told.len() > 1 => {
-                    return Err(BadConfig("--upstream none stands alone: leave it out, or the other upstreams".into()));
+                Upstream::None if given.len() > 1 => {
+                    return Err(BadConfig("--upstream none excludes other upstreams; remove it, or the others".into()));
                 }
                 Upstream::None => {}
                 Upstream::Server(server) => upstreams.push(server.clone()),
-                Upstream::File(_) if told.len() > 1 => {
-                    return Err(BadConfig("--upstream: a resolv.conf stands alone; name its servers instead".into()));
+                Upstream::File(_) if given.len() > 1 => {
+                    return Err(BadConfig("--upstream FILE excludes other upstreams; name its servers instead".into()));
                 }
                 Upstream::File(path) => match forward::read(path) {
                     Ok(servers) => {
                         upstreams = servers;
                         file = Some(path.clone());
                     }
-                    // Nobody asked for this file: without it there are no upstreams, as there were none before.
+                    // The file is only a default: without it, the server starts with no upstream.
                     Err(error) if self.upstreams.is_empty() => {
-                        tracing::warn!(%error, "names that are not the cluster's are refused: there is no upstream");
+                        tracing::warn!(error = %error, "no upstream; refusing names outside the cluster");
                     }
                     Err(error) => return Err(BadConfig(format!("--upstream {error}"))),
                 },
@@ -293,7 +291,9 @@ impl ServeArgs {
         }
         stubs.sort_by_key(|stub| std::cmp::Reverse(stub.zone.labels));
         if self.cache_min_ttl > self.cache_max_ttl {
-            return Err(BadConfig("--cache-min-ttl is more than --cache-max-ttl".into()));
+            return Err(BadConfig(
+                "--cache-min-ttl exceeds --cache-max-ttl; lower it, or raise --cache-max-ttl".into(),
+            ));
         }
         let domain =
             |text: &String| Domain::new(text).map_err(|error| BadConfig(format!("--search '{text}': {error}")));
@@ -311,17 +311,17 @@ impl ServeArgs {
     }
 }
 
-/// Processors that this process may use: its affinity and the quota of its control group, not the machine's.
+/// Number of processors available to this process, by its affinity and its cgroup quota.
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A time such as `5s`, `500ms`, `2m` or `0`.
+/// Parses a duration such as `5s`, `500ms`, `2m`, `1h` or `0`, of seven days at most.
 ///
 /// # Errors
-/// Shows how to write one.
+/// The text is not such a duration; the message shows the syntax.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("'{text}' is no time; write 500ms, 5s or 2m");
+    let bad = || format!("invalid duration '{text}'; write 500ms, 5s, 2m or 1h, at most 168h");
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().map_err(|_| bad())?;
@@ -337,7 +337,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn caller_block(text: &str) -> Result<(Cidr, String), String> {
-    let bad = || format!("'{text}': write CIDR=NAMESPACE, such as 10.244.3.0/24=web");
+    let bad = || format!("invalid mapping '{text}'; write CIDR=NAMESPACE, such as 10.244.3.0/24=web");
     let (block, namespace) = text.split_once('=').ok_or_else(bad)?;
     let block = Cidr::from_str(block).map_err(|error| error.to_string())?;
     if namespace.is_empty() || label_of(namespace).is_err() {
@@ -351,7 +351,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times() {
+    fn durations_are_parsed_or_rejected() {
         for (text, expected) in [("5s", 5000), ("500ms", 500), ("2m", 120_000), ("0", 0), ("1.5s", 1500)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(expected)), "{text}");
         }
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn callers() {
+    fn caller_mappings_are_parsed_or_rejected() {
         assert!(caller_block("10.0.0.0/8=web").is_ok());
         for text in ["", "web", "10.0.0.0/8", "10.0.0.0/8=", "10.0.0.0/40=web", &format!("::/0={}", "a".repeat(64))] {
             assert!(caller_block(text).is_err(), "{text}");

@@ -1,5 +1,5 @@
-//! Replies of upstreams, shared by everyone who may read them: the UDP workers, which never wait for the forwarder, and
-//! the forwarder, which alone writes.
+//! The cache of upstream replies. The transports' threads read it without waiting for the forwarder, which is the only
+//! writer.
 
 use std::hash::{Hash, Hasher, RandomState};
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 
 use super::reply::Entry;
 
-/// What a reply depends on, besides name and type: whether DNSSEC records are wanted, whether they are to be checked,
-/// whether the upstream is to ask others.
-pub(super) mod mark {
+/// Query flags that select a different reply to the same name and type: whether to include DNSSEC records, whether to
+/// validate them, and whether to recurse.
+pub(super) mod key_flag {
     /// DO (RFC 3225).
     pub const DNSSEC_OK: u8 = 1;
     /// CD (RFC 4035 section 3.2.2).
     pub const CHECKING_DISABLED: u8 = 2;
-    /// RD is not set: an answer of what is known.
+    /// RD is clear: the upstream answers from its own data.
     pub const NOT_RECURSIVE: u8 = 4;
 }
 
-/// Octets after the name in a key: the type and the marks.
+/// Bytes that follow the name in a key: the type and the flags.
 const TAIL: usize = 3;
 
-/// A name in wire format and lower case, then the type, then the marks.
+/// A name in wire format and lower case, then the type, then the flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CacheKey(pub(super) Box<[u8]>);
 
-/// A key in pieces, to look up with.
+/// A borrowed key, for lookups that do not allocate.
 pub(super) struct CacheLookup<'n> {
     pub(super) name: &'n [u8],
     pub(super) tail: [u8; TAIL],
@@ -35,9 +35,9 @@ pub(super) struct CacheLookup<'n> {
 
 impl<'n> CacheLookup<'n> {
     #[inline]
-    pub(super) fn new(name: &'n [u8], qtype: u16, marks: u8) -> CacheLookup<'n> {
+    pub(super) fn new(name: &'n [u8], qtype: u16, key_flags: u8) -> CacheLookup<'n> {
         let [high, low] = qtype.to_be_bytes();
-        CacheLookup { name, tail: [high, low, marks] }
+        CacheLookup { name, tail: [high, low, key_flags] }
     }
 
     pub(super) fn key(&self) -> CacheKey {
@@ -53,7 +53,7 @@ impl CacheKey {
         }
     }
 
-    pub(super) fn marks(&self) -> u8 {
+    pub(super) fn key_flags(&self) -> u8 {
         self.parts().tail[2]
     }
 
@@ -84,25 +84,25 @@ impl Equivalent<CacheKey> for CacheLookup<'_> {
     }
 }
 
-/// Weighs entries by octets, and at least so much that no more than `--cache-entries` fit.
+/// Weighs entries by their size in bytes. The minimum weight limits their number to `--cache-entries`.
 #[derive(Clone)]
 struct Octets {
     least: u64,
 }
 
-/// What the cache itself holds for an entry, in octets: the slot, its share of free slots, and the key's allocation.
-const SLOT: usize = 128;
+/// Overhead of an entry in bytes: its slot, its share of the free slots, and the allocation of its key.
+const SLOT_OVERHEAD: usize = 128;
 
 impl Weighter<CacheKey, Arc<Entry>> for Octets {
     fn weight(&self, key: &CacheKey, entry: &Arc<Entry>) -> u64 {
-        ((SLOT + key.0.len() + entry.size()) as u64).max(self.least)
+        ((SLOT_OVERHEAD + key.0.len() + entry.size()) as u64).max(self.least)
     }
 }
 
 /// Bounds of the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// `--cache-entries`; 0: nothing is kept.
+    /// `--cache-entries`; 0 disables the cache.
     pub entries: usize,
     /// `--cache-bytes`.
     pub octets: usize,
@@ -110,7 +110,7 @@ pub struct Bounds {
 
 type Entries = Shared<CacheKey, Arc<Entry>, Octets, RandomState, DefaultLifecycle<CacheKey, Arc<Entry>>>;
 
-/// The cache. Reading takes a shared lock of one shard for as long as it takes to find an entry and count a reference.
+/// The cache. A read holds one shard's shared lock only while it finds the entry and clones its `Arc`.
 pub(super) struct Cache {
     entries: Option<Entries>,
 }
@@ -118,7 +118,7 @@ pub(super) struct Cache {
 impl Cache {
     pub(super) fn new(bounds: Bounds) -> Cache {
         let least = bounds.octets.div_ceil(bounds.entries.max(1)) as u64;
-        // An entry is never larger than a shard: there are few.
+        // An entry must fit into one shard, so there are only a few large ones.
         let options = OptionsBuilder::new()
             .shards(8)
             .estimated_items_capacity(bounds.entries)
@@ -130,7 +130,7 @@ impl Cache {
         Cache { entries }
     }
 
-    /// What is kept for this.
+    /// Returns the cached entry, if there is one.
     #[inline]
     pub(super) fn get(&self, wanted: &CacheLookup<'_>) -> Option<Arc<Entry>> {
         self.entries.as_ref()?.get(wanted)
@@ -142,11 +142,11 @@ impl Cache {
         }
     }
 
-    /// Entries and octets that are kept now.
+    /// Number of cached entries and their total size in bytes.
     pub(super) fn size(&self) -> (usize, u64) {
         self.entries.as_ref().map_or((0, 0), |entries| {
-            // Small entries weigh more than they are: that bounds their number.
-            let octets = entries.iter().map(|(key, entry)| (SLOT + key.0.len() + entry.size()) as u64).sum();
+            // The total weight would overstate the size: the minimum weight of a small entry exceeds its size.
+            let octets = entries.iter().map(|(key, entry)| (SLOT_OVERHEAD + key.0.len() + entry.size()) as u64).sum();
             (entries.len(), octets)
         })
     }

@@ -1,5 +1,5 @@
-//! Answers that come from several places: the table and upstreams, by aliases that lead from one to the other, and the
-//! rest of a search list. These are few, so they are put together from whole records.
+//! Answers assembled from several sources: CNAME chains that cross between the zone and upstreams, and the remaining
+//! domains of a search list. They are rare, so this module works on parsed records rather than on bytes.
 
 use std::rc::Rc;
 
@@ -12,16 +12,16 @@ use tokio::time::{Instant, timeout_at};
 use super::cache::CacheLookup;
 use super::engine::Engine;
 use super::reply::{Entry, Freshness, Ttls};
-use super::{ClientQuery, marks_of};
+use super::{ClientQuery, key_flags_of};
 use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{HEADER_LEN, MAX_NAME, Name, extended_error, flags, rcode, rtype};
-use crate::zone::{Asker, Caller};
+use crate::zone::{Caller, LazyCaller};
 
-/// Places that an answer is put together from.
-const PLACES: usize = 8;
+/// Maximum number of sources of one answer.
+const MAX_SOURCES: usize = 8;
 
-/// What has been found.
+/// The parts of the answer collected so far.
 #[derive(Default)]
 struct Found {
     answers: Vec<Record>,
@@ -30,26 +30,26 @@ struct Found {
     errors: Vec<u8>,
 }
 
-/// What the table says of a name.
+/// The zone's answer for one name.
 enum TableAnswer {
-    /// This, and, if it leads out of the cluster, where to.
+    /// A reply and, if its CNAME chain leaves the cluster, the target to follow.
     Message(Message, Option<Vec<u8>>),
-    /// Others are to be asked.
+    /// The name belongs to upstreams.
     Outside,
-    /// Nobody is to be asked.
-    Nobody,
+    /// Neither the zone nor an upstream answers for this name.
+    NoAnswer,
 }
 
-/// No answer can be given now.
+/// The answer cannot be completed now; the client gets SERVFAIL.
 struct Failed;
 
 impl Engine {
-    /// Answers a question whose answer has several parts, before `deadline`.
+    /// Composes an answer and replies to the client, with SERVFAIL if it is incomplete at `deadline`.
     pub(super) async fn compose(self: Rc<Self>, question: ClientQuery, deadline: Instant) {
-        let made = timeout_at(deadline, self.made(&question)).await.unwrap_or(Err(Failed));
-        let entry = match made {
+        let assembled = timeout_at(deadline, self.assembled(&question)).await.unwrap_or(Err(Failed));
+        let entry = match assembled {
             Ok(Some(found)) => found.entry(&question),
-            Ok(None) => return self.answer_alone(question),
+            Ok(None) => return self.reply_from_zone(question),
             Err(Failed) => None,
         };
         let authoritative = question.ask.reason != ForwardReason::Outside && entry.is_some();
@@ -57,38 +57,38 @@ impl Engine {
         self.reply(question, &entry, Freshness::Fresh(0), authoritative);
     }
 
-    /// All parts; `None` if the table alone has the answer.
-    async fn made(self: &Rc<Self>, question: &ClientQuery) -> Result<Option<Found>, Failed> {
+    /// Collects all parts; `None` if no candidate of the search list exists, so that the zone alone answers.
+    async fn assembled(self: &Rc<Self>, question: &ClientQuery) -> Result<Option<Found>, Failed> {
         let name = Name::parse(&question.query, HEADER_LEN).map_err(|_| Failed)?;
         let mut found = Found::default();
         if question.ask.reason != ForwardReason::Search {
             self.gather(name.wire().to_vec(), question, &mut found).await?;
             return Ok(Some(found));
         }
-        let Some(place) = self.searched(question, &name).await? else { return Ok(None) };
+        let Some(place) = self.first_existing(question, &name).await? else { return Ok(None) };
         found.alias(&name, &place, self.ttl());
         self.gather(place, question, &mut found).await?;
-        // The place was chosen because the name exists there: it does for every type.
+        // The search chose this candidate because it exists, so the answer is NODATA at worst, for every type.
         if found.rcode == rcode::NXDOMAIN {
             found.rcode = rcode::NOERROR;
         }
         Ok(Some(found))
     }
 
-    /// Follows a name through the table and upstreams.
+    /// Follows a name's CNAME chain through the zone and upstreams.
     async fn gather(
         self: &Rc<Self>,
         mut name: Vec<u8>,
         question: &ClientQuery,
         found: &mut Found,
     ) -> Result<(), Failed> {
-        for place in 0..PLACES {
-            let next = match self.told(&name, question, place == 0) {
+        for place in 0..MAX_SOURCES {
+            let next = match self.from_zone(&name, question, place == 0) {
                 TableAnswer::Message(message, leads_to) => {
                     found.take(message);
                     leads_to
                 }
-                TableAnswer::Nobody => None,
+                TableAnswer::NoAnswer => None,
                 TableAnswer::Outside => self.asked(&name, question, found).await?,
             };
             match next {
@@ -99,14 +99,14 @@ impl Engine {
         Ok(())
     }
 
-    /// What an upstream says of a name; returns where in the cluster it leads to.
+    /// Adds an upstream's records for a name; returns the CNAME target inside the cluster, if there is one.
     async fn asked(
         self: &Rc<Self>,
         name: &[u8],
         question: &ClientQuery,
         found: &mut Found,
     ) -> Result<Option<Vec<u8>>, Failed> {
-        let key = CacheLookup::new(name, question.ask.qtype, marks_of(&question.ask)).key();
+        let key = CacheLookup::new(name, question.ask.qtype, key_flags_of(&question.ask)).key();
         let sent = key.question();
         let (entry, age) = self.lookup(key).await.ok_or(Failed)?;
         let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
@@ -126,7 +126,7 @@ impl Engine {
             found.authorities = message.authorities;
             return Ok(None);
         }
-        // Of an answer that leads into the cluster the aliases are the upstream's, and nothing else.
+        // If the chain leads into the cluster, only its CNAMEs come from the upstream: the zone answers the rest.
         let mut current = record_name(name).ok_or(Failed)?;
         for _ in 0..message.answers.len() {
             let alias = message.answers.iter().find_map(|record| match &record.data {
@@ -144,8 +144,9 @@ impl Engine {
         Err(Failed)
     }
 
-    /// What the table says of a name to whoever asked. The first name may be a short one, those it leads to are whole.
-    fn told(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
+    /// Returns the zone's answer for a name, as this client may see it. Only the `first` name may be a short one: CNAME
+    /// targets are fully qualified.
+    fn from_zone(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
         let zone = self.table.load();
         let query = query(name, question.ask.qtype);
         let mut buffer = self.buffer.borrow_mut();
@@ -155,7 +156,7 @@ impl Engine {
         let leads_out = match verdict {
             Verdict::Forward(ask) if ask.reason == ForwardReason::Outside => return TableAnswer::Outside,
             Verdict::Forward(ask) => {
-                let mut alone = Scratch::alone(self.turn());
+                let mut alone = Scratch::zone_only(self.turn());
                 verdict = answer(&zone, caller, &query, Limit::Stream, &mut alone, &mut buffer);
                 ask.reason == ForwardReason::LeadsOut
             }
@@ -171,16 +172,16 @@ impl Engine {
                     });
                     TableAnswer::Message(message, last.filter(|_| leads_out))
                 }
-                _ => TableAnswer::Nobody,
+                _ => TableAnswer::NoAnswer,
             },
-            _ => TableAnswer::Nobody,
+            _ => TableAnswer::NoAnswer,
         }
     }
 
-    /// Of `NAME.C.svc.Z`, which does not exist: the first of `NAME.svc.Z`, `NAME.Z`, `NAME` in the hosts' search domains
-    /// and `NAME` itself that does. Decided by existence, and by the same question for every type, so that A and AAAA
-    /// never go apart.
-    async fn searched(self: &Rc<Self>, question: &ClientQuery, name: &Name) -> Result<Option<Vec<u8>>, Failed> {
+    /// Completes the search list for `NAME.C.svc.Z`, which does not exist. Returns the first name that exists among
+    /// `NAME.svc.Z`, `NAME.Z`, `NAME` in the hosts' search domains, and `NAME` itself. Existence is checked with the
+    /// same query for every type, so that A and AAAA always lead to the same name.
+    async fn first_existing(self: &Rc<Self>, question: &ClientQuery, name: &Name) -> Result<Option<Vec<u8>>, Failed> {
         let (domain, search) = {
             let zone = self.table.load();
             let domains = &zone.settings.domains;
@@ -204,9 +205,9 @@ impl Engine {
         let Ok(name) = Name::parse(candidate, 0) else { return Ok(false) };
         {
             let zone = self.table.load();
-            let asker = Asker::new(&zone, Caller::Address(question.from));
-            match resolve(&zone, &asker, &name, &mut NoTrace) {
-                // A search goes on after what has no records.
+            let lazy_caller = LazyCaller::new(&zone, Caller::Address(question.from));
+            match resolve(&zone, &lazy_caller, &name, &mut NoTrace) {
+                // A stub resolver continues its search after a name without records.
                 Outcome::Found(Node::Empty | Node::Apex, _) | Outcome::Missing(_) => return Ok(false),
                 Outcome::Found(..) => return Ok(true),
                 Outcome::NotReady => return Err(Failed),
@@ -214,7 +215,7 @@ impl Engine {
                 Outcome::NotOurs => return Ok(false),
             }
         }
-        let key = CacheLookup::new(candidate, rtype::A, marks_of(&question.ask)).key();
+        let key = CacheLookup::new(candidate, rtype::A, key_flags_of(&question.ask)).key();
         match self.lookup(key).await {
             Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
             Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),
@@ -222,12 +223,12 @@ impl Engine {
         }
     }
 
-    /// What the table says, and nobody else.
-    fn answer_alone(&self, question: ClientQuery) {
+    /// Replies from the zone alone.
+    fn reply_from_zone(&self, question: ClientQuery) {
         let zone = self.table.load();
         let mut buffer = self.buffer.borrow_mut();
         let limit = if question.ask.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };
-        let (caller, mut scratch) = (Caller::Address(question.from), Scratch::alone(self.turn()));
+        let (caller, mut scratch) = (Caller::Address(question.from), Scratch::zone_only(self.turn()));
         let verdict = answer(&zone, caller, &question.query, limit, &mut scratch, &mut buffer);
         if let Verdict::Reply { len, .. } = verdict {
             self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
@@ -236,7 +237,7 @@ impl Engine {
 }
 
 impl Found {
-    /// What the table says: the last place decides the rcode.
+    /// Adds an answer of the zone. The last source decides the rcode.
     fn take(&mut self, mut message: Message) {
         self.answers.append(&mut message.answers);
         self.authorities = message.authorities;
@@ -249,7 +250,7 @@ impl Found {
         }
     }
 
-    /// All of it as one reply.
+    /// Encodes all parts as one reply.
     fn entry(self, question: &ClientQuery) -> Option<Entry> {
         let name = Name::parse(&question.query, HEADER_LEN).ok()?;
         let sent = [name.wire(), &question.ask.qtype.to_be_bytes(), &[0, 1]].concat();
@@ -261,12 +262,12 @@ impl Found {
         let octets = message.to_vec().ok()?;
         let untouched = Ttls { floor: 0, ceiling: u32::MAX };
         let mut entry = Entry::parse(&octets, &sent, untouched, 0, |_| false).ok()?;
-        entry.tell(&self.errors);
+        entry.set_errors(&self.errors);
         Some(entry)
     }
 }
 
-/// A query for a name, as a client might send it.
+/// Encodes a query with RD set, as a client would send it.
 fn query(name: &[u8], qtype: u16) -> Vec<u8> {
     let [high, low] = qtype.to_be_bytes();
     let [rd, _] = flags::RD.to_be_bytes();

@@ -1,6 +1,6 @@
-//! The forwarder's thread: every question that is not answered from what is kept comes through here.
+//! The forwarder's thread, which handles every query that the cache cannot answer.
 //!
-//! It is one thread, so what it knows needs no locks. A question in flight is asked once, whoever joins it meanwhile.
+//! There is one such thread, so its state needs no locks. Identical queries share one upstream query in flight.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,43 +23,46 @@ use super::pool::Pool;
 use super::reply::{Entry, Freshness};
 use super::settings::{self, Forwarding};
 use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
-use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, WAITING, marks_of};
+use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, QUEUE_CAPACITY, key_flags_of};
 use crate::answer::{ForwardReason, Verdict, ZoneClass};
-use crate::watched::Watched;
+use crate::watched::FolderWatch;
 use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
 use crate::zone::{Domain, Zone};
 
-/// Time that upstreams have in all: stub resolvers wait for five seconds (resolv.conf(5)), and have to hear of it.
+/// Time limit for all upstreams together. Stub resolvers give up after five seconds (resolv.conf(5)), so a SERVFAIL
+/// has to reach them before that.
 const DEADLINE: Duration = Duration::from_secs(4);
-/// Time after which a stale answer is sent while a fresh one is still asked for (RFC 8767 section 5).
+/// Time after which clients get a stale reply while the upstream query continues: the client response timer (RFC 8767
+/// section 5).
 const STALE_AFTER: Duration = Duration::from_millis(1800);
-/// Seconds that a stale answer is sent at once, after nothing fresher could be had (RFC 8767 section 5).
-const STALE_FOR: u32 = 30;
-/// Seconds that it is remembered that nobody answered (RFC 9520 section 3.2).
-const SILENCE_TTL: u32 = 1;
-/// Jobs taken at a time.
+/// Seconds after a failed refresh during which a stale reply is served at once: the failure recheck timer (RFC 8767
+/// section 5).
+const FAILURE_RECHECK: u32 = 30;
+/// TTL in seconds of the cached failure when no upstream replies (RFC 9520 section 3.2).
+const NO_REPLY_TTL: u32 = 1;
+/// Maximum number of jobs received at once.
 const BATCH: usize = 64;
-/// Clients that wait for each question in flight, on average, before more are turned away.
-const CLIENTS: usize = 16;
+/// Waiting clients per query in flight, on average, above which further clients are rejected.
+const WAITERS_PER_QUERY: usize = 16;
 
-/// A forwarder that runs.
+/// A running forwarder.
 pub struct StartedForwarder {
-    /// What transports ask.
+    /// The transports' interface to the thread.
     pub forwarder: Arc<Forwarder>,
-    /// Its thread, which ends when nobody asks any more.
+    /// Its thread, which ends once every clone of `forwarder` is dropped.
     pub thread: JoinHandle<()>,
 }
 
 /// Starts the forwarder.
 ///
 /// # Errors
-/// When the trust store is of no use, a folder cannot be watched, or the system gives no thread.
+/// Fails if the trust store cannot be loaded, a directory cannot be watched, or the thread cannot be started.
 pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<StartedForwarder> {
     let tls = match forwarding.servers().any(|server| server.tls.is_some()) {
         true => Some(crate::tls::client(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
         false => None,
     };
-    let (jobs, incoming) = mpsc::channel(WAITING);
+    let (jobs, incoming) = mpsc::channel(QUEUE_CAPACITY);
     let cache = Arc::new(ForwardCache {
         entries: Cache::new(forwarding.bounds),
         epoch: std::time::Instant::now(),
@@ -68,10 +71,10 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         upstreams: std::sync::Mutex::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // Of a link, what it leads to changes.
+    // If the path is a symbolic link, changes happen in the directory of its target.
     let file = forwarding.file.as_deref().map(|file| file.canonicalize().unwrap_or_else(|_| file.to_owned()));
     let watched = match file.as_deref().and_then(Path::parent) {
-        Some(folder) => Some(Watched::new(folder, "resolv-conf")?),
+        Some(folder) => Some(FolderWatch::new(folder, "resolv-conf")?),
         None => None,
     };
     let forwarder = Arc::new(Forwarder { cache: cache.clone(), jobs });
@@ -82,40 +85,40 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
     Ok(StartedForwarder { forwarder, thread })
 }
 
-/// Who waits for an entry.
+/// The recipient of an entry.
 enum Waiter {
     Client(ClientQuery),
     Task(oneshot::Sender<(Arc<Entry>, Freshness)>),
 }
 
-/// A question in flight.
+/// An upstream query in flight.
 #[derive(Default)]
 struct Flight {
     waiters: Vec<Waiter>,
-    /// What is sent to whoever comes, since the upstreams take their time.
-    meanwhile: Option<Arc<Entry>>,
+    /// The stale reply for clients that join while the upstreams are slow.
+    interim: Option<Arc<Entry>>,
 }
 
-/// Everything that the thread knows.
+/// The thread's state.
 pub(super) struct Engine {
     pub(super) shared: Rc<UpstreamContext>,
     pub(super) table: Arc<ArcSwap<Zone>>,
     cache: Arc<ForwardCache>,
-    /// Longest zone first; the last, of the root, is the upstreams'.
+    /// Stub zones, longest first; then the root, which belongs to the upstreams.
     pub(super) routes: Vec<(Domain, Pool)>,
     flights: RefCell<HashMap<CacheKey, Flight>>,
     waiting: Cell<usize>,
-    /// Answers of several parts that are being made.
+    /// Number of answers that are being composed.
     composing: Cell<usize>,
     concurrent: usize,
     stale: u32,
     pub(super) search: Vec<Domain>,
     pub(super) buffer: RefCell<Box<[u8]>>,
     turn: Cell<u16>,
-    /// Replies that are sent once nothing else is to be done at once.
+    /// Batches to flush once no other work is ready.
     outboxes: RefCell<Vec<Arc<dyn Outbox>>>,
     replied: Notify,
-    /// Names that were sent to see whether they come back.
+    /// Names of the loop probes in flight, and the servers they were sent to.
     pub(super) probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
 }
 
@@ -150,23 +153,23 @@ impl Engine {
             replied: Notify::new(),
             probes: RefCell::default(),
         };
-        engine.tell_upstreams();
+        engine.publish_upstreams();
         Rc::new(engine)
     }
 
-    /// Which upstreams there are now, for metrics.
-    fn tell_upstreams(&self) {
+    /// Publishes the current upstreams' statistics for metrics.
+    fn publish_upstreams(&self) {
         let servers: Vec<_> = self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect();
         *self.cache.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
             servers.iter().map(|server| server.stats.clone()).collect();
     }
 
-    /// Works until no transport is left that could ask, and what is in flight has landed.
-    async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, file: Option<PathBuf>, watched: Option<Watched>) {
+    /// Runs until every transport has dropped its [`Forwarder`] and the queries in flight have finished or timed out.
+    async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, file: Option<PathBuf>, watched: Option<FolderWatch>) {
         if let (Some(path), Some(watched)) = (file, watched) {
             spawn_local(self.clone().follow(path, watched));
         }
-        spawn_local(self.clone().look_for_loops());
+        spawn_local(self.clone().detect_loops());
         spawn_local(self.clone().flush());
         let mut batch = Vec::with_capacity(BATCH);
         while jobs.recv_many(&mut batch, BATCH).await > 0 {
@@ -186,43 +189,43 @@ impl Engine {
         }
     }
 
-    /// Reads the file of upstreams again whenever it may have changed. One without servers changes nothing.
-    async fn follow(self: Rc<Self>, path: PathBuf, watched: Watched) {
+    /// Reloads the resolv.conf when it changes. A file that is unreadable or lists no servers is ignored.
+    async fn follow(self: Rc<Self>, path: PathBuf, watched: FolderWatch) {
         let mut known = settings::read(&path).unwrap_or_default();
         loop {
             watched.changed().await;
-            // Editors and kubelets write in steps.
+            // Editors and the kubelet write a file in several steps.
             sleep(Duration::from_millis(50)).await;
             let found = match settings::read(&path) {
                 Ok(found) if found == known => continue,
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "the upstreams known so far are asked on");
+                    tracing::warn!(%error, "cannot reload upstreams; still using the previous ones");
                     continue;
                 }
             };
-            let told: Vec<String> = found.iter().map(ToString::to_string).collect();
-            tracing::info!(file = %path.display(), upstreams = told.join(" "), "upstreams have changed");
+            let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+            tracing::info!(file = %path.display(), upstreams = names.join(" "), "upstreams reloaded");
             if let Some((_, pool)) = self.routes.last() {
                 pool.replace(&found, &self.shared);
             }
-            self.tell_upstreams();
+            self.publish_upstreams();
             known = found;
             self.clone().probe_all();
         }
     }
 
-    /// TTL of what is the cluster's, in seconds.
+    /// TTL of the cluster's own records, in seconds.
     pub(super) fn ttl(&self) -> u32 {
         self.table.load().settings.ttl
     }
 
-    /// Another number from one answer to the next, by which records take turns.
+    /// Returns the next rotation index, which decides the record that an answer starts with.
     pub(super) fn turn(&self) -> u16 {
         self.turn.replace(self.turn.get().wrapping_add(1))
     }
 
-    /// Whether a name lies under a cluster domain.
+    /// Whether a name is under a cluster domain.
     pub(super) fn is_ours(&self, name: &Name) -> bool {
         self.table.load().settings.is_under_domain(name)
     }
@@ -233,19 +236,19 @@ impl Engine {
             return loops::found(&server);
         }
         if question.ask.reason != ForwardReason::Outside {
-            if self.composing.get() >= self.concurrent * CLIENTS {
+            if self.composing.get() >= self.concurrent * WAITERS_PER_QUERY {
                 self.cache.counts.rejected.fetch_add(1, Relaxed);
                 return;
             }
-            self.clone().put_together(question);
+            self.clone().spawn_compose(question);
             return;
         }
-        let key = CacheLookup::new(name.wire(), question.ask.qtype, marks_of(&question.ask)).key();
-        self.want(key, Waiter::Client(question));
+        let key = CacheLookup::new(name.wire(), question.ask.qtype, key_flags_of(&question.ask)).key();
+        self.request(key, Waiter::Client(question));
     }
 
-    /// Has an answer of several parts made, in the time that an answer has.
-    fn put_together(self: Rc<Self>, question: ClientQuery) {
+    /// Spawns the task that composes an answer within [`DEADLINE`].
+    fn spawn_compose(self: Rc<Self>, question: ClientQuery) {
         self.composing.set(self.composing.get() + 1);
         spawn_local(async move {
             self.clone().compose(question, Instant::now() + DEADLINE).await;
@@ -253,14 +256,14 @@ impl Engine {
         });
     }
 
-    /// What is kept, or can be had; `None` if nobody can be asked.
+    /// Returns the entry for a key, from the cache or an upstream; `None` if the query was rejected.
     pub(super) async fn lookup(self: &Rc<Self>, key: CacheKey) -> Option<(Arc<Entry>, Freshness)> {
         let (found, wait) = oneshot::channel();
-        self.want(key, Waiter::Task(found));
+        self.request(key, Waiter::Task(found));
         wait.await.ok()
     }
 
-    fn want(self: &Rc<Self>, key: CacheKey, waiter: Waiter) {
+    fn request(self: &Rc<Self>, key: CacheKey, waiter: Waiter) {
         let now = self.shared.now();
         let cached = self.cache.entries.get(&key.parts());
         if let Some(entry) = &cached {
@@ -270,16 +273,16 @@ impl Engine {
             }
         }
         self.cache.counts.misses.fetch_add(1, Relaxed);
-        let stand_in = cached.filter(|entry| entry.may_stand_in(now, self.stale));
+        let fallback = cached.filter(|entry| entry.may_serve_stale(now, self.stale));
         let mut flights = self.flights.borrow_mut();
         let full = flights.len() >= self.concurrent;
         if let Some(flight) = flights.get_mut(&key) {
             self.cache.counts.joined.fetch_add(1, Relaxed);
-            if let Some(entry) = flight.meanwhile.clone() {
+            if let Some(entry) = flight.interim.clone() {
                 drop(flights);
                 return self.deliver(waiter, &entry, Freshness::Stale);
             }
-            if self.waiting.get() >= self.concurrent * CLIENTS {
+            if self.waiting.get() >= self.concurrent * WAITERS_PER_QUERY {
                 self.cache.counts.rejected.fetch_add(1, Relaxed);
                 return;
             }
@@ -290,7 +293,7 @@ impl Engine {
         if full {
             drop(flights);
             self.cache.counts.rejected.fetch_add(1, Relaxed);
-            return match stand_in {
+            return match fallback {
                 Some(entry) => self.deliver(waiter, &entry, Freshness::Stale),
                 None => {
                     self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Freshness::Fresh(0))
@@ -298,40 +301,41 @@ impl Engine {
             };
         }
         self.waiting.set(self.waiting.get() + 1);
-        flights.insert(key.clone(), Flight { waiters: vec![waiter], meanwhile: None });
+        flights.insert(key.clone(), Flight { waiters: vec![waiter], interim: None });
         drop(flights);
-        spawn_local(self.clone().fly(key, stand_in));
+        spawn_local(self.clone().run_query(key, fallback));
     }
 
-    /// Asks again for what is about to expire.
+    /// Prefetches an entry that is about to expire.
     fn refresh(self: &Rc<Self>, key: CacheKey) {
         let entry = self.cache.entries.get(&key.parts());
         let mut flights = self.flights.borrow_mut();
         if flights.contains_key(&key) || flights.len() >= self.concurrent {
             if let Some(entry) = entry {
-                entry.refreshed();
+                entry.clear_refreshing();
             }
             return;
         }
         self.cache.counts.prefetches.fetch_add(1, Relaxed);
         flights.insert(key.clone(), Flight::default());
         drop(flights);
-        spawn_local(self.clone().fly(key, entry));
+        spawn_local(self.clone().run_query(key, entry));
     }
 
-    /// Asks, keeps what comes, and tells everyone who waits. `stand_in` is told where nothing fresh can be had.
-    async fn fly(self: Rc<Self>, key: CacheKey, stand_in: Option<Arc<Entry>>) {
+    /// Queries the upstreams, caches the reply, and delivers it to all waiters. `fallback` is the cached entry to serve
+    /// if the upstreams fail or are slow.
+    async fn run_query(self: Rc<Self>, key: CacheKey, fallback: Option<Arc<Entry>>) {
         let result = {
             let mut asking = std::pin::pin!(self.ask(&key));
-            match &stand_in {
+            match &fallback {
                 None => asking.await,
                 Some(entry) => tokio::select! {
                     biased;
                     result = &mut asking => result,
                     () = sleep(STALE_AFTER) => {
                         let age = entry.age(self.shared.now());
-                        if entry.may_stand_in(self.shared.now(), self.stale) {
-                            self.tell(&key, entry, if age == Freshness::Expired { Freshness::Stale } else { age }, true);
+                        if entry.may_serve_stale(self.shared.now(), self.stale) {
+                            self.deliver_all(&key, entry, if age == Freshness::Expired { Freshness::Stale } else { age }, true);
                         }
                         asking.await
                     }
@@ -339,44 +343,45 @@ impl Engine {
             }
         };
         let now = self.shared.now();
-        match (result, stand_in) {
+        match (result, fallback) {
             (Ok(entry), _) => {
                 let entry = Arc::new(entry);
-                // Kept before it is told: who is told may ask again.
+                // Cache it before replying: a client may repeat its query as soon as it has the reply.
                 if entry.ttl > 0 {
                     self.cache.entries.insert(key.clone(), entry.clone());
                 }
-                self.tell(&key, &entry, Freshness::Fresh(0), false);
+                self.deliver_all(&key, &entry, Freshness::Fresh(0), false);
             }
-            (Err(_), Some(entry)) if entry.age(now) != Freshness::Expired || entry.may_stand_in(now, self.stale) => {
-                entry.stand_in_until(now.saturating_add(STALE_FOR), self.stale);
-                entry.refreshed();
+            (Err(_), Some(entry)) if entry.age(now) != Freshness::Expired || entry.may_serve_stale(now, self.stale) => {
+                entry.serve_stale_until(now.saturating_add(FAILURE_RECHECK), self.stale);
+                entry.clear_refreshing();
                 let age = entry.age(now);
-                self.tell(&key, &entry, if age == Freshness::Expired { Freshness::Stale } else { age }, false);
+                self.deliver_all(&key, &entry, if age == Freshness::Expired { Freshness::Stale } else { age }, false);
             }
             (Err(trouble), _) => {
                 let entry = Arc::new(match trouble {
-                    // Its own word for why it failed is worth more than ours.
+                    // The upstream's extended errors are more specific than ours.
                     UpstreamError::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,
-                    UpstreamError::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, SILENCE_TTL),
-                    _ => Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, now, SILENCE_TTL),
+                    UpstreamError::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, NO_REPLY_TTL),
+                    _ => Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, now, NO_REPLY_TTL),
                 });
                 self.cache.entries.insert(key.clone(), entry.clone());
-                self.tell(&key, &entry, Freshness::Fresh(0), false);
+                self.deliver_all(&key, &entry, Freshness::Fresh(0), false);
             }
         }
     }
 
     async fn ask(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
         let question = key.question();
-        let name = Name::parse(&question, 0).map_err(|_| UpstreamError::Nobody)?;
+        let name = Name::parse(&question, 0).map_err(|_| UpstreamError::NoServer)?;
         let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
-        let Some((_, pool)) = route else { return Err(UpstreamError::Nobody) };
-        let asked = UpstreamQuery { question: &question, marks: key.marks(), deadline: Instant::now() + DEADLINE };
+        let Some((_, pool)) = route else { return Err(UpstreamError::NoServer) };
+        let asked =
+            UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + DEADLINE };
         let result = pool.ask(&asked).await;
-        // Who asks itself waits for itself: silence may be a loop.
-        let silent = matches!(result, Err(UpstreamError::NoTrace));
-        if silent || !pool.is_well() {
+        // A server that forwards to itself waits for itself, so a timeout may be a sign of a loop.
+        let silent = matches!(result, Err(UpstreamError::Timeout));
+        if silent || !pool.is_healthy() {
             for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
                 self.probe(server);
             }
@@ -384,13 +389,14 @@ impl Engine {
         result
     }
 
-    /// Tells everyone who waits for this. While it is still being asked for, those who come are told the same.
-    fn tell(self: &Rc<Self>, key: &CacheKey, entry: &Arc<Entry>, age: Freshness, meanwhile: bool) {
+    /// Delivers an entry to all waiters. With `interim`, the query stays in flight and later clients get the same
+    /// entry.
+    fn deliver_all(self: &Rc<Self>, key: &CacheKey, entry: &Arc<Entry>, age: Freshness, interim: bool) {
         let waiters = {
             let mut flights = self.flights.borrow_mut();
-            if meanwhile {
+            if interim {
                 let Some(flight) = flights.get_mut(key) else { return };
-                flight.meanwhile = Some(entry.clone());
+                flight.interim = Some(entry.clone());
                 std::mem::take(&mut flight.waiters)
             } else {
                 flights.remove(key).map(|flight| flight.waiters).unwrap_or_default()
@@ -411,13 +417,13 @@ impl Engine {
                 let _ = found.send((entry.clone(), age));
             }
             Waiter::Client(question) if entry.leads_in => {
-                self.clone().put_together(question);
+                self.clone().spawn_compose(question);
             }
             Waiter::Client(question) => self.reply(question, entry, age, false),
         }
     }
 
-    /// Sends an entry as the reply.
+    /// Replies to a client with an entry.
     pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, age: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
         let ask = &question.ask;
@@ -437,7 +443,7 @@ impl Engine {
         }
     }
 
-    /// Sends replies, after everything that can be done at once has been done: more of them go together.
+    /// Flushes the batches of replies. It yields to ready tasks first, so that more replies share a system call.
     async fn flush(self: Rc<Self>) {
         loop {
             self.replied.notified().await;

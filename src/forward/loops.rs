@@ -1,4 +1,5 @@
-//! Upstreams that ask us back: found by a question that nobody else can know of, which comes to us.
+//! Detection of forwarding loops: a probe for an unguessable random name is sent to each upstream, and its arrival here
+//! reveals a loop.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -7,20 +8,21 @@ use std::time::Duration;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use super::cache::mark;
+use super::cache::key_flag;
 use super::engine::Engine;
 use super::upstream::{Server, UpstreamError, UpstreamQuery};
 
-/// Time for a probe of an upstream to come back to us, and between two of one that looped.
+/// Time that a probe has to return.
 const PROBE: Duration = Duration::from_secs(5);
+/// Interval between probes of an upstream that loops.
 const PROBE_AGAIN: Duration = Duration::from_secs(30);
-/// The type that probes ask for: HINFO, which nobody has (RFC 8482 section 4.2 gives it a use in replies).
+/// The qtype of probes: HINFO, which is practically unused (RFC 8482 section 4.2 uses it only in replies).
 const PROBE_TYPE: u16 = 13;
 
 impl Engine {
-    /// Once the table is there, which could take a probe for one of its names, every upstream is probed; then those that
-    /// loop, from time to time, in case they no longer do.
-    pub(super) async fn look_for_loops(self: Rc<Self>) {
+    /// Probes every upstream once the zone is synced: before that, a returning probe could be taken for a name of the
+    /// cluster. After that it probes looping upstreams every [`PROBE_AGAIN`], to notice when the loop is gone.
+    pub(super) async fn detect_loops(self: Rc<Self>) {
         while !self.table.load().synced {
             sleep(Duration::from_millis(500)).await;
         }
@@ -41,7 +43,8 @@ impl Engine {
         }
     }
 
-    /// Asks a server for a name that nobody else can know. If that question reaches us, what we ask of it comes back.
+    /// Sends a server a query for a random name. If that query arrives here, the server forwards our queries back to
+    /// us.
     pub(super) fn probe(self: &Rc<Self>, server: &Rc<Server>) {
         let mut probes = self.probes.borrow_mut();
         if probes.values().any(|probed| Rc::ptr_eq(probed, server)) {
@@ -56,27 +59,30 @@ impl Engine {
         let (engine, server) = (self.clone(), server.clone());
         spawn_local(async move {
             let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
-            let asked =
-                UpstreamQuery { question: &question, marks: mark::CHECKING_DISABLED, deadline: Instant::now() + PROBE };
+            let asked = UpstreamQuery {
+                question: &question,
+                key_flags: key_flag::CHECKING_DISABLED,
+                deadline: Instant::now() + PROBE,
+            };
             let result = server.ask(&asked).await;
-            // Taken out by then if it has come back.
+            // A probe that came back has already been removed.
             let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
             if stayed_away
                 && matches!(result, Ok(_) | Err(UpstreamError::Refused(_)))
                 && server.stats.looping.swap(false, Relaxed)
             {
-                tracing::info!(upstream = %server.address, "upstream no longer asks us back");
+                tracing::info!(upstream = %server.address, "forwarding loop is gone; upstream is back in use");
             }
         });
     }
 }
 
-/// What was asked of this server has come to us.
+/// Records that a probe of this server has arrived here.
 pub(super) fn found(server: &Server) {
     if !server.stats.looping.swap(true, Relaxed) {
         tracing::error!(
             upstream = %server.address,
-            "what is asked of this upstream comes back: it is not asked any more. Name another with --upstream, or none"
+            "forwarding loop: upstream sends our queries back and is not used; set another --upstream, or none"
         );
     }
 }

@@ -1,7 +1,8 @@
-//! Names that are not the cluster's: asked of others, and what they say kept.
+//! Forwarding: names outside the cluster are resolved by upstreams, and their replies are cached.
 //!
-//! A transport asks the [`Forwarder`] for what is kept, on its own thread; what is not kept it hands over, and goes on. One
-//! thread of the forwarder's own asks upstreams and replies to whoever waits. A worker never waits for it.
+//! A transport looks a query up in the cache through the [`Forwarder`], on its own thread. On a miss it enqueues the
+//! query and moves on, so a worker never waits. One dedicated thread queries the upstreams and replies to the waiting
+//! clients.
 
 mod cache;
 mod compose;
@@ -23,94 +24,94 @@ use tokio::sync::mpsc;
 
 use crate::answer::{ForwardReason, ForwardRequest, Verdict, ZoneClass};
 use crate::wire::{Name, flags};
-use cache::{Cache, CacheKey, CacheLookup, mark};
+use cache::{Cache, CacheKey, CacheLookup, key_flag};
 
 pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
 pub use reply::{Entry, Freshness, InvalidReply, Ttls};
-pub use settings::{Address, Forwarding, NoAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
+pub use settings::{Address, Forwarding, InvalidAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
 pub use stats::{RCODES, TIME_BOUNDS, UpstreamStats};
 
-/// Questions that may wait for the forwarder's thread. A flood beyond it is dropped, as a full socket would drop it.
-const WAITING: usize = 4096;
+/// Capacity of the forwarder's queue. Queries beyond it are dropped, as they would be by a full socket buffer.
+const QUEUE_CAPACITY: usize = 4096;
 
-/// Who waits for a reply. It is sent once, or never.
+/// A client that waits for a reply. It gets at most one.
 pub trait Client: Send {
-    /// Sends the reply, or puts it into an [`Outbox`], which it returns if that was empty before. `verdict` and `took` are
-    /// for metrics.
+    /// Sends the reply, or adds it to an [`Outbox`]. Returns that outbox if it was empty, so that the caller flushes
+    /// it. `verdict` and `took` are for metrics.
     fn send(self: Box<Self>, reply: &[u8], verdict: &Verdict, took: Duration) -> Option<Arc<dyn Outbox>>;
 }
 
-/// Replies that are sent together: one by one, each would cost a system call and wake its reader by itself.
+/// A batch of replies. Sent one by one, each would cost a system call and a wakeup of its receiver.
 pub trait Outbox: Send + Sync {
-    /// Sends all of them.
+    /// Sends the whole batch.
     fn flush(&self);
 }
 
-/// A question that is handed over.
+/// A query handed to the forwarder's thread.
 pub struct ClientQuery {
     /// The client's whole message.
     pub query: Box<[u8]>,
-    /// What has been read of it.
+    /// The parsed parts of the query.
     pub ask: ForwardRequest,
-    /// Who asks.
+    /// The client's address.
     pub from: IpAddr,
-    /// When it came.
+    /// Arrival time of the query.
     pub received: Instant,
-    /// Where the reply goes.
+    /// The recipient of the reply.
     pub client: Box<dyn Client>,
 }
 
 enum Job {
     ClientQuery(ClientQuery),
-    /// Something popular is about to expire.
+    /// Prefetch a popular entry that is about to expire.
     Refresh(CacheKey),
 }
 
-/// What is counted of forwarding, besides upstreams.
+/// Counters of forwarding, except those of each upstream.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Questions that nothing kept answered.
+    /// Cache misses.
     pub misses: AtomicU64,
-    /// Answers past their time, for want of fresher ones: those that the forwarder's thread sent.
+    /// Stale replies sent by the forwarder's thread. The transports count their own.
     pub stale: AtomicU64,
-    /// Popular answers asked for again before they expired.
+    /// Popular entries that were prefetched before they expired.
     pub prefetches: AtomicU64,
-    /// Questions refused for want of room: too many in flight, or waiting.
+    /// Queries rejected because too many were in flight or waiting.
     pub rejected: AtomicU64,
-    /// Questions that joined one in flight.
+    /// Queries that joined an identical one in flight.
     pub joined: AtomicU64,
 }
 
-/// What upstreams have said, and what is counted: written by the forwarder's thread, read by everyone.
+/// Cached replies and counters of forwarding, written by the forwarder's thread and read by any thread.
 pub struct ForwardCache {
     entries: Cache,
     epoch: Instant,
-    /// What the OPT record of replies says, in octets.
+    /// UDP payload size that the OPT record of replies announces, in bytes.
     payload: u16,
     /// See [`Counts`].
     pub counts: Counts,
     upstreams: Mutex<Vec<Arc<UpstreamStats>>>,
 }
 
-/// What transports ask.
+/// The transports' interface to forwarding: cache lookups, and the queue of the forwarder's thread.
 pub struct Forwarder {
-    /// See [`ForwardCache`].
+    /// The cache and the counters.
     pub cache: Arc<ForwardCache>,
     jobs: mpsc::Sender<Job>,
 }
 
-/// The marks of a question.
-fn marks_of(ask: &ForwardRequest) -> u8 {
-    let when = |condition: bool, mark| if condition { mark } else { 0 };
-    when(ask.edns.is_some_and(|flags| flags & 0x80 != 0), mark::DNSSEC_OK)
-        | when(ask.flags & flags::CD != 0, mark::CHECKING_DISABLED)
-        | when(ask.flags & flags::RD == 0, mark::NOT_RECURSIVE)
+/// Returns the query flags that are part of the cache key.
+fn key_flags_of(ask: &ForwardRequest) -> u8 {
+    let when = |condition: bool, key_flag| if condition { key_flag } else { 0 };
+    when(ask.edns.is_some_and(|flags| flags & 0x80 != 0), key_flag::DNSSEC_OK)
+        | when(ask.flags & flags::CD != 0, key_flag::CHECKING_DISABLED)
+        | when(ask.flags & flags::RD == 0, key_flag::NOT_RECURSIVE)
 }
 
 impl Forwarder {
-    /// The reply, if it is kept: no lock is held while it is written, nothing is allocated. `received` is when the query
-    /// came.
+    /// Writes the cached reply, if there is one, without allocating and without holding a lock. `received` is the
+    /// arrival time of the query.
     #[inline]
     pub fn answer(
         &self,
@@ -123,7 +124,7 @@ impl Forwarder {
         if ask.reason != ForwardReason::Outside {
             return None;
         }
-        let wanted = CacheLookup::new(name.wire(), ask.qtype, marks_of(ask));
+        let wanted = CacheLookup::new(name.wire(), ask.qtype, key_flags_of(ask));
         let entry = self.cache.entries.get(&wanted).filter(|entry| !entry.leads_in)?;
         let age = entry.age(received.saturating_duration_since(self.cache.epoch).as_secs() as u32);
         match age {
@@ -135,15 +136,15 @@ impl Forwarder {
         Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, zone_class: ZoneClass::Other }, age))
     }
 
-    /// Has something popular asked for again. It happens once in the life of an entry, and may allocate.
+    /// Requests a prefetch. This happens about once in the life of an entry, so it may allocate.
     #[cold]
     fn refresh(&self, wanted: &CacheLookup<'_>, entry: &Entry) {
         if self.jobs.try_send(Job::Refresh(wanted.key())).is_err() {
-            entry.refreshed();
+            entry.clear_refreshing();
         }
     }
 
-    /// Hands a question over. Where too many wait it is dropped: who asks will ask again.
+    /// Enqueues a query for the forwarder's thread. If the queue is full the query is dropped; the client will retry.
     pub fn hand_over(&self, question: ClientQuery) {
         if self.jobs.try_send(Job::ClientQuery(question)).is_err() {
             self.cache.counts.rejected.fetch_add(1, Relaxed);
@@ -152,12 +153,12 @@ impl Forwarder {
 }
 
 impl ForwardCache {
-    /// Entries and octets that are kept now.
+    /// Number of cached entries and their total size in bytes.
     pub fn size(&self) -> (usize, u64) {
         self.entries.size()
     }
 
-    /// What is counted of each upstream that is asked now.
+    /// Statistics of each upstream in the current configuration.
     pub fn upstreams(&self) -> Vec<Arc<UpstreamStats>> {
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! Several servers that answer for the same names, and which of them is asked when.
+//! A pool of servers for the same names, and the order in which they are queried.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -13,10 +13,10 @@ use super::reply::Entry;
 use super::settings::Address;
 use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
 
-/// How long one server is waited for before another is asked as well.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// Time without a reply after which the next server is queried in parallel.
+const HEDGE_AFTER: Duration = Duration::from_millis(400);
 
-/// Servers in the order in which they were named.
+/// Servers in the order of the configuration.
 pub(super) struct Pool {
     servers: RefCell<Rc<[Rc<Server>]>>,
 }
@@ -28,7 +28,7 @@ impl Pool {
         pool
     }
 
-    /// Other servers from now on. Those that stay keep what is known of them.
+    /// Replaces the servers. Those that remain in the pool retain their state.
     pub(super) fn replace(&self, addresses: &[Address], shared: &Rc<UpstreamContext>) {
         let known = self.servers();
         let kept = |address: &Address| known.iter().find(|server| server.address == *address).cloned();
@@ -42,42 +42,42 @@ impl Pool {
         self.servers.borrow().clone()
     }
 
-    /// Whether all of them are asked in their turn.
-    pub(super) fn is_well(&self) -> bool {
+    /// Whether every server is up and free of loops.
+    pub(super) fn is_healthy(&self) -> bool {
         self.servers.borrow().iter().all(|server| server.is_up() && !server.stats.looping.load(Relaxed))
     }
 
-    /// Asks one server after the other until one answers. Those that do not reply at present come last; one that has
-    /// rested is tried by the way, so that nobody waits for it.
+    /// Queries one server after another until one answers. Servers that are down come last. One that is due for another
+    /// try also gets the query in the background, so that no client waits for it.
     pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let servers = self.servers();
-        if self.is_well() {
+        if self.is_healthy() {
             return race(&servers, asked).await;
         }
         let (order, resting) = {
             let usable = servers.iter().filter(|server| !server.stats.looping.load(Relaxed));
             let (mut order, resting): (Vec<_>, Vec<_>) = usable.cloned().partition(|server| server.is_up());
-            let tried = resting.iter().find(|server| !order.is_empty() && server.should_be_tried()).cloned();
+            let tried = resting.iter().find(|server| !order.is_empty() && server.is_due_for_retry()).cloned();
             order.extend(resting);
             (order, tried)
         };
         if let Some(server) = resting {
-            let (question, marks, deadline) = (asked.question.to_vec(), asked.marks, asked.deadline);
+            let (question, key_flags, deadline) = (asked.question.to_vec(), asked.key_flags, asked.deadline);
             tokio::task::spawn_local(async move {
-                let _ = server.ask(&UpstreamQuery { question: &question, marks, deadline }).await;
+                let _ = server.ask(&UpstreamQuery { question: &question, key_flags, deadline }).await;
             });
         }
         race(&order, asked).await
     }
 }
 
-/// Asks the first; if it fails, or takes its time, the others as well. The first answer counts.
+/// Queries the first server and, if it fails or is slow, the others. The first answer wins.
 fn race<'a>(
     servers: &'a [Rc<Server>],
     asked: &'a UpstreamQuery<'_>,
 ) -> Pin<Box<dyn Future<Output = Result<Entry, UpstreamError>> + 'a>> {
     Box::pin(async move {
-        let Some((server, rest)) = servers.split_first() else { return Err(UpstreamError::Nobody) };
+        let Some((server, rest)) = servers.split_first() else { return Err(UpstreamError::NoServer) };
         let mut first = pin!(server.ask(asked));
         if rest.is_empty() {
             return first.await;
@@ -88,7 +88,7 @@ fn race<'a>(
                 Ok(entry) => return Ok(entry),
                 Err(trouble) => return race(rest, asked).await.map_err(|other| trouble.or(other)),
             },
-            () = sleep(PATIENCE) => {}
+            () = sleep(HEDGE_AFTER) => {}
         }
         let mut others = race(rest, asked);
         tokio::select! {

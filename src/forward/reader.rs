@@ -1,36 +1,36 @@
-//! The records of an upstream's reply: their frames, the names that may be compressed, and where aliases lead. What lies
-//! inside other types is nobody's concern.
+//! Reads the records of an upstream's reply: their framing, the names that may be compressed, and the CNAME chain. The
+//! rdata of all other types is opaque.
 
 use super::reply::InvalidReply;
-use crate::wire::{FIXED, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
+use crate::wire::{FIXED_LEN, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
 
-/// The longest chain of aliases that is followed.
+/// Maximum length of a CNAME chain.
 const CHAIN: usize = 16;
 
-/// RFC 2181 section 8: a TTL with the highest bit set is none.
+/// A TTL in seconds. One with the most significant bit set counts as zero (RFC 2181 section 8).
 pub(super) fn seconds(ttl: u32) -> u32 {
     if ttl > i32::MAX as u32 { 0 } else { ttl }
 }
 
-/// A reply of an upstream, record by record.
+/// Reader of an upstream's reply, record by record.
 pub(super) struct ReplyReader<'m> {
     message: &'m [u8],
     pub(super) at: usize,
-    /// Where type, class, TTL and length of each record begin. No name may lead there: TTLs are rewritten with age, and the
-    /// name would be another one.
+    /// Offsets of each record's fixed part: type, class, TTL and length. No name may overlap it: the TTL is rewritten
+    /// as it counts down, which would change the name.
     fixed: Vec<usize>,
-    /// Owner and target of each CNAME of the answer, in lower case.
+    /// Owner and target of each CNAME in the answer section, in lower case.
     aliases: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether the answer has something besides aliases and their signatures.
+    /// Whether the answer section has records other than aliases and signatures.
     pub(super) found: bool,
-    /// TTL that the SOA of the authority section gives a negative answer.
+    /// TTL of a negative answer, from the SOA in the authority section.
     pub(super) negative: Option<u32>,
-    /// The smallest TTL of the answer.
+    /// The smallest TTL in the answer section.
     pub(super) floor_of_answers: u32,
 }
 
 impl<'m> ReplyReader<'m> {
-    /// Reads from `at` on, where the question ends.
+    /// Starts reading at `at`, the end of the question.
     pub(super) fn new(message: &'m [u8], at: usize) -> ReplyReader<'m> {
         ReplyReader {
             message,
@@ -43,13 +43,13 @@ impl<'m> ReplyReader<'m> {
         }
     }
 
-    /// Reads one of the answer (section 0), the authority (1) or what is additional; `None` if it is damaged.
+    /// Reads the next record of a section: 0 is answer, 1 authority, 2 additional. `None` if the record is malformed.
     pub(super) fn record(&mut self, section: usize) -> Option<Record<'m>> {
         let owner = self.at;
         self.walk(owner, |_| {})?;
         let record = Record::parse(self.message, owner)?;
         let Record { fixed, rtype, rdata, end, .. } = record;
-        let (start, ttl) = (fixed + FIXED, u32::from_be_bytes(record.ttl));
+        let (start, ttl) = (fixed + FIXED_LEN, u32::from_be_bytes(record.ttl));
         self.fixed.push(fixed);
         let sound = match rtype {
             rtype::A => rdata.len() == 4,
@@ -83,7 +83,7 @@ impl<'m> ReplyReader<'m> {
         skip_name(self.message, start) == Some(end) && self.walk(start, |_| {}).is_some()
     }
 
-    /// Whether two names and five numbers stand there (RFC 1035 section 3.3.13).
+    /// Whether the rdata consists of two names and five 32-bit integers (RFC 1035 section 3.3.13).
     fn is_soa(&self, start: usize, end: usize) -> bool {
         let second = skip_name(self.message, start).filter(|_| self.walk(start, |_| {}).is_some());
         second.is_some_and(|second| end >= 20 && self.ends(second, end - 20))
@@ -96,11 +96,11 @@ impl<'m> ReplyReader<'m> {
         Some(name)
     }
 
-    /// Walks the name at `at`, label by label, the root included. Each pointer leads further back, to labels that end before
-    /// it: a name that stood there before (RFC 1035 section 4.1.4).
+    /// Walks the name at `at`, label by label, including the root label. A compression pointer has to refer to a prior
+    /// occurrence (RFC 1035 section 4.1.4), so each one leads further back, to labels that end before it.
     fn walk(&self, mut at: usize, mut label: impl FnMut(&[u8])) -> Option<()> {
         let (mut before, mut end, mut length) = (at, self.message.len(), 0);
-        // No name has more labels, each behind a pointer of its own.
+        // No valid name takes more steps, even with a pointer before each label.
         for _ in 0..=MAX_NAME {
             match *self.message.get(at)? {
                 octets @ 0..=63 => {
@@ -131,19 +131,22 @@ impl<'m> ReplyReader<'m> {
         None
     }
 
-    /// Whether any of the `length` octets at `at` belongs to what stands between a record's owner and its contents.
+    /// Whether any of the `length` octets at `at` belongs to a record's fixed part, between owner and rdata.
     fn is_fixed(&self, at: usize, length: usize) -> bool {
-        let next = self.fixed.partition_point(|fixed| fixed + FIXED <= at);
+        let next = self.fixed.partition_point(|fixed| fixed + FIXED_LEN <= at);
         self.fixed.get(next).is_some_and(|fixed| *fixed < at + length)
     }
 
-    /// Whether a record of this owner speaks of the cluster.
+    /// Whether the owner name at `owner` belongs to the cluster.
     pub(super) fn owner_is(&self, owner: usize, ours: &impl Fn(&Name) -> bool) -> bool {
         let name = self.name_at(owner).and_then(|name| Name::parse(&name, 0).ok());
         name.is_some_and(|name| ours(&name))
     }
 
-    /// The names that the aliases of the answer lead to, one after the other.
+    /// Returns the targets of the CNAME chain that starts at the question's name, in order.
+    ///
+    /// # Errors
+    /// [`InvalidReply::CnameLoop`] if the chain loops or is too long.
     pub(super) fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, InvalidReply> {
         let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
         let mut chain: Vec<Vec<u8>> = Vec::new();
@@ -154,6 +157,6 @@ impl<'m> ReplyReader<'m> {
                 None => return Ok(chain),
             }
         }
-        Err(InvalidReply::Circle)
+        Err(InvalidReply::CnameLoop)
     }
 }

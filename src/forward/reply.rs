@@ -1,7 +1,8 @@
-//! What an upstream sends becomes an [`Entry`]: checked, without what speaks of one hop only, ready to be sent to many.
+//! Turns an upstream's reply into an [`Entry`]: validated, stripped of hop-by-hop data, and ready to send to any
+//! client.
 //!
-//! Records pass through as they are, whatever their type. What is looked at is the frame of each record, the names that
-//! may be compressed, and whether the aliases of the answer go round in a circle.
+//! Records of every type pass through unchanged. Only the framing of each record, the names that may be compressed and
+//! the CNAME chain are checked.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -13,38 +14,39 @@ use crate::wire::{
     HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
 };
 
-/// TTL of records that are past their time, in seconds (RFC 8767 section 5).
+/// TTL of stale records in seconds (RFC 8767 section 5).
 pub(super) const STALE_TTL: u32 = 30;
-/// No negative answer is kept longer, in seconds: what was missing may come to be (RFC 2308 section 5 advises hours).
+/// Upper bound of a negative answer's TTL in seconds. RFC 2308 section 5 suggests hours, but a name may be added
+/// sooner.
 const NEGATIVE_CEILING: u32 = 1800;
-/// How long an upstream's SERVFAIL is kept, in seconds (RFC 9520 section 3.2 demands at least one).
+/// TTL of an upstream's cached SERVFAIL in seconds (RFC 9520 section 3.2 requires at least one).
 const FAILURE_TTL: u32 = 5;
-/// The option of extended errors (RFC 8914 section 2).
+/// Option code of extended DNS errors (RFC 8914 section 2).
 const EXTENDED_ERROR: u16 = 15;
-/// TSIG and SIG(0) sign one hop's message (RFC 8945, RFC 2931); they end what is passed on.
+/// TSIG and SIG(0) sign the message of one hop (RFC 8945, RFC 2931). No record from there on is passed on.
 const SIGNATURES: [u16; 2] = [250, 24];
 
-/// Why a message is no reply to pass on.
+/// Reason why a message is not passed on as a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum InvalidReply {
-    /// Another question, or no reply at all: perhaps forged. The right one may still come.
-    #[error("it answers another question")]
-    Foreign,
-    /// TC: there is more over TCP.
-    #[error("it is cut off")]
+    /// Not a reply, or a reply to another question, and perhaps forged. The right one may still arrive.
+    #[error("the reply does not match the question")]
+    Mismatched,
+    /// TC is set: the whole reply is available over TCP.
+    #[error("the reply is truncated")]
     Truncated,
-    /// A record that does not end, a name that points nowhere, an address of a wrong length.
-    #[error("it is damaged")]
-    Damaged,
-    /// Aliases that lead back to themselves.
-    #[error("its aliases go round in a circle")]
-    Circle,
-    /// FORMERR or NOTIMP from a server that does not know EDNS (RFC 6891 section 7).
-    #[error("the server does not know EDNS")]
+    /// Malformed, for example a record that is cut short, a bad compression pointer, or an address of the wrong length.
+    #[error("the reply is malformed")]
+    Malformed,
+    /// A CNAME chain that loops or is too long.
+    #[error("the CNAME chain of the reply loops or is too long")]
+    CnameLoop,
+    /// FORMERR or NOTIMP from a server that does not support EDNS (RFC 6891 section 7).
+    #[error("the server does not support EDNS")]
     NoEdns,
 }
 
-/// Bounds of how long answers are kept.
+/// Bounds of the TTLs of cached replies.
 #[derive(Clone, Copy, Debug)]
 pub struct Ttls {
     /// `--cache-min-ttl` in seconds.
@@ -53,55 +55,55 @@ pub struct Ttls {
     pub ceiling: u32,
 }
 
-/// Where a record's TTL is and where the record ends, in octets after the question.
+/// Offsets of a record's TTL and of its end, relative to the end of the question.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     ttl: u16,
     end: u16,
 }
 
-/// An upstream's reply: answered to everyone who asks the same.
+/// A cached reply of an upstream.
 #[derive(Debug)]
 pub struct Entry {
-    /// Everything after the question, without OPT.
+    /// The records after the question, without OPT.
     body: Box<[u8]>,
     cuts: Box<[Cut]>,
-    /// Records of each section.
+    /// Number of records in each section.
     counts: [u16; 3],
     /// Extended response code.
     pub rcode: u16,
     authentic: bool,
     /// Extended errors, as options of an OPT record.
     errors: Box<[u8]>,
-    /// Whether an alias leads to a name of the cluster, which only the table answers.
+    /// Whether the CNAME chain leads into the cluster, where only the zone answers.
     pub leads_in: bool,
-    /// When it came, in seconds of the forwarder's clock.
+    /// Arrival time, in seconds of the forwarder's clock.
     fetched: u32,
-    /// Seconds that it may be kept for; 0: not at all.
+    /// Time to cache the entry for, in seconds; 0 means that it is not cached.
     pub ttl: u32,
-    /// While it is stale: until when nobody need try again for something fresher.
+    /// While the entry is stale: the time before which it is served without querying upstreams again.
     retry_at: AtomicU32,
     hits: AtomicU32,
     refreshing: AtomicBool,
 }
 
-/// What an entry is worth at a moment.
+/// Freshness of an entry at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// To be answered, `0` seconds after it came.
+    /// Within its TTL; the field is the age in seconds.
     Fresh(u32),
-    /// Past its time, and nothing fresher can be had now.
+    /// Past its TTL, but served because the upstreams fail or are slow.
     Stale,
-    /// Past its time: to be asked for again.
+    /// Past its TTL: the upstreams have to be queried.
     Expired,
 }
 
 impl Entry {
-    /// Reads a message of an upstream. `question` is the question that was sent, in lower case; `ours` says which names
-    /// are the cluster's.
+    /// Parses an upstream's message. `question` is the question that was sent, in lower case. `ours` reports whether a
+    /// name belongs to the cluster.
     ///
     /// # Errors
-    /// [`InvalidReply`]: the message is not passed on.
+    /// [`InvalidReply`] if the message cannot be passed on.
     pub fn parse(
         message: &[u8],
         question: &[u8],
@@ -109,7 +111,7 @@ impl Entry {
         now: u32,
         ours: impl Fn(&Name) -> bool,
     ) -> Result<Entry, InvalidReply> {
-        let header = Header::parse(message).ok_or(InvalidReply::Foreign)?;
+        let header = Header::parse(message).ok_or(InvalidReply::Mismatched)?;
         let start = HEADER_LEN + question.len();
         let echoed = message.get(HEADER_LEN..start).unwrap_or(&[]);
         let tail = question.len().saturating_sub(4);
@@ -117,16 +119,16 @@ impl Entry {
             && echoed.eq_ignore_ascii_case(question)
             && echoed.get(tail..) == question.get(tail..);
         if !header.is_reply() || header.opcode() != 0 {
-            return Err(InvalidReply::Foreign);
+            return Err(InvalidReply::Mismatched);
         }
-        // Who does not know EDNS may send back a header and nothing else (RFC 6891 section 7).
+        // A server without EDNS support may reply with a bare header (RFC 6891 section 7).
         let code = header.flags & 0x0f;
         if matches!(code, rcode::FORMERR | rcode::NOTIMP) && header.additionals == 0 && (same || header.questions == 0)
         {
             return Err(InvalidReply::NoEdns);
         }
         if !same {
-            return Err(InvalidReply::Foreign);
+            return Err(InvalidReply::Mismatched);
         }
         if header.flags & flags::TC != 0 {
             return Err(InvalidReply::Truncated);
@@ -140,21 +142,21 @@ impl Entry {
         for (section, records) in [header.answers, header.authorities, header.additionals].into_iter().enumerate() {
             for _ in 0..records {
                 let owner = reader.at;
-                let record = reader.record(section).ok_or(InvalidReply::Damaged)?;
+                let record = reader.record(section).ok_or(InvalidReply::Malformed)?;
                 if record.rtype == rtype::OPT {
                     if section != 2 || !record.root {
-                        return Err(InvalidReply::Damaged);
+                        return Err(InvalidReply::Malformed);
                     }
                     entry.rcode |= u16::from(record.ttl[0]) << 4;
-                    entry.errors = extended_errors(record.rdata).ok_or(InvalidReply::Damaged)?;
+                    entry.errors = extended_errors(record.rdata).ok_or(InvalidReply::Malformed)?;
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
                 } else if section == 2 && reader.owner_is(owner, &ours) {
-                    // What the cluster's names are is said by the table, to whom it may be said.
+                    // Only the zone answers for the cluster's names, and only to clients that may see them.
                     passing = false;
                 } else if passing {
-                    // What follows an OPT is left out: names in it could point across the gap.
+                    // Records after an OPT are dropped: their compression pointers could cross the gap that it leaves.
                     if let Some(count) = entry.counts.get_mut(section) {
                         *count += 1;
                     }
@@ -163,7 +165,7 @@ impl Entry {
                 }
             }
         }
-        // Who asks for the alias itself has it: nothing is followed (RFC 1034 section 3.6.2).
+        // A query for the CNAME itself is answered by it, and the chain is not followed (RFC 1034 section 3.6.2).
         let asks_for_alias = matches!(qtype, rtype::CNAME | rtype::ANY);
         reader.found |= asks_for_alias;
         let chain = reader.chain(question)?;
@@ -177,14 +179,14 @@ impl Entry {
             let at = usize::from(cut.ttl);
             if let Some(place) = entry.body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) {
                 let ttl = seconds(u32::from_be_bytes(*place)).min(ttls.ceiling).max(ttls.floor);
-                // The SOA of a negative answer lives as long as the answer (RFC 2308 section 3).
+                // The TTL of a negative answer's SOA limits how long clients cache that answer (RFC 2308 section 3).
                 *place = (if negative && entry.ttl > 0 { ttl.min(entry.ttl) } else { ttl }).to_be_bytes();
             }
         }
         Ok(entry)
     }
 
-    /// A SERVFAIL of our own, kept for `ttl` seconds, which says why by `errors`.
+    /// Returns a SERVFAIL of our own with extended `errors`, to be cached for `ttl` seconds.
     pub fn failure(errors: &[u8], now: u32, ttl: u32) -> Entry {
         Entry { errors: errors.into(), ttl, ..Entry::empty(rcode::SERVFAIL, now) }
     }
@@ -211,12 +213,12 @@ impl Entry {
         &self.errors
     }
 
-    /// Says why, or how, by extended errors.
-    pub fn tell(&mut self, errors: &[u8]) {
+    /// Sets the extended errors.
+    pub fn set_errors(&mut self, errors: &[u8]) {
         self.errors = errors.into();
     }
 
-    /// What it is worth now, in seconds of the forwarder's clock.
+    /// Returns the freshness at `now`, in seconds of the forwarder's clock.
     #[inline]
     pub fn age(&self, now: u32) -> Freshness {
         let age = now.saturating_sub(self.fetched);
@@ -229,29 +231,29 @@ impl Entry {
         }
     }
 
-    /// Whether it may stand in for a fresher one that cannot be had, `stale` seconds past its time at most (RFC 8767).
-    pub fn may_stand_in(&self, now: u32, stale: u32) -> bool {
+    /// Whether the entry may be served stale: at most `stale` seconds after its TTL has expired (RFC 8767).
+    pub fn may_serve_stale(&self, now: u32, stale: u32) -> bool {
         self.is_answer() && now.saturating_sub(self.fetched).saturating_sub(self.ttl) < stale
     }
 
-    /// Nobody need try for something fresher until then, nor longer than `stale` seconds past its time.
-    pub fn stand_in_until(&self, then: u32, stale: u32) {
+    /// Serves the entry stale until `then`, but never more than `stale` seconds after its TTL has expired.
+    pub fn serve_stale_until(&self, then: u32, stale: u32) {
         let last = self.fetched.saturating_add(self.ttl).saturating_add(stale);
         self.retry_at.store(then.min(last), Relaxed);
     }
 
-    /// Whether it says something about the name, rather than that nothing can be said.
+    /// Whether the rcode is an answer about the name (NOERROR or NXDOMAIN) and not a failure.
     pub fn is_answer(&self) -> bool {
         matches!(self.rcode, rcode::NOERROR | rcode::NXDOMAIN)
     }
 
-    /// Whether the name exists and has no such record, or does not exist.
+    /// Whether this is NODATA or NXDOMAIN: the answer section is empty.
     pub fn is_negative(&self) -> bool {
         self.counts[0] == 0
     }
 
-    /// Counts a hit; says whether this is the one that should have it asked for again, before it expires: when it is
-    /// asked for often and has little time left.
+    /// Counts a hit and returns whether it should trigger a prefetch: the entry is popular and about to expire. Only
+    /// one hit triggers it.
     #[inline]
     pub fn hit(&self, age: u32) -> bool {
         let hits = self.hits.load(Relaxed).saturating_add(1);
@@ -261,17 +263,17 @@ impl Entry {
         due && !self.refreshing.load(Relaxed) && !self.refreshing.swap(true, Relaxed)
     }
 
-    /// It could not be asked for again; somebody else may try.
-    pub fn refreshed(&self) {
+    /// Clears the prefetch mark after a failed attempt, so that a later hit may trigger another.
+    pub fn clear_refreshing(&self) {
         self.refreshing.store(false, Relaxed);
     }
 
-    /// Octets that it takes in memory, those of its own allocations included.
+    /// Size in memory in bytes, including its allocations.
     pub fn size(&self) -> usize {
         size_of::<Entry>() + 16 + self.body.len() + self.cuts.len() * size_of::<Cut>() + self.errors.len()
     }
 
-    /// Writes it as the reply to a query; returns its length. `payload` is what the reply's OPT record says.
+    /// Writes the reply to a query and returns its length. `payload` is the UDP payload size in the reply's OPT record.
     #[inline]
     pub fn write(
         &self,
@@ -285,7 +287,7 @@ impl Entry {
             Freshness::Fresh(_) => &self.errors,
             _ => &extended_error::STALE_ANSWER,
         };
-        // What was asked for comes before words about it: without room for both the errors are left out.
+        // Records matter more than extended errors: if both do not fit, the errors are dropped.
         let whole = usize::from(ask.end) + self.body.len() + OPT_LEN + errors.len();
         let errors = if whole <= usize::from(ask.limit) { errors } else { &[] };
         let reserved = if ask.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
@@ -316,8 +318,8 @@ impl Entry {
         Some(out.finish(self.rcode, true, own, errors))
     }
 
-    /// Additional records are left out first and silently, then the authority of an answer, and only then what was asked
-    /// for, with TC (RFC 2181 section 9).
+    /// Drops records to fit the limit: first the additional section, then an answer's authority section, both without
+    /// TC. Only if answer records are cut is TC set (RFC 2181 section 9).
     #[cold]
     fn write_what_fits(&self, out: &mut Reply<'_>) -> &[Cut] {
         let answers = usize::from(self.counts[0]);
@@ -340,7 +342,7 @@ impl Entry {
         self.cuts.get(..kept).unwrap_or(&[])
     }
 
-    /// The whole message as it would answer its own question, for parsers. TTLs are those it came with.
+    /// Returns the whole message with `question`, for parsers. TTLs are as received, within the configured bounds.
     pub fn message(&self, question: &[u8]) -> Vec<u8> {
         let mut message = vec![0; HEADER_LEN];
         let head = flags::QR | flags::RD | flags::RA | self.rcode & 0x0f;
@@ -355,12 +357,12 @@ impl Entry {
     }
 }
 
-/// The extended errors among the options of an OPT record; `None` if an option does not end.
+/// Returns the extended errors among the options of an OPT record; `None` if an option is cut short.
 fn extended_errors(rdata: &[u8]) -> Option<Box<[u8]>> {
     let mut errors = Vec::new();
     for option in options(rdata) {
         let (code, option) = option?;
-        // A text as long as that is for people with logs, not for a datagram.
+        // Longer texts belong in a log, not in a datagram.
         if code == EXTENDED_ERROR && (6..=256).contains(&option.len()) && errors.len() < 512 {
             errors.extend_from_slice(option);
         }
@@ -368,11 +370,12 @@ fn extended_errors(rdata: &[u8]) -> Option<Box<[u8]>> {
     Some(errors.into())
 }
 
-/// How long an answer may be kept.
+/// Time to cache a reply for, in seconds; 0 means that it is not cached.
 fn ttl_of(reader: &ReplyReader<'_>, rcode: u16, ttls: Ttls) -> u32 {
     let ttl = match (rcode, reader.negative) {
         (rcode::NOERROR, _) if reader.found => reader.floor_of_answers,
-        // Nothing, or aliases that lead to nothing: both have to hold. RFC 2308 section 5: not without a SOA.
+        // A negative answer, perhaps at the end of a CNAME chain, is valid as long as both the SOA and the chain are.
+        // Without a SOA it is not cached (RFC 2308 section 5).
         (rcode::NOERROR | rcode::NXDOMAIN, Some(negative)) => {
             negative.min(NEGATIVE_CEILING).min(reader.floor_of_answers)
         }

@@ -1,4 +1,4 @@
-//! Who is asked, and how much is kept: the flags of forwarding, checked.
+//! The checked settings of forwarding: upstreams, stub zones, and the bounds of the cache.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,18 +10,18 @@ use super::cache::Bounds;
 use super::reply::Ttls;
 use crate::zone::Domain;
 
-/// The file that says who resolves names for this machine (resolv.conf(5)).
+/// The file that lists this host's nameservers (resolv.conf(5)).
 pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
 /// RFC 7858 section 3.1.
 const TLS_PORT: u16 = 853;
 
-/// A server to ask.
+/// The address of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Where it listens.
+    /// IP address and port.
     pub socket: SocketAddr,
-    /// The name that its certificate must have, if it is asked over TLS.
+    /// The name that its certificate must be valid for; `Some` if it is queried over TLS.
     pub tls: Option<Box<str>>,
 }
 
@@ -34,10 +34,10 @@ impl fmt::Display for Address {
     }
 }
 
-/// Why text names no server.
+/// Text that is not a valid server address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no server; write ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or none")]
-pub struct NoAddress(String);
+#[error("'{0}' is not a server; use ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or none")]
+pub struct InvalidAddress(String);
 
 fn socket(text: &str, port: u16) -> Option<SocketAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -48,15 +48,15 @@ fn socket(text: &str, port: u16) -> Option<SocketAddr> {
 }
 
 impl FromStr for Address {
-    type Err = NoAddress;
+    type Err = InvalidAddress;
 
-    fn from_str(text: &str) -> Result<Address, NoAddress> {
+    fn from_str(text: &str) -> Result<Address, InvalidAddress> {
         let found = match text.strip_prefix("tls://") {
             None => socket(text, PORT).map(|socket| Address { socket, tls: None }),
             Some(rest) => {
                 let (address, name) = rest.split_once('#').unwrap_or((rest, ""));
                 socket(address, TLS_PORT).map(|socket| {
-                    // A certificate may be for an address, too.
+                    // A certificate may also be issued for an IP address.
                     let name = if name.is_empty() { socket.ip().to_string() } else { name.to_owned() };
                     Address { socket, tls: Some(name.into()) }
                 })
@@ -65,25 +65,25 @@ impl FromStr for Address {
         let named = |address: &Address| {
             address.tls.as_ref().is_none_or(|name| rustls::pki_types::ServerName::try_from(&**name).is_ok())
         };
-        found.filter(named).ok_or_else(|| NoAddress(text.to_owned()))
+        found.filter(named).ok_or_else(|| InvalidAddress(text.to_owned()))
     }
 }
 
-/// `--upstream`, one of its values.
+/// One value of `--upstream`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
-    /// A server.
+    /// One server.
     Server(Address),
-    /// The servers of a resolv.conf, read again when it changes.
+    /// The servers of a resolv.conf, which is reloaded when it changes.
     File(PathBuf),
-    /// Nobody.
+    /// No upstreams.
     None,
 }
 
 impl FromStr for Upstream {
-    type Err = NoAddress;
+    type Err = InvalidAddress;
 
-    fn from_str(text: &str) -> Result<Upstream, NoAddress> {
+    fn from_str(text: &str) -> Result<Upstream, InvalidAddress> {
         match text {
             "none" => Ok(Upstream::None),
             path if path.starts_with(['/', '.']) => Ok(Upstream::File(path.into())),
@@ -95,9 +95,9 @@ impl FromStr for Upstream {
 /// `--stub ZONE=ADDR[,ADDR…]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stub {
-    /// Names in this zone …
+    /// The zone whose names are forwarded.
     pub zone: Domain,
-    /// … are asked of these.
+    /// The servers that queries for it go to.
     pub servers: Vec<Address>,
 }
 
@@ -105,15 +105,16 @@ impl FromStr for Stub {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Stub, String> {
-        let example = "write ZONE=ADDR, such as corp.example=10.0.0.53 or 168.192.in-addr.arpa=10.0.0.53:5353";
-        let (zone, servers) = text.split_once('=').ok_or_else(|| format!("'{text}' names no server; {example}"))?;
-        let zone = Domain::new(zone).map_err(|error| format!("'{zone}' is no zone ({error}); {example}"))?;
-        let servers = servers.split(',').map(|server| server.parse().map_err(|error: NoAddress| error.to_string()));
+        let example = "use ZONE=ADDR, such as corp.example=10.0.0.53 or 168.192.in-addr.arpa=10.0.0.53:5353";
+        let (zone, servers) = text.split_once('=').ok_or_else(|| format!("'{text}' has no server; {example}"))?;
+        let zone = Domain::new(zone).map_err(|error| format!("'{zone}' is not a zone name ({error}); {example}"))?;
+        let servers =
+            servers.split(',').map(|server| server.parse().map_err(|error: InvalidAddress| error.to_string()));
         Ok(Stub { zone, servers: servers.collect::<Result<_, _>>()? })
     }
 }
 
-/// The servers that the text of a resolv.conf names, in its order. What cannot be understood is stepped over, as
+/// Returns the nameservers that the text of a resolv.conf lists, in order. Lines that cannot be parsed are skipped, as
 /// resolver libraries do.
 pub fn nameservers(text: &str) -> Vec<Address> {
     let mut found: Vec<Address> = Vec::new();
@@ -132,49 +133,49 @@ pub fn nameservers(text: &str) -> Vec<Address> {
     found
 }
 
-/// The servers of a resolv.conf.
+/// Reads the nameservers of a resolv.conf.
 ///
 /// # Errors
-/// Says what is wrong with the file, and what to write instead.
+/// A message with the path, if the file cannot be read or lists no nameserver.
 pub fn read(path: &Path) -> Result<Vec<Address>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let found = nameservers(&text);
     if found.is_empty() {
-        return Err(format!("{} names no nameserver", path.display()));
+        return Err(format!("{} lists no nameservers", path.display()));
     }
     Ok(found)
 }
 
-/// Everything that forwarding depends on.
+/// The settings of forwarding.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
-    /// `--upstream`; empty: nobody is asked, but for stub zones.
+    /// `--upstream`; if empty, only stub zones are forwarded.
     pub upstreams: Vec<Address>,
-    /// The resolv.conf among them, which may change.
+    /// The resolv.conf that `upstreams` were read from, if any; it is watched for changes.
     pub file: Option<PathBuf>,
     /// `--stub`, the longest zone first.
     pub stubs: Vec<Stub>,
-    /// `--upstream-ca`: trusted beside nothing else; `None`: what the system trusts.
+    /// `--upstream-ca`: the only trusted CAs for upstreams; `None` means the system's trust store.
     pub authorities: Option<PathBuf>,
-    /// `--max-concurrent`: questions in flight.
+    /// `--max-concurrent`: maximum number of queries in flight.
     pub concurrent: usize,
     /// `--cache-entries` and `--cache-bytes`.
     pub bounds: Bounds,
     /// `--cache-min-ttl` and `--cache-max-ttl`.
     pub ttls: Ttls,
-    /// `--cache-stale`: how long past its time an answer may stand in for one that cannot be had.
+    /// `--cache-stale`: how long after its TTL a cached reply may be served if upstreams fail.
     pub stale: Duration,
-    /// `--search`: domains that hosts add to pods' search lists.
+    /// `--search`: domains that hosts append to pods' search lists.
     pub search: Vec<Domain>,
 }
 
 impl Forwarding {
-    /// All servers with the flag that names them.
+    /// Returns the servers of all upstreams and stub zones.
     pub fn servers(&self) -> impl Iterator<Item = &Address> {
         self.upstreams.iter().chain(self.stubs.iter().flat_map(|stub| &stub.servers))
     }
 
-    /// Whether anybody is asked for anything.
+    /// Whether any name is forwarded.
     pub fn is_on(&self) -> bool {
         !self.upstreams.is_empty() || !self.stubs.is_empty() || self.file.is_some()
     }
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_from_text() {
+    fn server_addresses_are_parsed() {
         for (text, expected) in [
             ("10.0.0.53", "10.0.0.53:53"),
             ("10.0.0.53:5353", "10.0.0.53:5353"),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn stubs_from_text() {
+    fn stub_zones_are_parsed() {
         let stub: Stub = "Corp.Example.=10.0.0.53,10.0.0.54:5353".parse().unwrap();
         assert_eq!(stub.zone.text(), "corp.example");
         assert_eq!(stub.servers.len(), 2);
@@ -226,9 +227,9 @@ mod tests {
     }
 
     #[test]
-    fn resolv_conf() {
-        let text = "# by hand\nsearch a b\nnameserver 10.0.0.53 # first\n nameserver\tfd00::53\nnameserver 10.0.0.53\n\
-                    nameserver somebody\nnameserver\n;nameserver 10.9.9.9\noptions ndots:5\n";
+    fn resolv_conf_lists_its_nameservers_once_and_in_order() {
+        let text = "# comment\nsearch a b\nnameserver 10.0.0.53 # first\n nameserver\tfd00::53\nnameserver 10.0.0.53\n\
+                    nameserver dns.example\nnameserver\n;nameserver 10.9.9.9\noptions ndots:5\n";
         let found: Vec<String> = nameservers(text).iter().map(ToString::to_string).collect();
         assert_eq!(found, ["10.0.0.53:53", "[fd00::53]:53"]);
     }

@@ -1,40 +1,40 @@
-//! What is counted of each upstream.
+//! Statistics of each upstream.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-/// Upper bounds of the histogram of times, in microseconds.
+/// Upper bounds of the reply time histogram's buckets, in microseconds.
 pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
-/// Response codes that are counted by name.
+/// Response codes that have a counter of their own.
 pub const RCODES: [(u16, &str); 5] = [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (5, "REFUSED")];
 
-/// What is counted of one server, read by whoever scrapes.
+/// Statistics of one upstream, read by metrics and readiness.
 #[derive(Debug, Default)]
 pub struct UpstreamStats {
-    /// The server, as it was named.
+    /// The server's address, as [`Address`](super::Address) formats it.
     pub server: String,
-    /// Questions sent.
+    /// Queries. Retransmits do not count.
     pub requests: AtomicU64,
-    /// Replies by [`RCODES`], and all others.
+    /// Replies by [`RCODES`]; the last counter is for all other codes.
     pub responses: [AtomicU64; RCODES.len() + 1],
-    /// Questions that got no reply in time.
+    /// Queries that timed out.
     pub timeouts: AtomicU64,
-    /// Questions that could not be sent, and connections that broke.
+    /// Queries that failed with a network error: not sent, or the connection failed.
     pub errors: AtomicU64,
-    /// Replies that could not be used: damaged, or in a circle.
+    /// Replies that could not be used, for example malformed ones or CNAME loops.
     pub unfit: AtomicU64,
-    /// Messages that answered no question of ours: late, or forged.
-    pub foreign: AtomicU64,
-    /// Times to reply by [`TIME_BOUNDS`], the last above them all.
+    /// Messages that matched no outstanding query: late or forged.
+    pub mismatched: AtomicU64,
+    /// Reply times by [`TIME_BOUNDS`]; the last bucket is for times above all bounds.
     pub times: [AtomicU64; TIME_BOUNDS.len() + 1],
-    /// Sum of these times in microseconds.
+    /// Sum of the reply times in microseconds.
     pub time: AtomicU64,
-    /// Whether it is asked last, for it does not reply.
+    /// Whether the server is down, and so queried last.
     pub down: AtomicBool,
-    /// Whether what is asked of it comes back to us.
+    /// Whether the server forwards our queries back to us.
     pub looping: AtomicBool,
 }
 
-/// One more.
+/// Increments a counter.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

@@ -1,8 +1,8 @@
-//! One server to ask: how a question gets there and its reply back.
+//! One upstream server: sends queries to it and receives its replies.
 //!
-//! Over UDP a question leaves from a socket that carries no other at that time, from a port that the system chose at
-//! random, with a random id (RFC 5452 section 9). Sockets serve a few questions one after the other, because opening one costs as
-//! much as a question does. TCP and TLS are hickory's, with many questions on one connection (RFC 7766 section 6.2.1.1).
+//! A UDP query has a random id and, while it is in flight, a socket to itself, on a port that the system chose at
+//! random (RFC 5452 section 9). A socket is reused for a limited number of queries, because opening one costs as much
+//! as a query does. TCP and TLS use hickory, which pipelines queries on one connection (RFC 7766 section 6.2.1.1).
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
@@ -23,68 +23,68 @@ use tokio::net::UdpSocket;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use super::cache::mark;
+use super::cache::key_flag;
 use super::reply::{Entry, InvalidReply, Ttls};
 use super::settings::Address;
 use super::stats::{RCODES, TIME_BOUNDS, UpstreamStats, count};
 use crate::wire::{Name, flags, rcode, rtype};
 
-/// What we say that we can take over UDP, in octets: what passes every network in one piece.
+/// UDP payload size to announce, in bytes: small enough to avoid fragmentation on almost any path.
 const PAYLOAD: u16 = 1232;
-/// Questions that a socket serves before another port takes its place.
-const USES: u32 = 64;
-/// Sockets that wait for the next question.
+/// Number of queries after which a socket is replaced, and with it the source port.
+const QUERIES_PER_SOCKET: u32 = 64;
+/// Maximum number of pooled sockets.
 const IDLE_SOCKETS: usize = 64;
-/// Time until a question is sent again over UDP; doubled each time.
-const RESEND: Duration = Duration::from_millis(700);
-/// Replies that were not given in time, one after the other, until a server is asked last.
+/// Time until the first retransmit over UDP; it doubles after each.
+const RETRANSMIT: Duration = Duration::from_millis(700);
+/// Consecutive failures after which a server is down and queried last.
 const DOWN_AFTER: u32 = 3;
-/// First and longest time that a server is asked last.
-const REST: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
-/// How long a server that does not know EDNS is asked without it.
-const PLAIN: Duration = Duration::from_secs(900);
+/// Initial and maximum time before a server that is down is tried again.
+const DOWN_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// Time for which a server that does not support EDNS is queried without it.
+const WITHOUT_EDNS: Duration = Duration::from_secs(900);
 
-/// Why a server gave no answer.
+/// Reason why a server did not answer a query.
 #[derive(Debug)]
 pub(super) enum UpstreamError {
     /// No reply in time.
-    NoTrace,
-    /// The system, or the way there.
+    Timeout,
+    /// A network or system error.
     Io,
-    /// A reply that nobody can use.
+    /// An unusable reply.
     InvalidReply,
-    /// It says that it cannot, or will not, answer.
+    /// A reply with an error rcode, such as REFUSED or SERVFAIL.
     Refused(Entry),
-    /// There is nobody to ask.
-    Nobody,
+    /// There is no server to query.
+    NoServer,
 }
 
 impl UpstreamError {
-    /// The one of two that tells more.
+    /// Returns the more informative of two errors.
     pub(super) fn or(self, other: UpstreamError) -> UpstreamError {
         match (&self, &other) {
             (UpstreamError::Refused(_), _) => self,
             (_, UpstreamError::Refused(_)) => other,
-            (UpstreamError::Nobody, _) => other,
+            (UpstreamError::NoServer, _) => other,
             _ => self,
         }
     }
 }
 
-/// What every exchange needs, and one thread shares.
+/// State that all servers of the forwarder's thread share.
 pub(super) struct UpstreamContext {
-    /// Keyed by what nobody outside knows: a pseudo-random function for ids.
+    /// A hash with secret keys, used as a pseudo-random function for message ids.
     ids: RandomState,
     next: Cell<u64>,
-    /// Where datagrams are received: none is looked at after the next.
+    /// Receive buffer for datagrams; each one is parsed before the next is received.
     buffer: RefCell<Box<[u8]>>,
     epoch: Instant,
     pub(super) ttls: Ttls,
     tls: Option<rustls::ClientConfig>,
-    /// Holds the tasks that drive connections: they end with it.
+    /// Owns the tasks that drive connections; dropping it ends them.
     provider: TokioRuntimeProvider,
     concurrent: usize,
-    /// Which names are the cluster's.
+    /// Whether a name belongs to the cluster.
     ours: Box<dyn Fn(&Name) -> bool>,
 }
 
@@ -109,7 +109,7 @@ impl UpstreamContext {
         }
     }
 
-    /// Seconds of the forwarder's clock.
+    /// Returns the time in seconds of the forwarder's clock.
     pub(super) fn now(&self) -> u32 {
         self.epoch.elapsed().as_secs() as u32
     }
@@ -125,22 +125,22 @@ impl UpstreamContext {
     }
 }
 
-/// A question as it is sent.
+/// A query to an upstream.
 pub(super) struct UpstreamQuery<'q> {
     /// Name, type and class.
     pub(super) question: &'q [u8],
-    /// See [`mark`].
-    pub(super) marks: u8,
-    /// When whoever asked has given up.
+    /// See [`key_flag`].
+    pub(super) key_flags: u8,
+    /// Time at which the query fails with a timeout.
     pub(super) deadline: Instant,
 }
 
 impl UpstreamQuery<'_> {
     fn encode(&self, id: u16, edns: bool) -> Vec<u8> {
-        let has = |mark| self.marks & mark != 0;
-        let recursion = if has(mark::NOT_RECURSIVE) { 0 } else { flags::RD };
-        let unchecked = if has(mark::CHECKING_DISABLED) { flags::CD } else { 0 };
-        // AD in a question: tell whether the answer is authentic (RFC 6840 section 5.7).
+        let has = |key_flag| self.key_flags & key_flag != 0;
+        let recursion = if has(key_flag::NOT_RECURSIVE) { 0 } else { flags::RD };
+        let unchecked = if has(key_flag::CHECKING_DISABLED) { flags::CD } else { 0 };
+        // AD in a query requests the AD bit in its reply (RFC 6840 section 5.7).
         let flags = (recursion | unchecked | flags::AD).to_be_bytes();
         let [id_high, id_low] = id.to_be_bytes();
         let mut message = Vec::with_capacity(12 + self.question.len() + 11);
@@ -148,7 +148,7 @@ impl UpstreamQuery<'_> {
         message.extend_from_slice(self.question);
         if edns {
             let [high, low] = PAYLOAD.to_be_bytes();
-            let dnssec = if has(mark::DNSSEC_OK) { 0x80 } else { 0 };
+            let dnssec = if has(key_flag::DNSSEC_OK) { 0x80 } else { 0 };
             message.extend_from_slice(&[0, 0, rtype::OPT as u8, high, low, 0, 0, dnssec, 0, 0, 0]);
         }
         message
@@ -157,10 +157,10 @@ impl UpstreamQuery<'_> {
 
 #[derive(Clone, Copy, Default)]
 struct Health {
-    /// Questions without a reply in time since the last reply.
+    /// Failures since the last reply.
     missed: u32,
-    /// Until when it is asked last.
-    rests_until: Option<Instant>,
+    /// Time of the next try while the server is down; `None` if it is up.
+    down_until: Option<Instant>,
 }
 
 struct PooledSocket {
@@ -170,19 +170,19 @@ struct PooledSocket {
 
 type Stream = DnsExchange<TokioRuntimeProvider>;
 
-/// A server, as the forwarder's thread knows it.
+/// An upstream server and its state.
 pub(super) struct Server {
     pub(super) address: Address,
     pub(super) stats: Arc<UpstreamStats>,
     shared: std::rc::Rc<UpstreamContext>,
-    lanes: RefCell<Vec<PooledSocket>>,
-    /// The connection, and which of those that there have been it is.
+    idle_sockets: RefCell<Vec<PooledSocket>>,
+    /// The open connection and its sequence number.
     stream: Mutex<Option<(Stream, u64)>>,
     connections: Cell<u64>,
     health: Cell<Health>,
-    /// Until when it is asked without EDNS, since it did not know it.
-    plain_until: Cell<Option<Instant>>,
-    /// Whether the last connection could not be made.
+    /// Time until which queries omit EDNS, because the server does not support it.
+    without_edns_until: Cell<Option<Instant>>,
+    /// Whether the last attempt to connect failed.
     unreachable: Cell<bool>,
 }
 
@@ -192,62 +192,63 @@ impl Server {
             stats: Arc::new(UpstreamStats { server: address.to_string(), ..UpstreamStats::default() }),
             address,
             shared: shared.clone(),
-            lanes: RefCell::default(),
+            idle_sockets: RefCell::default(),
             stream: Mutex::new(None),
             connections: Cell::new(0),
             health: Cell::default(),
-            plain_until: Cell::new(None),
+            without_edns_until: Cell::new(None),
             unreachable: Cell::new(false),
         }
     }
 
-    /// Whether it is asked in its turn.
+    /// Whether the server is up, and so queried in configured order.
     pub(super) fn is_up(&self) -> bool {
-        self.health.get().rests_until.is_none()
+        self.health.get().down_until.is_none()
     }
 
-    /// Whether it has rested long enough to be tried, by one question and not by all.
-    pub(super) fn should_be_tried(&self) -> bool {
+    /// Whether a server that is down is due for another try. A call that returns true restarts the interval, so that
+    /// only one query tries it.
+    pub(super) fn is_due_for_retry(&self) -> bool {
         let mut health = self.health.get();
-        let due = health.rests_until.is_some_and(|until| until <= Instant::now());
+        let due = health.down_until.is_some_and(|until| until <= Instant::now());
         if due {
-            health.rests_until = Some(Instant::now() + rest(health.missed));
+            health.down_until = Some(Instant::now() + down_time(health.missed));
             self.health.set(health);
         }
         due
     }
 
-    /// It did not answer while another did.
+    /// Counts a failure: a timeout, a network error, or another server that answered first.
     pub(super) fn missed(&self) {
         let mut health = self.health.get();
         health.missed = health.missed.saturating_add(1);
         if health.missed >= DOWN_AFTER {
-            if health.rests_until.is_none() {
+            if health.down_until.is_none() {
                 self.stats.down.store(true, Relaxed);
-                tracing::warn!(upstream = %self.address, "upstream does not reply; others are asked first");
+                tracing::warn!(upstream = %self.address, "upstream is down; querying it last");
             }
-            health.rests_until = Some(Instant::now() + rest(health.missed));
+            health.down_until = Some(Instant::now() + down_time(health.missed));
         }
         self.health.set(health);
     }
 
     fn replied(&self) {
-        if self.health.replace(Health::default()).rests_until.is_some() {
+        if self.health.replace(Health::default()).down_until.is_some() {
             self.stats.down.store(false, Relaxed);
-            tracing::info!(upstream = %self.address, "upstream replies again");
+            tracing::info!(upstream = %self.address, "upstream is up again");
         }
     }
 
-    fn knows_edns(&self) -> bool {
-        self.plain_until.get().is_none_or(|until| until <= Instant::now())
+    fn supports_edns(&self) -> bool {
+        self.without_edns_until.get().is_none_or(|until| until <= Instant::now())
     }
 
-    /// A server that refused EDNS is asked without for a while, and not for ever: it may be replaced.
-    fn ask_plainly(&self) {
-        self.plain_until.set(Some(Instant::now() + PLAIN));
+    /// Omits EDNS from queries for a while. It is tried again later, because the server may have been upgraded.
+    fn disable_edns(&self) {
+        self.without_edns_until.set(Some(Instant::now() + WITHOUT_EDNS));
     }
 
-    /// Asks. What comes back as an answer is one: that a name exists, or does not.
+    /// Sends a query and returns its reply: NOERROR or NXDOMAIN. Other rcodes are [`UpstreamError::Refused`].
     pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let start = Instant::now();
         count(&self.stats.requests);
@@ -264,7 +265,7 @@ impl Server {
                 count(&self.stats.times[TIME_BOUNDS.iter().take_while(|bound| **bound < time).count()]);
                 self.stats.time.fetch_add(time, Relaxed);
             }
-            Err(UpstreamError::NoTrace) => {
+            Err(UpstreamError::Timeout) => {
                 count(&self.stats.timeouts);
                 self.missed();
             }
@@ -282,51 +283,53 @@ impl Server {
     }
 
     async fn over_udp(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
-        let mut lane = self.lane().map_err(|_| UpstreamError::Io)?;
-        let mut patience = RESEND;
-        let mut edns = self.knows_edns();
+        let mut pooled = self.pooled().map_err(|_| UpstreamError::Io)?;
+        let mut patience = RETRANSMIT;
+        let mut edns = self.supports_edns();
         let known = edns;
-        // Sent again it is the same question: a server that takes its time answers the first one sent.
+        // Retransmits have the same id, because a slow server may reply to the first transmission.
         let id = self.shared.random() as u16;
         loop {
             let message = asked.encode(id, edns);
-            lane.uses += 1;
-            // At once: a new socket is not known to be writable yet. A full queue is a lost datagram, which is sent again.
-            match socket2::SockRef::from(&lane.socket).send(&message) {
+            pooled.uses += 1;
+            // This bypasses tokio, which does not yet know that a new socket is writable. If the send queue is full the
+            // datagram is lost, and the retransmit replaces it.
+            match socket2::SockRef::from(&pooled.socket).send(&message) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(UpstreamError::Io),
                 _ => {}
             }
             let until = asked.deadline.min(Instant::now() + patience);
-            match timeout_at(until, self.receive(&lane.socket, id, asked.question)).await {
+            match timeout_at(until, self.receive(&pooled.socket, id, asked.question)).await {
                 Ok(Ok(Ok(entry))) => {
-                    self.keep(lane);
+                    self.release(pooled);
                     if known && !edns {
-                        self.ask_plainly();
+                        self.disable_edns();
                     }
                     return Ok(entry);
                 }
                 Ok(Ok(Err(InvalidReply::Truncated))) => {
-                    self.keep(lane);
-                    // It has replied: silence over TCP is no reason to ask it last.
+                    self.release(pooled);
+                    // The server has replied over UDP, so a timeout over TCP does not count as a failure of the server.
                     return self.over_stream(asked).await.map_err(|trouble| match trouble {
-                        UpstreamError::NoTrace => UpstreamError::InvalidReply,
+                        UpstreamError::Timeout => UpstreamError::InvalidReply,
                         other => other,
                     });
                 }
-                // Whether that was the reason shows when it is asked without.
+                // The retry without EDNS shows whether EDNS was the reason.
                 Ok(Ok(Err(InvalidReply::NoEdns))) if edns => edns = false,
                 Ok(Ok(Err(_))) => return Err(UpstreamError::InvalidReply),
                 Ok(Err(_)) => return Err(UpstreamError::Io),
-                Err(_) if Instant::now() >= asked.deadline => return Err(UpstreamError::NoTrace),
+                Err(_) if Instant::now() >= asked.deadline => return Err(UpstreamError::Timeout),
                 Err(_) => patience *= 2,
             }
         }
     }
 
-    /// Waits for the reply to one question. Other messages are stepped over: the right one may still come.
+    /// Waits for the reply to one query. Messages that do not match are skipped, because the right one may still
+    /// arrive.
     async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, InvalidReply>> {
         loop {
-            // A port where nobody listens shows as an error, with nothing to read.
+            // A closed port shows as an error (ICMP port unreachable), with nothing to read.
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
             if ready.is_error() {
                 let error = socket.try_io(Interest::ERROR, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
@@ -340,22 +343,23 @@ impl Server {
             };
             let message = buffer.get(..length).unwrap_or(&[]);
             if message.first_chunk() != Some(&id.to_be_bytes()) {
-                count(&self.stats.foreign);
+                count(&self.stats.mismatched);
                 continue;
             }
             match self.shared.parse(message, question) {
-                Err(InvalidReply::Foreign) => count(&self.stats.foreign),
-                // More than was asked for: what sends it knows no bounds, or is not who we asked.
+                Err(InvalidReply::Mismatched) => count(&self.stats.mismatched),
+                // It exceeds the announced payload size: the server is broken or the reply is forged. TCP decides.
                 Ok(_) if length > usize::from(PAYLOAD) => return Ok(Err(InvalidReply::Truncated)),
                 result => return Ok(result),
             }
         }
     }
 
-    /// A socket that carries no other question, connected, so that the system takes datagrams of this server alone.
-    fn lane(&self) -> io::Result<PooledSocket> {
-        if let Some(lane) = self.lanes.borrow_mut().pop() {
-            return Ok(lane);
+    /// Returns a socket with no query in flight. It is connected, so that the system drops datagrams from other
+    /// addresses.
+    fn pooled(&self) -> io::Result<PooledSocket> {
+        if let Some(pooled) = self.idle_sockets.borrow_mut().pop() {
+            return Ok(pooled);
         }
         let any: SocketAddr = match self.address.socket {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
@@ -367,33 +371,33 @@ impl Server {
         Ok(PooledSocket { socket: UdpSocket::from_std(socket)?, uses: 0 })
     }
 
-    fn keep(&self, lane: PooledSocket) {
-        let mut lanes = self.lanes.borrow_mut();
-        if lane.uses < USES && lanes.len() < IDLE_SOCKETS {
-            lanes.push(lane);
+    fn release(&self, pooled: PooledSocket) {
+        let mut idle_sockets = self.idle_sockets.borrow_mut();
+        if pooled.uses < QUERIES_PER_SOCKET && idle_sockets.len() < IDLE_SOCKETS {
+            idle_sockets.push(pooled);
         }
     }
 
-    /// Over TCP or TLS. A connection that the server has closed meanwhile is opened again, once. One that says nothing in
-    /// time is given up: it may be dead, and would be asked again and again.
+    /// Queries over TCP or TLS. If the server has closed an idle connection, it is reopened once. A connection that
+    /// times out is dropped, because it may be dead, and every later query on it would time out as well.
     async fn over_stream(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
-        let mut edns = self.knows_edns();
+        let mut edns = self.supports_edns();
         let known = edns;
         let mut fresh = false;
         loop {
-            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::NoTrace));
+            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::Timeout));
             let (stream, number, is_new) = opened?;
             fresh |= is_new;
             let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| UpstreamError::InvalidReply)?;
             let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
-            let given_up = GivenUp { server: self, number, in_time: Cell::new(false) };
+            let guard = DropUnlessReplied { server: self, number, has_reply: Cell::new(false) };
             let reply = timeout_at(asked.deadline, sent.first_answer()).await;
-            given_up.in_time.set(matches!(reply, Ok(Ok(_))));
+            guard.has_reply.set(matches!(reply, Ok(Ok(_))));
             match reply {
                 Ok(Ok(response)) => match self.shared.parse(response.as_buffer(), asked.question) {
                     Ok(entry) => {
                         if known && !edns {
-                            self.ask_plainly();
+                            self.disable_edns();
                         }
                         return Ok(entry);
                     }
@@ -401,17 +405,17 @@ impl Server {
                     Err(_) => return Err(UpstreamError::InvalidReply),
                 },
                 Ok(Err(error)) => {
-                    tracing::debug!(upstream = %self.address, %error, "connection to an upstream");
+                    tracing::debug!(upstream = %self.address, %error, "connection to upstream failed");
                     if fresh {
                         return Err(UpstreamError::Io);
                     }
                 }
-                Err(_) => return Err(UpstreamError::NoTrace),
+                Err(_) => return Err(UpstreamError::Timeout),
             }
         }
     }
 
-    /// The connection, its number, and whether it was opened just now.
+    /// Returns the connection, its sequence number, and whether this call opened it.
     async fn connection(&self) -> Result<(Stream, u64, bool), UpstreamError> {
         let mut open = self.stream.lock().await;
         if let Some((stream, number)) = &*open {
@@ -436,9 +440,9 @@ impl Server {
                 Ok((stream, number, true))
             }
             Err(error) => {
-                // Once, until one succeeds: a wrong certificate is for an operator to mend.
+                // Warn once until a connection succeeds: an operator has to fix a wrong certificate.
                 if !self.unreachable.replace(true) {
-                    tracing::warn!(upstream = %self.address, %error, "no connection to an upstream");
+                    tracing::warn!(upstream = %self.address, %error, "cannot connect to upstream");
                 }
                 Err(UpstreamError::Io)
             }
@@ -446,20 +450,20 @@ impl Server {
     }
 }
 
-/// A connection that gave no reply in time, or whose question nobody waits for any more, is not used again: it may be dead,
-/// and nothing else would show that. Another one costs little.
-struct GivenUp<'s> {
+/// Guard that drops a connection unless a reply arrived in time. A connection whose query timed out or was cancelled
+/// may be dead, and nothing else would reveal that. A new one costs little.
+struct DropUnlessReplied<'s> {
     server: &'s Server,
     number: u64,
-    in_time: Cell<bool>,
+    has_reply: Cell<bool>,
 }
 
-impl Drop for GivenUp<'_> {
+impl Drop for DropUnlessReplied<'_> {
     fn drop(&mut self) {
-        if self.in_time.get() {
+        if self.has_reply.get() {
             return;
         }
-        // Somebody who is opening another holds the lock: then this one is gone already.
+        // If the lock is taken, another task is opening a new connection, so this one is already gone.
         if let Ok(mut open) = self.server.stream.try_lock()
             && open.as_ref().is_some_and(|(_, number)| *number == self.number)
         {
@@ -468,8 +472,8 @@ impl Drop for GivenUp<'_> {
     }
 }
 
-/// How long a server rests that has missed so many questions.
-fn rest(missed: u32) -> Duration {
+/// Returns the time before a server is tried again, after this many failures in a row.
+fn down_time(missed: u32) -> Duration {
     let doublings = missed.saturating_sub(DOWN_AFTER).min(8);
-    (REST[0] * (1 << doublings)).min(REST[1])
+    (DOWN_TIME[0] * (1 << doublings)).min(DOWN_TIME[1])
 }

@@ -1,4 +1,4 @@
-//! What is wrong with the names of a cluster, or will surprise somebody.
+//! Problems with the names of a cluster, and names that behave unexpectedly.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,37 +9,37 @@ use crate::wire::{label_of, text_of};
 use crate::zone::facts::{Key, ServiceType};
 use crate::zone::{Diagnostic, tld};
 
-/// How bad it is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// A name has no answer, or another one than was meant.
+    /// A name has no answer, or not the intended one.
     Error,
-    /// It works, and will surprise somebody.
+    /// A name works, but may behave unexpectedly.
     Warning,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Severity.
     pub severity: Severity,
-    /// Which kind of finding, for programs.
+    /// Stable identifier of the kind of finding, for programs.
     pub code: &'static str,
-    /// Where: `NAMESPACE/SERVICE` or a namespace.
+    /// Affected object: `NAMESPACE/SERVICE` or a namespace.
     pub object: String,
-    /// What it is.
+    /// The problem.
     pub what: String,
-    /// Why it matters.
+    /// Its consequence.
     pub why: String,
-    /// What to do.
+    /// How to fix it.
     pub fix: String,
 }
 
-/// All findings, the worst first; then by object.
-pub fn examine(catalog: &Catalog, reports: &[Diagnostic]) -> Vec<Finding> {
+/// Returns all findings, sorted by severity, code and object.
+pub fn examine(catalog: &Catalog, diagnostics: &[Diagnostic]) -> Vec<Finding> {
     let mut all = BTreeSet::new();
-    all.extend(reports.iter().map(of_report));
+    all.extend(diagnostics.iter().map(from_diagnostic));
     for (key, known) in &catalog.services {
         services(catalog, key, known, &mut all);
     }
@@ -59,32 +59,32 @@ fn finding(
     Finding { severity, code, object: object.to_string(), what, why, fix }
 }
 
-/// `NAMESPACE/SERVICE`, of a Service that the table calls `SERVICE.NAMESPACE`.
+/// Converts `SERVICE.NAMESPACE`, as the table writes it, to `NAMESPACE/SERVICE`.
 fn slashed(name: &str) -> String {
     name.split_once('.').map_or_else(|| name.to_owned(), |(service, namespace)| format!("{namespace}/{service}"))
 }
 
-/// What the builder of the table has met.
-fn of_report(report: &Diagnostic) -> Finding {
+/// Converts a diagnostic of the table's builder.
+fn from_diagnostic(report: &Diagnostic) -> Finding {
     match report {
-        Diagnostic::AliasClaimed { alias, kept_by, refused } => finding(
+        Diagnostic::AliasClaimed { alias, granted_to, refused } => finding(
             Severity::Error,
             "alias-claimed-twice",
             &slashed(refused),
             [
-                format!("its alias {alias} belongs to {}", slashed(kept_by)),
-                format!("{alias} leads to {}, which has it by age or name", slashed(kept_by)),
-                "take the alias from one of them (callsign.dev/alias)".into(),
+                format!("its alias {alias} belongs to {}", slashed(granted_to)),
+                format!("{alias} resolves to {}, which is older or comes first by name", slashed(granted_to)),
+                "remove the alias from one of them (callsign.dev/alias)".into(),
             ],
         ),
-        Diagnostic::TwoDefaults { kind, services } => finding(
+        Diagnostic::AmbiguousDefault { kind, services } => finding(
             Severity::Error,
             "two-defaults",
             &services.iter().map(|service| slashed(service)).collect::<Vec<_>>().join(", "),
             [
-                format!("all of them are the default of {kind}"),
-                "the name of the kind has no answer: none is better than the wrong database".into(),
-                "leave callsign.dev/default on one of them".into(),
+                format!("all of them claim to be the default for {kind}"),
+                "that name does not resolve, because no answer is better than the wrong database".into(),
+                "keep callsign.dev/default on only one of them".into(),
             ],
         ),
         Diagnostic::AliasShadowed { alias, claimed_by } => finding(
@@ -92,9 +92,9 @@ fn of_report(report: &Diagnostic) -> Finding {
             "alias-shadowed",
             &slashed(claimed_by),
             [
-                format!("its alias {alias} is also the name of a Service there"),
-                format!("{alias} leads to the Service of that name"),
-                "choose another alias, or remove it".into(),
+                format!("its alias {alias} is also the name of a Service in its namespace"),
+                format!("{alias} resolves to the Service of that name"),
+                "choose another alias, or remove this one".into(),
             ],
         ),
         Diagnostic::TopLevelDomain { namespace } => finding(
@@ -104,7 +104,7 @@ fn of_report(report: &Diagnostic) -> Finding {
             [
                 format!(".{namespace} is a public top-level domain"),
                 format!(
-                    "NAME.{namespace} could be a Service or a site of the Internet: aliases, databases and apps of that namespace are not found by it, nor are typing errors in it answered here"
+                    "NAME.{namespace} could be a Service or a public name, so it matches Services only: no aliases, databases or apps, and unknown names are not answered here"
                 ),
                 "rename the namespace, use full names, or allow it with --allow-tld-namespace".into(),
             ],
@@ -114,9 +114,9 @@ fn of_report(report: &Diagnostic) -> Finding {
             "fqdn-endpoints",
             &slashed(service),
             [
-                "it has several endpoints that are names, or names beside addresses".into(),
-                "a name can be an alias of one other name only: these endpoints have no records".into(),
-                "keep one EndpointSlice of addressType FQDN with one endpoint, or use addresses".into(),
+                "it has several endpoints that are names, or both names and addresses".into(),
+                "a CNAME has only one target, so these endpoints have no records".into(),
+                "use a single EndpointSlice of addressType FQDN with one endpoint, or use addresses".into(),
             ],
         ),
     }
@@ -130,9 +130,9 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
                 "external-name-is-no-name",
                 key,
                 [
-                    "its externalName is an IP address, or no name".into(),
-                    "a CNAME leads to a name: this Service is answered NXDOMAIN".into(),
-                    "give it a name, or make a Service without selector and an EndpointSlice with the address".into(),
+                    "its externalName is an IP address, or not a valid name".into(),
+                    "a CNAME needs a name as its target, so this Service is answered with NXDOMAIN".into(),
+                    "use a name, or create a Service without a selector and an EndpointSlice with the address".into(),
                 ],
             ));
         }
@@ -148,20 +148,20 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
                 key,
                 [
                     format!("it is headless, and {listed}"),
-                    "its name is answered NXDOMAIN until one is".into(),
-                    "look at its pods and their readiness probes, and at its selector".into(),
+                    "its name is answered with NXDOMAIN until an endpoint is ready".into(),
+                    "check its pods, their readiness probes, and its selector".into(),
                 ],
             ));
         }
-        ServiceType::Cluster(_) if known.sliced && known.ready.is_empty() => {
+        ServiceType::Cluster(_) if known.has_slices && known.ready.is_empty() => {
             all.insert(finding(
                 Severity::Warning,
                 "no-ready-endpoint",
                 key,
                 [
                     format!("none of its {} endpoints is ready", known.total),
-                    "its name has an address, and nobody answers there".into(),
-                    "look at its pods and their readiness probes, and at its selector".into(),
+                    "its name resolves, but nothing accepts connections there".into(),
+                    "check its pods, their readiness probes, and its selector".into(),
                 ],
             ));
         }
@@ -169,14 +169,14 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
     }
     let written = catalog.links_of(key);
     let same = catalog.variables(key, &written, links::Style::Plain).err().into_iter().flatten();
-    for wrong in same.filter(|wrong| matches!(wrong, links::LinkError::Same { .. })) {
+    for wrong in same.filter(|wrong| matches!(wrong, links::LinkError::Conflict { .. })) {
         all.insert(finding(
             Severity::Error,
             "links-of-one-name",
             key,
             [
                 wrong.to_string(),
-                "no variables can be made: one would hide the other".into(),
+                "no variables can be created, because one would overwrite the other".into(),
                 "give one of them an alias (callsign.dev/alias) and link to that".into(),
             ],
         ));
@@ -184,9 +184,9 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
     for text in written {
         let [code, why] = match catalog.variables(key, std::slice::from_ref(&text), links::Style::Plain) {
             Err(wrong) if matches!(wrong.first(), Some(links::LinkError::NoPorts { .. })) => {
-                ["link-without-ports", "no variables can be made of a link to nothing that listens"]
+                ["link-without-ports", "variables need a port, and the linked Service has none"]
             }
-            Err(_) => ["link-to-nothing", "the name that it would be told does not resolve for it"],
+            Err(_) => ["link-to-nothing", "the linked name does not resolve for this Service"],
             Ok(_) => continue,
         };
         let without =
@@ -199,7 +199,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
                 format!("it links to {text}, which {without}"),
                 why.into(),
                 format!(
-                    "correct callsign.dev/links; `callsign explain {text} --from {}` says what is near",
+                    "correct callsign.dev/links; `callsign explain {text} --from {}` suggests similar names",
                     key.namespace
                 ),
             ],
@@ -207,9 +207,9 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
     }
 }
 
-/// Names of which one hides another.
+/// Adds findings for names that hide other names.
 fn shadows(catalog: &Catalog, all: &mut BTreeSet<Finding>) {
-    // `x.y` asked in C: endpoint x of the headless Service y of C comes before Service x of namespace y.
+    // For `x.y` from namespace C, endpoint x of C's headless Service y precedes Service x of namespace y.
     for (key, _) in catalog.services.iter().filter(|(key, _)| catalog.has_namespace(&key.name)) {
         let Some(service) = catalog.entry(key) else { continue };
         for endpoint in service.endpoints.all.iter().filter_map(|endpoint| endpoint.label.as_deref()) {
@@ -222,14 +222,14 @@ fn shadows(catalog: &Catalog, all: &mut BTreeSet<Finding>) {
                     &hidden,
                     [
                         format!("{endpoint}.{} is also an endpoint of Service {key}", key.name),
-                        format!("in namespace {} that name leads to the endpoint", key.namespace),
-                        format!("write {endpoint}.{}.svc there", key.name),
+                        format!("in namespace {} that name resolves to the endpoint", key.namespace),
+                        format!("use {endpoint}.{}.svc there", key.name),
                     ],
                 ));
             }
         }
     }
-    // A bare name that is an app's, and a Service's in somebody's namespace.
+    // A bare name can be both an app and a Service in the caller's namespace, which takes precedence.
     let prefix = String::from_utf8_lossy(&catalog.zone.settings.application_prefix).into_owned();
     let mut apps: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for namespace in catalog.namespaces().filter(|_| !prefix.is_empty()) {
@@ -245,8 +245,8 @@ fn shadows(catalog: &Catalog, all: &mut BTreeSet<Finding>) {
             "app-shadowed",
             &format!("{prefix}{app}"),
             [
-                format!("a Service of the app's name is in {list}"),
-                format!("{app}, asked there, leads to that Service and not to the app"),
+                format!("Services with the app's name exist in {list}"),
+                format!("callers there that look up {app} reach that Service, not the app"),
                 "use the app's full name there; `callsign dns` lists it".into(),
             ],
         ));
@@ -261,8 +261,8 @@ fn namespaces(catalog: &Catalog, namespace: &str, all: &mut BTreeSet<Finding>) {
             "reserved-namespace",
             &namespace,
             [
-                format!("a namespace is called {namespace}"),
-                format!("NAME.NAMESPACE.{namespace} is read as the beginning of a full name"),
+                format!("the namespace has the reserved name {namespace}"),
+                format!("NAME.NAMESPACE.{namespace} is treated as the beginning of a full name"),
                 "rename it, or use full names for its Services".into(),
             ],
         ));
@@ -274,7 +274,7 @@ fn namespaces(catalog: &Catalog, namespace: &str, all: &mut BTreeSet<Finding>) {
     let app = namespace.get(settings.application_prefix.len()..).unwrap_or_default();
     if let (Some(place), Ok(own)) = (several, settings.namespace_name(namespace))
         && !tld::is_public(app)
-        // A bare app name is answered by the application rule alone when nothing of that name is in the namespace.
+        // The app rule decides a bare name only if nothing in the app's own namespace has that name.
         && catalog.resolved(app, &own).is_none()
     {
         all.insert(finding(
@@ -283,7 +283,7 @@ fn namespaces(catalog: &Catalog, namespace: &str, all: &mut BTreeSet<Finding>) {
             &namespace,
             [
                 format!("none of its {} Services is the main one", place.application.len()),
-                format!("the name {app} has no answer"),
+                format!("the app name {app} does not resolve"),
                 "label the main one service.name: main, or set app.kubernetes.io/instance and /name as charts do"
                     .into(),
             ],

@@ -1,4 +1,4 @@
-//! Why a name resolves, or does not: each rule in order, what it looked for and found, the winner, the answer.
+//! Explains how a name resolves: the rules in order with their results, the outcome, and the answer.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -11,69 +11,69 @@ use thiserror::Error;
 use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
 use crate::resolve::{Node, Outcome, Recorded, Step, StepResult, resolve};
 use crate::wire::{Name, NameError, name_from_text, text_of};
-use crate::zone::{Asker, Caller, NamespaceName, Origin, Zone};
+use crate::zone::{Caller, LazyCaller, NamespaceName, Origin, Zone};
 
-/// Why nothing can be explained.
+/// Reasons why a name cannot be explained.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ExplainError {
-    /// The name.
-    #[error("'{0}' is no name: {1}; labels have 1 to 63 characters")]
-    NoName(String, NameError),
-    /// The type.
-    #[error("'{0}' is no record type; write A, AAAA, SRV, PTR or TYPE65")]
-    NoType(String),
-    /// Who asks.
-    #[error("from {0}: there is no namespace of that name")]
-    NoCaller(String),
-    /// A message that another parser refuses.
-    #[error("the message cannot be read: {0}")]
+    /// The name is not valid.
+    #[error("'{0}' is not a valid name: {1}; labels have 1 to 63 characters")]
+    InvalidName(String, NameError),
+    /// The record type is unknown.
+    #[error("'{0}' is not a record type; use A, AAAA, SRV, PTR or a number, as in TYPE65")]
+    UnknownType(String),
+    /// The caller's namespace does not exist.
+    #[error("from {0}: there is no such namespace")]
+    UnknownNamespace(String),
+    /// The other DNS library cannot parse or encode the message.
+    #[error("cannot process the DNS message: {0}")]
     Unreadable(String),
 }
 
-/// A name from text, in the form that is resolved.
+/// Parses a name from text, in the form that the resolver takes.
 ///
 /// # Errors
-/// When it is none.
+/// If the text is not a valid name.
 pub fn name_of(text: &str) -> Result<Name, ExplainError> {
-    let wire = name_from_text(text).map_err(|error| ExplainError::NoName(text.to_owned(), error))?;
-    Name::parse(&wire, 0).map_err(|error| ExplainError::NoName(text.to_owned(), error))
+    let wire = name_from_text(text).map_err(|error| ExplainError::InvalidName(text.to_owned(), error))?;
+    Name::parse(&wire, 0).map_err(|error| ExplainError::InvalidName(text.to_owned(), error))
 }
 
-/// A record type from text.
+/// Parses a record type from text.
 ///
 /// # Errors
-/// When it is none.
+/// If the text is not a record type.
 pub fn type_of(text: &str) -> Result<RecordType, ExplainError> {
     let upper = text.to_ascii_uppercase();
     let number = upper.strip_prefix("TYPE").and_then(|number| number.parse::<u16>().ok());
     let known = number.map(RecordType::from).or_else(|| upper.parse().ok());
-    known.ok_or_else(|| ExplainError::NoType(text.to_owned()))
+    known.ok_or_else(|| ExplainError::UnknownType(text.to_owned()))
 }
 
-/// Who asks, and how that is known.
+/// A caller, and how its namespace was determined.
 #[derive(Clone, Debug)]
 pub struct CallerSpec {
     /// The namespace, if it is known.
     pub namespace: Option<NamespaceName>,
-    /// How.
+    /// How it was determined.
     pub reason: String,
 }
 
 impl CallerSpec {
-    /// Somebody in this namespace.
+    /// Creates a caller in this namespace.
     pub fn new(namespace: Option<NamespaceName>, reason: String) -> CallerSpec {
         CallerSpec { namespace, reason }
     }
 
-    /// The caller that `--from` means, as far as the table knows: a namespace or an address.
+    /// Determines the caller from the value of `--from`, which is a namespace of the table or an address.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If the value is neither.
     pub fn parse(zone: &Zone, from: Option<&str>) -> Result<CallerSpec, ExplainError> {
         let settings = &zone.settings;
         let Some(text) = from else {
             let namespace = settings.namespace.clone();
-            let reason = if namespace.is_some() { "--namespace" } else { "nobody said who asks: add --from" };
+            let reason = if namespace.is_some() { "--namespace" } else { "no caller given; add --from" };
             return Ok(CallerSpec::new(namespace, reason.to_owned()));
         };
         if let Ok(address) = text.parse::<IpAddr>() {
@@ -82,100 +82,100 @@ impl CallerSpec {
         }
         let namespace = settings.namespace_name(text).ok().filter(|name| zone.namespace(name.as_label()).is_some());
         match namespace {
-            Some(_) => Ok(CallerSpec::new(namespace, "told".to_owned())),
-            None => Err(ExplainError::NoCaller(text.to_owned())),
+            Some(_) => Ok(CallerSpec::new(namespace, "given explicitly".to_owned())),
+            None => Err(ExplainError::UnknownNamespace(text.to_owned())),
         }
     }
 }
 
-/// Everything that explain says.
+/// The output of `callsign explain`.
 #[derive(Debug, Serialize)]
 pub struct Explanation {
-    /// The name, as it was read.
+    /// The name as parsed.
     pub name: String,
-    /// The type asked for.
+    /// The qtype.
     pub r#type: String,
-    /// Who asks.
+    /// The caller.
     pub from: From,
-    /// Each rule that was tried.
+    /// The rules that were tried.
     pub steps: Vec<StepJson>,
-    /// What the name is.
+    /// The kind of thing that the name denotes.
     pub outcome: String,
-    /// The response code; `FORWARDED` where upstreams decide.
+    /// The rcode, or `FORWARDED` if upstreams decide.
     pub rcode: String,
     /// The records of the answer.
     pub answers: Vec<String>,
-    /// The answer leads out of the cluster: upstreams say the rest.
+    /// Whether the answer is a CNAME to a name outside of the cluster, whose records come from upstreams.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub leads_out: bool,
-    /// Names that may have been meant.
+    /// Similar names that exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub near: Vec<String>,
-    /// What a running server says.
+    /// The reply of a running server, if one was queried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<FromServer>,
 }
 
-/// Who asks.
+/// The caller, for JSON output.
 #[derive(Debug, Serialize)]
 pub struct From {
     /// The namespace, if it is known.
     pub namespace: Option<String>,
-    /// How.
+    /// How it was determined.
     pub reason: String,
 }
 
-/// One rule that was tried.
+/// A rule that was tried, for JSON output.
 #[derive(Debug, Serialize)]
 pub struct StepJson {
-    /// Which.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// What it looked for.
+    /// The object or name that the rule looked for.
     pub looked_for: String,
     /// `found`, `nothing`, `hidden` or `skipped`.
     pub found: &'static str,
-    /// What, or why.
+    /// The object that was found, or the reason for skipping the rule.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// What a running server says.
+/// The reply of a running server.
 #[derive(Debug, Serialize)]
 pub struct FromServer {
-    /// Which.
+    /// Its address.
     pub address: String,
-    /// Its response code.
+    /// Its rcode.
     pub rcode: String,
     /// Its answers.
     pub answers: Vec<String>,
-    /// Whether that is something else.
+    /// Whether the reply differs from the explanation.
     pub differs: bool,
 }
 
-/// What the reader of an explanation may learn.
+/// The intended reader of an explanation, who determines its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
-    /// Everything: also what is hidden from the caller.
+pub enum Audience {
+    /// An operator, to whom objects hidden from the caller are shown.
     Operator,
-    /// What the caller itself may see: what is hidden does not exist.
+    /// The caller itself: hidden objects appear not to exist.
     Caller,
 }
 
-/// Resolves a name, told, and answers it, as the server would.
+/// Resolves a name with a trace, and answers it as the server would.
 ///
 /// # Errors
-/// When a message cannot be made or read.
+/// If a message cannot be encoded or parsed.
 pub fn explain(
     zone: &Zone,
     who: &CallerSpec,
     name: &Name,
     qtype: RecordType,
-    sight: Sight,
+    audience: Audience,
 ) -> Result<Explanation, ExplainError> {
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
     let mut told = Recorded::default();
-    let asker = Asker::new(zone, caller);
-    let outcome = describe(&resolve(zone, &asker, name, &mut told));
+    let lazy_caller = LazyCaller::new(zone, caller);
+    let outcome = describe(&resolve(zone, &lazy_caller, name, &mut told));
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
     let mut verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply);
@@ -184,7 +184,7 @@ pub fn explain(
         _ => None,
     };
     if matches!(error, Some(ForwardReason::LeadsOut | ForwardReason::Search)) {
-        verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::alone(0), &mut reply);
+        verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::zone_only(0), &mut reply);
     }
     let (rcode, answers) = match verdict {
         Verdict::Reply { len, .. } => read(&reply[..len])?,
@@ -195,23 +195,23 @@ pub fn explain(
         name: text_of(name.wire()),
         r#type: qtype.to_string(),
         from: From { namespace: who.namespace.as_ref().map(NamespaceName::text), reason: who.reason.clone() },
-        steps: told.0.into_iter().map(|step| told1(step, sight)).collect(),
+        steps: told.0.into_iter().map(|step| step_json(step, audience)).collect(),
         outcome,
         rcode,
         answers,
         leads_out: error == Some(ForwardReason::LeadsOut),
-        near: if nothing { near(zone, who.namespace.as_ref(), name, sight) } else { Vec::new() },
+        near: if nothing { near(zone, who.namespace.as_ref(), name, audience) } else { Vec::new() },
         server: None,
     })
 }
 
-/// In place of an rcode: upstreams decide.
+/// Shown instead of an rcode if upstreams decide.
 pub const FORWARDED: &str = "FORWARDED";
 
-fn told1(step: Step, sight: Sight) -> StepJson {
+fn step_json(step: Step, audience: Audience) -> StepJson {
     let (found, detail) = match step.finding {
         StepResult::Nothing => ("nothing", String::new()),
-        StepResult::Hidden(_) if sight == Sight::Caller => ("nothing", String::new()),
+        StepResult::Hidden(_) if audience == Audience::Caller => ("nothing", String::new()),
         StepResult::Found(what) => ("found", what),
         StepResult::Hidden(what) => ("hidden", what),
         StepResult::Skipped(error) => ("skipped", error),
@@ -222,7 +222,7 @@ fn told1(step: Step, sight: Sight) -> StepJson {
 fn describe(outcome: &Outcome<'_>) -> String {
     match outcome {
         Outcome::Found(node, _) => match node {
-            Node::Empty => "the name exists, and has no records of its own".to_owned(),
+            Node::Empty => "the name exists, but has no records".to_owned(),
             Node::Apex => "the cluster domain".to_owned(),
             Node::NameServer => "the cluster's name server".to_owned(),
             Node::Version => "the schema version".to_owned(),
@@ -230,19 +230,19 @@ fn describe(outcome: &Outcome<'_>) -> String {
             Node::Port(service, labels) => format!("port {} of Service {}", text_of(labels.port), service.name.text()),
             Node::Endpoint(endpoint) => format!("endpoint of Service {}", endpoint.service.name.text()),
             Node::Address(address) => format!("the address {address}"),
-            Node::Localhost => "loopback".to_owned(),
-            Node::Reverse(address) => format!("the names of {address}"),
+            Node::Localhost => "the loopback address".to_owned(),
+            Node::Reverse(address) => format!("the reverse name of {address}"),
         },
         Outcome::Missing(_) => "the name does not exist".to_owned(),
-        Outcome::NotOurs => "not a name of the cluster: upstreams are asked, if there are any".to_owned(),
-        Outcome::NotReady => "the cluster has not been learnt".to_owned(),
+        Outcome::NotOurs => "not a name of the cluster; it is forwarded if there are upstreams".to_owned(),
+        Outcome::NotReady => "the first sync is not complete".to_owned(),
     }
 }
 
-/// The query for a name.
+/// Encodes the query for a name.
 ///
 /// # Errors
-/// When none can be made.
+/// If the query cannot be encoded.
 pub fn query(name: &Name, qtype: RecordType) -> Result<Vec<u8>, ExplainError> {
     let failed = |error: &dyn std::fmt::Display| ExplainError::Unreadable(error.to_string());
     let mut message = Message::new(0, MessageType::Query, OpCode::Query);
@@ -257,10 +257,10 @@ pub fn query(name: &Name, qtype: RecordType) -> Result<Vec<u8>, ExplainError> {
     message.to_vec().map_err(|error| failed(&error))
 }
 
-/// Rcode and answers of a reply.
+/// Parses a reply into its rcode and answers.
 ///
 /// # Errors
-/// When it is none.
+/// If the reply cannot be parsed.
 pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
     let message = Message::from_vec(reply).map_err(|error| ExplainError::Unreadable(error.to_string()))?;
     let rcode = format!("{:?}", message.metadata.response_code).to_uppercase();
@@ -273,32 +273,32 @@ pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
 
 fn reason(address: IpAddr, origin: &Origin) -> String {
     match origin {
-        Origin::Explicit => "told".to_owned(),
-        Origin::Callers(_) => format!("--callers has {address}"),
-        Origin::Pod => format!("one live pod has {address}"),
+        Origin::Explicit => "given explicitly".to_owned(),
+        Origin::Callers(_) => format!("--callers includes {address}"),
+        Origin::Pod => format!("a live pod has the address {address}"),
         Origin::Default => "--namespace".to_owned(),
-        Origin::Unknown => format!("no rule knows {address}"),
+        Origin::Unknown => format!("no rule matches {address}"),
     }
 }
 
-/// Names that may have been meant, each with how to write it.
-fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, sight: Sight) -> Vec<String> {
+/// Returns similar names, as this caller would write them.
+fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, audience: Audience) -> Vec<String> {
     let first = text_of(name.label(0));
     let second = (name.labels() > 1).then(|| text_of(name.label(1)));
     let mut near: Vec<(usize, String)> = Vec::new();
     for service in zone.services() {
-        let (label, place) = (text_of(service.name.service()), text_of(service.name.namespace()));
+        let (label, namespace) = (text_of(service.name.service()), text_of(service.name.namespace()));
         let here = own.is_some_and(|own| own.label() == service.name.namespace());
         let distance = distance(&first, &label);
-        let asked_there = second.as_ref().is_some_and(|second| *second == place);
+        let asked_there = second.as_ref().is_some_and(|second| *second == namespace);
         let allowed = (first.len() / 3).clamp(1, 2);
         let exact = distance == 0;
         if !(exact || distance <= allowed && (here || asked_there || second.is_none())) {
             continue;
         }
-        let write = if here && second.is_none() { label.clone() } else { format!("{label}.{place}") };
+        let write = if here && second.is_none() { label.clone() } else { format!("{label}.{namespace}") };
         let hidden = service.visibility.as_ref().is_some_and(|visibility| !visibility.admits(own));
-        if hidden && sight == Sight::Caller {
+        if hidden && audience == Audience::Caller {
             continue;
         }
         let note = match (hidden, service.answers()) {
@@ -313,7 +313,7 @@ fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, sight: Sight) -> 
     near.into_iter().take(5).map(|(_, text)| text).collect()
 }
 
-/// Levenshtein distance.
+/// Returns the Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -329,12 +329,12 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 impl Explanation {
-    /// For people.
+    /// Formats the explanation for people.
     pub fn text(&self) -> String {
         let mut text = String::new();
         let who = match &self.from.namespace {
             Some(namespace) => format!("namespace {namespace} ({})", self.from.reason),
-            None => format!("a caller of no known namespace ({})", self.from.reason),
+            None => format!("a caller without a known namespace ({})", self.from.reason),
         };
         let _ = writeln!(text, "{} {}, asked by {who}\n", self.name, self.r#type);
         let rules = self.steps.iter().map(|step| step.rule.len()).max().unwrap_or(0);
@@ -349,19 +349,19 @@ impl Explanation {
             let _ = writeln!(text, "  {answer}");
         }
         if self.leads_out {
-            let _ = writeln!(text, "  and what upstreams say of where that leads");
+            let _ = writeln!(text, "  followed by the records of the target, from upstreams");
         }
         if !self.near.is_empty() {
-            let _ = writeln!(text, "\nperhaps you mean");
+            let _ = writeln!(text, "\ndid you mean");
             for near in &self.near {
                 let _ = writeln!(text, "  {near}");
             }
         }
         if let Some(server) = &self.server {
-            let verdict = if server.differs { "says otherwise" } else { "says the same" };
+            let verdict = if server.differs { "answers differently" } else { "agrees" };
             let _ = writeln!(text, "\n{} {verdict}: {}", server.address, server.rcode);
             if server.differs {
-                let _ = writeln!(text, "  (it was asked from this machine, whose namespace it may not know)");
+                let _ = writeln!(text, "  (queried from this machine, whose namespace the server may not know)");
             }
             for answer in server.answers.iter().filter(|_| server.differs) {
                 let _ = writeln!(text, "  {answer}");
@@ -376,7 +376,7 @@ mod tests {
     use super::distance;
 
     #[test]
-    fn distances() {
+    fn distance_counts_edits() {
         for (a, b, expected) in [
             ("", "", 0),
             ("api", "api", 0),

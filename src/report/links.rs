@@ -1,83 +1,83 @@
-//! Environment variables that tell one Service where another is.
+//! Environment variables that describe how one Service reaches another.
 
 use thiserror::Error;
 
 use super::{Catalog, key_of};
 use crate::zone::facts::{Key, PortFact, Protocol, ServiceFact, ServiceType};
 
-/// How variables are called and what they hold.
+/// Names and contents of the variables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Style {
     /// API_URL, API_HOST, API_PORT and API_SCHEME, with full names
     #[default]
     Plain,
-    /// API_URL alone, as `links` of a convox.yml inject it
+    /// API_URL only, as injected by `links` in convox.yml
     Convox,
-    /// The same as plain, with the names that an application itself would write: api, scheduler.backoffice-workers
+    /// As plain, but with short names as hosts: api, scheduler.backoffice-workers
     Cloud66,
-    /// API_PORT=tcp://…, API_PORT_3000_TCP_ADDR and so on, as links of Docker and Compose
+    /// API_PORT=tcp://…, API_PORT_3000_TCP_ADDR and so on, as injected by links of Docker and Compose
     Compose,
-    /// API_SERVICE_HOST, API_SERVICE_PORT and so on, as the kubelet injects them
+    /// API_SERVICE_HOST, API_SERVICE_PORT and so on, as injected by the kubelet
     Kubernetes,
 }
 
-/// Why there are no variables.
+/// Reasons why variables cannot be created.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum LinkError {
-    /// The one that links.
+    /// The linking Service does not exist, or the name is ambiguous.
     #[error("there is no Service {0}; `callsign services -A` lists them all")]
     NoService(String),
-    /// Nothing to link to.
-    #[error("{0} has no links: annotate it with callsign.dev/links, or name them with --link")]
+    /// The Service has no links.
+    #[error("{0} has no links; annotate it with callsign.dev/links, or use --link")]
     NoLinks(String),
-    /// A link to what does not exist, or may not be seen.
+    /// The target of a link does not exist, or is not visible.
     #[error("{from} links to service: {to} which does not exist")]
     Missing {
-        /// Who links.
+        /// The linking Service.
         from: String,
-        /// To what, as written.
+        /// The link as written.
         to: String,
     },
-    /// A link to what cannot be connected to.
+    /// The target of a link has no ports.
     #[error("{from} links to service: {to} which does not expose any ports")]
     NoPorts {
-        /// Who links.
+        /// The linking Service.
         from: String,
-        /// To what, as written.
+        /// The link as written.
         to: String,
     },
-    /// Two links of one variable name.
+    /// Two links would set the same variables.
     #[error("{from} links to {first} and {second}, which would both be {variable}; link to one of them by an alias")]
-    Same {
-        /// Who links.
+    Conflict {
+        /// The linking Service.
         from: String,
         /// One link.
         first: String,
-        /// The other.
+        /// The other link.
         second: String,
-        /// What both would be called.
+        /// The name that both links map to.
         variable: String,
     },
 }
 
-/// What the value of `callsign.dev/links` names.
+/// Splits the value of `callsign.dev/links` into links.
 pub fn written(text: &str) -> Vec<String> {
     let parts = text.split(|c: char| c == ',' || c.is_whitespace());
     parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
-/// One link, resolved.
+/// A resolved link.
 struct Link<'c> {
     variable: String,
     host: String,
-    /// As an application of the namespace would write it.
+    /// The shortest name within the namespace of the linking Service.
     short: String,
     key: Key,
     fact: &'c ServiceFact,
 }
 
 impl Catalog {
-    /// The Service that `[NS/]SERVICE` names: in `namespace`, else the only one of that name.
+    /// Finds the Service named by `[NS/]SERVICE`. Without `NS` and `namespace`, the name must be unique in the cluster.
     pub fn find(&self, text: &str, namespace: Option<&str>) -> Result<Key, LinkError> {
         let missing = || LinkError::NoService(text.to_owned());
         let known = |namespace: &str, name: &str| {
@@ -93,19 +93,19 @@ impl Catalog {
         match (named.next(), named.next()) {
             (Some(only), None) => Ok(only.clone()),
             (Some(first), Some(second)) => {
-                Err(LinkError::NoService(format!("{text} alone: there are {first} and {second}, say which")))
+                Err(LinkError::NoService(format!("named just {text}: there are {first} and {second}, add a namespace")))
             }
             _ => Err(missing()),
         }
     }
 
-    /// The links of a Service, as written in its annotation.
+    /// Returns the links of a Service, as written in its annotation.
     pub fn links_of(&self, key: &Key) -> Vec<String> {
         let links = self.services.get(key).and_then(|known| known.fact.links.as_deref());
         links.map(written).unwrap_or_default()
     }
 
-    /// Variables for a Service that links to these, in the order of the links; or everything that is wrong.
+    /// Returns the variables for the links of a Service, in the order of the links, or all errors.
     pub fn variables(
         &self,
         from: &Key,
@@ -125,10 +125,10 @@ impl Catalog {
                     continue;
                 }
             };
-            // Two spellings of one Service are one link.
+            // Two spellings of the same Service count as one link.
             match resolved.iter().find(|other| other.0.variable == link.variable) {
                 Some((other, _)) if other.key == link.key => continue,
-                Some((_, first)) => wrong.push(LinkError::Same {
+                Some((_, first)) => wrong.push(LinkError::Conflict {
                     from: from.name.to_string(),
                     first: (*first).to_owned(),
                     second: text.clone(),
@@ -154,7 +154,7 @@ impl Catalog {
             return Err(LinkError::NoPorts { from: from.name.to_string(), to: text.to_owned() });
         }
         let host = self.domain(&key);
-        // What the link is called where it is used: `scheduler.backoffice-workers` is SCHEDULER.
+        // Variables are named after the first label: `scheduler.backoffice-workers` becomes SCHEDULER.
         let first = text.split('.').next().unwrap_or(text);
         let short = if key.namespace == from.namespace {
             key.name.to_string()
@@ -165,15 +165,15 @@ impl Catalog {
     }
 }
 
-/// A name as a shell variable.
+/// Converts a name to the name of a shell variable.
 fn variable(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' });
-    // A shell knows no variable that begins with a digit.
+    // The name of a shell variable cannot begin with a digit.
     let digit = text.starts_with(|c: char| c.is_ascii_digit());
     digit.then_some('_').into_iter().chain(plain).collect()
 }
 
-/// Schemes with the port that they mean, and the port names or numbers that tell them.
+/// Schemes with their default ports. A port name or number can imply a scheme.
 const SCHEMES: &[(&str, u16)] = &[
     ("http", 80),
     ("https", 443),
@@ -195,10 +195,10 @@ const SCHEMES: &[(&str, u16)] = &[
     ("nats", 4222),
 ];
 
-/// Schemes that are told by a port's name and have no port of their own.
+/// Schemes that a port name can imply, without a default port.
 const PLAIN: &[&str] = &["grpc", "tcp", "udp", "sctp"];
 
-/// The scheme of a port: what `appProtocol` says, else what its name begins with, else what its number is known for.
+/// Returns the scheme of a port, taken from its `appProtocol`, else from the prefix of its name, else from its number.
 fn scheme(port: &PortFact) -> String {
     scheme_of(port).to_ascii_lowercase()
 }
@@ -217,7 +217,7 @@ fn scheme_of(port: &PortFact) -> &str {
             _ => {}
         }
     }
-    // `http-admin` and `mysql-metrics` begin with what they speak.
+    // Names such as `http-admin` and `mysql-metrics` begin with the protocol.
     let named = port.name.split('-').next().and_then(known);
     let of_database = |name: &str| match name {
         "mariadb" | "percona" => Some("mysql"),
@@ -248,8 +248,8 @@ fn scheme_of(port: &PortFact) -> &str {
 }
 
 impl Link<'_> {
-    /// The port that clients connect to: a headless Service has no address of its own, so that clients meet the
-    /// containers' ports.
+    /// Returns the port that clients connect to. Clients of a headless Service connect directly to the pods, so they
+    /// use the container's port.
     fn number(&self, port: &PortFact) -> u16 {
         match (&self.fact.reach, port.target.as_deref().and_then(|target| target.parse().ok())) {
             (ServiceType::Headless, Some(target)) => target,
@@ -295,15 +295,15 @@ impl Link<'_> {
         }
     }
 
-    /// `API_PORT=tcp://host:3000` and the same for each port, in pieces.
+    /// Returns Docker's variables: `API_PORT=tcp://host:3000`, and the URL and its parts for each port.
     fn docker(&self, host: &str) -> Vec<(String, String)> {
         let mut all = Vec::new();
         for (index, port) in self.fact.ports.iter().enumerate() {
             let (number, upper) = (self.number(port), port.protocol.as_str());
             let protocol = upper.to_ascii_lowercase();
-            // RFC 3986 section 3.2.2: an IPv6 address stands in brackets.
-            let place = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            let url = format!("{protocol}://{place}:{number}");
+            // RFC 3986 section 3.2.2: IPv6 addresses are enclosed in brackets.
+            let authority = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let url = format!("{protocol}://{authority}:{number}");
             let name = format!("{}_PORT", self.variable);
             if index == 0 {
                 all.push((name.clone(), url.clone()));
@@ -327,31 +327,31 @@ mod tests {
     }
 
     #[test]
-    fn schemes() {
+    fn scheme_follows_app_protocol_then_name_then_number() {
         let tcp = Protocol::Tcp;
         for (case, port, expected) in [
-            ("appProtocol first", port("http", tcp, 80, Some("grpc")), "grpc"),
-            ("appProtocol of Kubernetes", port("", tcp, 8080, Some("kubernetes.io/h2c")), "http"),
+            ("appProtocol takes precedence", port("http", tcp, 80, Some("grpc")), "grpc"),
+            ("a Kubernetes appProtocol", port("", tcp, 8080, Some("kubernetes.io/h2c")), "http"),
             ("web sockets", port("", tcp, 8080, Some("kubernetes.io/ws")), "ws"),
-            ("an appProtocol of somebody's own tells nothing", port("http", tcp, 8080, Some("example.com/x")), "http"),
+            ("a vendor's appProtocol is ignored", port("http", tcp, 8080, Some("example.com/x")), "http"),
             ("the name", port("https", tcp, 8443, None), "https"),
-            ("what the name begins with", port("http-admin", tcp, 9000, None), "http"),
-            ("a database's name", port("mariadb", tcp, 3307, None), "mysql"),
-            ("80", port("", tcp, 80, None), "http"),
-            ("443", port("web", tcp, 443, None), "https"),
-            ("a database's port", port("", tcp, 5432, None), "postgres"),
-            ("a name that says TCP is believed", port("tcp", tcp, 80, None), "tcp"),
-            ("nothing known", port("main", tcp, 9000, None), "tcp"),
+            ("the prefix of the name", port("http-admin", tcp, 9000, None), "http"),
+            ("the name of a database", port("mariadb", tcp, 3307, None), "mysql"),
+            ("port 80", port("", tcp, 80, None), "http"),
+            ("port 443", port("web", tcp, 443, None), "https"),
+            ("the port of a database", port("", tcp, 5432, None), "postgres"),
+            ("a name of tcp overrides the number", port("tcp", tcp, 80, None), "tcp"),
+            ("an unknown name and number", port("main", tcp, 9000, None), "tcp"),
             ("upper case", port("", tcp, 443, Some("HTTPS")), "https"),
             ("UDP", port("dns", Protocol::Udp, 53, None), "udp"),
-            ("port 22 is no database", port("", tcp, 22, None), "tcp"),
+            ("port 22 does not imply a scheme", port("", tcp, 22, None), "tcp"),
         ] {
             assert_eq!(scheme(&port), expected, "{case}");
         }
     }
 
     #[test]
-    fn links_as_they_are_written() {
+    fn links_and_variable_names_are_parsed() {
         assert_eq!(variable("9web"), "_9WEB");
         assert_eq!(written(" api, mysql.backoffice\n\tredis,"), ["api", "mysql.backoffice", "redis"]);
         assert_eq!(variable("mysql-default"), "MYSQL_DEFAULT");

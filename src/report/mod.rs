@@ -1,6 +1,6 @@
-//! What a cluster's names are, for people and programs: the listing, the explanation of a name, the variables of a link,
-//! and what is wrong. Functions of the table and the facts, without input or output: the commands print what they
-//! return, the admin address serves it.
+//! Reports on the names of a cluster: the list of Services, the explanation of a name, the variables of links, and
+//! findings. They are pure functions of the table and the facts. Commands print the results, and the admin address
+//! serves them.
 
 pub mod doctor;
 pub mod explain;
@@ -14,9 +14,9 @@ use std::sync::Arc;
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{Name, label_of, name_from_text};
 use crate::zone::facts::{Key, ServiceFact};
-use crate::zone::{Asker, Caller, Facts, NamespaceName, Origin, Service, Zone};
+use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Origin, Service, Zone};
 
-/// The facts of one moment, in order, beside the table that was made of them.
+/// A consistent snapshot of the facts, sorted, with the table built from them.
 pub struct Catalog {
     /// The table.
     pub zone: Arc<Zone>,
@@ -24,19 +24,19 @@ pub struct Catalog {
     namespaces: BTreeSet<Box<str>>,
 }
 
-/// Who looks at a cluster by way of a server.
+/// The reader of a server's reports.
 #[derive(Clone, Debug)]
 pub enum Viewer {
-    /// Somebody who may see everything.
+    /// May see everything.
     Operator,
-    /// Somebody who may see what a caller of this namespace may (`None`: not known).
+    /// May see as much as a caller in this namespace (`None` if it is not known).
     Caller(Option<NamespaceName>),
 }
 
 impl Viewer {
-    /// Who a client of the admin address is. Over loopback comes an operator (a port that is forwarded, a shell on the
-    /// host); in a sidecar, which is told its namespace, it may as well be the application. From elsewhere it is who
-    /// `--callers` or a pod's address say, and never a default: the default is for those who ask for names.
+    /// Determines the viewer for a client of the admin address. A loopback client is an operator (port forwarding, or
+    /// a shell on the host). In a sidecar, which has a configured namespace, it may also be the application. Other
+    /// clients are identified by `--callers` or by the address of a pod; the default namespace is for DNS clients only.
     pub fn of(zone: &Zone, client: IpAddr) -> Viewer {
         match (client.is_loopback(), &zone.settings.namespace) {
             (true, None) => return Viewer::Operator,
@@ -49,121 +49,121 @@ impl Viewer {
         }
     }
 
-    /// What such a reader may learn.
-    pub fn sight(&self) -> explain::Sight {
+    /// Returns how much an explanation for this viewer may reveal.
+    pub fn audience(&self) -> explain::Audience {
         match self {
-            Viewer::Operator => explain::Sight::Operator,
-            Viewer::Caller(_) => explain::Sight::Caller,
+            Viewer::Operator => explain::Audience::Operator,
+            Viewer::Caller(_) => explain::Audience::Caller,
         }
     }
 
-    fn asker<'z>(&'z self, zone: &'z Zone) -> Option<Asker<'z>> {
+    fn lazy_caller<'z>(&'z self, zone: &'z Zone) -> Option<LazyCaller<'z>> {
         match self {
             Viewer::Operator => None,
-            Viewer::Caller(None) => Some(Asker::new(zone, Caller::Unknown)),
-            Viewer::Caller(Some(namespace)) => Some(Asker::new(zone, Caller::Namespace(namespace))),
+            Viewer::Caller(None) => Some(LazyCaller::new(zone, Caller::Unknown)),
+            Viewer::Caller(Some(namespace)) => Some(LazyCaller::new(zone, Caller::Namespace(namespace))),
         }
     }
 }
 
-/// What is known of a Service.
+/// A Service's fact and a summary of its slices.
 struct ServiceView {
     fact: Arc<ServiceFact>,
-    /// Endpoints that its slices list, ready or not.
+    /// Number of endpoints that its slices list, ready or not.
     total: u32,
-    /// Addresses of those that are ready.
+    /// Addresses of the ready endpoints.
     ready: BTreeSet<IpAddr>,
-    /// Whether it has slices at all: manifests need none.
-    sliced: bool,
+    /// Whether it has any slices. In manifests they are optional.
+    has_slices: bool,
 }
 
 impl Catalog {
-    /// In order, whatever order the facts are in.
+    /// Builds a catalog. The order of the facts does not matter.
     pub fn new(zone: Arc<Zone>, facts: Facts) -> Catalog {
         let mut services: BTreeMap<Key, ServiceView> = facts
             .services
             .into_iter()
-            .map(|(key, fact)| (key, ServiceView { fact, total: 0, ready: BTreeSet::new(), sliced: false }))
+            .map(|(key, fact)| (key, ServiceView { fact, total: 0, ready: BTreeSet::new(), has_slices: false }))
             .collect();
         let mut namespaces: BTreeSet<Box<str>> = facts.namespaces.into_iter().map(|(name, _)| name).collect();
         namespaces.extend(services.keys().map(|key| key.namespace.clone()));
         for (key, slice) in facts.slices {
             let Some(service) = &slice.service else { continue };
             if let Some(known) = services.get_mut(&Key::new(&key.namespace, service)) {
-                // A pod that several slices list, for its ports differ, is one endpoint.
+                // Several slices can list the same pod with different ports; it counts as one endpoint.
                 let before = known.ready.len();
                 known.ready.extend(slice.ready.iter().map(|endpoint| endpoint.address));
                 let repeated = slice.ready.len() - (known.ready.len() - before);
                 known.total += slice.total.saturating_sub(repeated as u32);
-                known.sliced = true;
+                known.has_slices = true;
             }
         }
         Catalog { zone, services, namespaces }
     }
 
-    /// Namespaces that exist, or that Services are in.
+    /// Iterates over the namespaces that exist or contain Services.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
         self.namespaces.iter().map(|name| &**name)
     }
 
-    /// Whether there is such a namespace.
+    /// Returns whether the namespace exists.
     pub fn has_namespace(&self, name: &str) -> bool {
         self.namespaces.contains(name)
     }
 
-    /// Whether there is such a namespace for who looks.
+    /// Returns whether the namespace exists and is visible to the viewer.
     pub fn shows_namespace(&self, name: &str, viewer: &Viewer) -> bool {
-        let Some(asker) = viewer.asker(&self.zone) else { return self.has_namespace(name) };
+        let Some(lazy_caller) = viewer.lazy_caller(&self.zone) else { return self.has_namespace(name) };
         let label = label_of(name).ok();
         let found = label.as_deref().and_then(|label| self.zone.namespace(self.zone.label(label)));
-        found.is_some_and(|namespace| asker.sees_namespace(namespace))
+        found.is_some_and(|namespace| lazy_caller.sees_namespace(namespace))
     }
 
-    /// How many Services there are.
+    /// Returns the number of Services.
     pub fn len(&self) -> usize {
         self.services.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no Services.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty()
     }
 
-    /// The Service that a name means to somebody in a namespace, by the rules that the server has. One that is not ready
-    /// ends the search as well, and is meant although it has no answer now.
+    /// Resolves a name to a Service for a caller in a namespace, by the rules of the server. A Service without ready
+    /// endpoints is returned too, although its name has no answer at present.
     fn resolved(&self, text: &str, namespace: &NamespaceName) -> Option<&Arc<Service>> {
         let wire = name_from_text(text).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
-        let asker = Asker::new(&self.zone, Caller::Namespace(namespace));
-        if let Some(service) = self.service_of(&name, &asker) {
+        let lazy_caller = LazyCaller::new(&self.zone, Caller::Namespace(namespace));
+        if let Some(service) = self.service_of(&name, &lazy_caller) {
             return Some(service);
         }
-        let place = if name.labels() == 1 { namespace.as_label() } else { self.zone.label_of(&name, 1) };
+        let namespace_label = if name.labels() == 1 { namespace.as_label() } else { self.zone.label_of(&name, 1) };
         let plain = match name.labels() {
             1 | 2 => true,
             3 => name.label(2) == b"\x03svc",
             _ => self.zone.settings.is_under_domain(&name) && name.label(2) == b"\x03svc",
         };
-        let found = self.zone.service(self.zone.label_of(&name, 0), place).filter(|_| plain)?;
-        (!found.answers() && asker.sees(&found.visibility)).then_some(found)
+        let found = self.zone.service(self.zone.label_of(&name, 0), namespace_label).filter(|_| plain)?;
+        (!found.answers() && lazy_caller.sees(&found.visibility)).then_some(found)
     }
 
-    /// The Service that a name means to whoever asks from no namespace in particular.
+    /// Resolves a name to a Service for a caller without a known namespace.
     fn means(&self, name: &str) -> Option<Key> {
         let wire = name_from_text(name).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
-        self.service_of(&name, &Asker::new(&self.zone, Caller::Unknown)).map(|service| key_of(service))
+        self.service_of(&name, &LazyCaller::new(&self.zone, Caller::Unknown)).map(|service| key_of(service))
     }
 
-    /// The Service that the server finds for a name.
-    fn service_of(&self, name: &Name, asker: &Asker<'_>) -> Option<&Arc<Service>> {
-        match resolve(&self.zone, &asker.again(), name, &mut NoTrace) {
+    /// Resolves a name to a Service as the server does.
+    fn service_of(&self, name: &Name, lazy_caller: &LazyCaller<'_>) -> Option<&Arc<Service>> {
+        match resolve(&self.zone, &lazy_caller.reborrow(), name, &mut NoTrace) {
             Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
             _ => None,
         }
     }
 
-    /// The shortest name that all namespaces may use: an app's, or a part's of an app, else name and namespace.
+    /// Returns the shortest name that works in all namespaces: the app, a part of an app, or else `SERVICE.NAMESPACE`.
     fn short(&self, key: &Key) -> String {
         let prefix = &*self.zone.settings.application_prefix;
         let app = key.namespace.as_bytes().strip_prefix(prefix).filter(|app| !app.is_empty());
@@ -175,19 +175,19 @@ impl Catalog {
         found.unwrap_or_else(|| format!("{}.{}", key.name, key.namespace))
     }
 
-    /// The Service of the table that a key names.
+    /// Returns the table's Service for a key.
     fn entry(&self, key: &Key) -> Option<&Arc<Service>> {
         let (service, namespace) = (label_of(&key.name).ok()?, label_of(&key.namespace).ok()?);
         self.zone.service(self.zone.label(&service), self.zone.label(&namespace))
     }
 
-    /// The name of a Service in full.
+    /// Returns the full name of a Service.
     fn domain(&self, key: &Key) -> String {
         format!("{}.{}.svc.{}", key.name, key.namespace, self.zone.settings.first_domain())
     }
 }
 
-/// What a Service of the table is called among the facts.
+/// Returns the key under which the facts hold a Service of the table.
 fn key_of(service: &Service) -> Key {
     use crate::wire::text_of;
     Key::new(&text_of(service.name.namespace()), &text_of(service.name.service()))

@@ -1,4 +1,4 @@
-//! Which Services there are, what they are called, and on which ports.
+//! The list of Services with their names, addresses and ports.
 
 use serde::Serialize;
 
@@ -6,42 +6,42 @@ use super::{Catalog, ServiceView, Viewer};
 use crate::wire::text_of;
 use crate::zone::facts::{Key, PortFact, ServiceType};
 
-/// A Service as it is listed.
+/// One Service in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Line {
+pub struct ServiceEntry {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub service: String,
-    /// Its name in full.
+    /// Its full name.
     pub domain: String,
-    /// How others of the cluster may write it.
+    /// The shortest name that works in all namespaces.
     pub short: String,
     /// `ClusterIP`, `Headless` or `ExternalName`.
     pub r#type: &'static str,
-    /// Its addresses, or where it leads to.
+    /// Its addresses, or the target of an ExternalName.
     pub addresses: Vec<String>,
-    /// Its ports, in the order of the object.
+    /// Its ports, in the order of the manifest.
     pub ports: Vec<PortJson>,
-    /// Ready endpoints; not known where nothing lists any.
+    /// Number of ready endpoints; `None` if there are no EndpointSlices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready: Option<usize>,
-    /// Endpoints in all.
+    /// Number of endpoints, ready or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<u32>,
-    /// More names for it in its namespace.
+    /// Its aliases, which are valid in its namespace.
     pub aliases: Vec<String>,
 }
 
 /// A port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PortJson {
-    /// Empty if it has none.
+    /// Its name; empty if it has none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// What clients connect to.
+    /// Port that clients connect to.
     pub port: u16,
-    /// Where that leads: a number, or the name of a container's port.
+    /// Target port: a number, or the name of a container's port.
     pub target: String,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: &'static str,
@@ -53,7 +53,7 @@ impl PortJson {
         PortJson { name: fact.name.to_string(), port: fact.number, target, protocol: fact.protocol.as_str() }
     }
 
-    /// `80:3000`, or a bare number where both are equal.
+    /// Formats the port as `80:3000`, or as a single number if both are equal.
     pub fn text(&self) -> String {
         if self.target == self.port.to_string() {
             self.target.clone()
@@ -63,15 +63,15 @@ impl PortJson {
     }
 }
 
-impl Line {
-    fn new(catalog: &Catalog, key: &Key, known: &ServiceView) -> Line {
+impl ServiceEntry {
+    fn new(catalog: &Catalog, key: &Key, known: &ServiceView) -> ServiceEntry {
         let fact = &known.fact;
         let (kind, addresses) = match &fact.reach {
             ServiceType::Cluster(addresses) => ("ClusterIP", addresses.iter().map(ToString::to_string).collect()),
             ServiceType::Headless => ("Headless", known.ready.iter().map(ToString::to_string).collect()),
             ServiceType::External(target) => ("ExternalName", target.iter().map(|target| text_of(target)).collect()),
         };
-        Line {
+        ServiceEntry {
             namespace: key.namespace.to_string(),
             service: key.name.to_string(),
             domain: catalog.domain(key),
@@ -79,18 +79,18 @@ impl Line {
             r#type: kind,
             addresses,
             ports: fact.ports.iter().map(PortJson::new).collect(),
-            ready: known.sliced.then_some(known.ready.len()),
-            endpoints: known.sliced.then_some(known.total),
+            ready: known.has_slices.then_some(known.ready.len()),
+            endpoints: known.has_slices.then_some(known.total),
             aliases: fact.aliases.iter().map(|alias| alias.to_string()).collect(),
         }
     }
 
-    /// `80:3000 443:3000`.
+    /// Formats the ports as `80:3000 443:3000`.
     pub fn ports_text(&self) -> String {
         self.ports.iter().map(PortJson::text).collect::<Vec<_>>().join(" ")
     }
 
-    /// `2/3`: ready endpoints of all; empty where nothing lists any.
+    /// Formats the endpoints as ready/total (`2/3`); empty if there are no EndpointSlices.
     pub fn ready_text(&self) -> String {
         match (self.ready, self.endpoints) {
             (Some(ready), Some(all)) => format!("{ready}/{all}"),
@@ -99,19 +99,19 @@ impl Line {
     }
 }
 
-/// The Services of a namespace, or of all, in the order of their names.
-pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<Line> {
+/// Lists the Services of one namespace, or of all, sorted by namespace and name.
+pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<ServiceEntry> {
     let wanted = catalog.services.iter().filter(|(key, _)| namespace.is_none_or(|wanted| *key.namespace == *wanted));
-    wanted.map(|(key, known)| Line::new(catalog, key, known)).collect()
+    wanted.map(|(key, known)| ServiceEntry::new(catalog, key, known)).collect()
 }
 
-/// The same, of those that who looks may see: for it the others do not exist.
-pub fn list_for(catalog: &Catalog, namespace: Option<&str>, viewer: &Viewer) -> Vec<Line> {
+/// Lists only the Services that the viewer may see.
+pub fn list_for(catalog: &Catalog, namespace: Option<&str>, viewer: &Viewer) -> Vec<ServiceEntry> {
     let mut lines = list(catalog, namespace);
-    if let Some(asker) = viewer.asker(&catalog.zone) {
+    if let Some(lazy_caller) = viewer.lazy_caller(&catalog.zone) {
         lines.retain(|line| {
             let service = catalog.entry(&Key::new(&line.namespace, &line.service));
-            service.is_some_and(|service| asker.sees(&service.visibility))
+            service.is_some_and(|service| lazy_caller.sees(&service.visibility))
         });
     }
     lines

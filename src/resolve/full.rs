@@ -1,12 +1,12 @@
-//! Full names under a cluster domain: Kubernetes DNS-Based Service Discovery 1.1.0. They do not depend on the caller's
-//! namespace, visibility apart, and never fall through to the rules for short names.
+//! Full names under a cluster domain: Kubernetes DNS-Based Service Discovery 1.1.0. Apart from visibility, they do not
+//! depend on the caller's namespace. They never fall through to the rules for short names.
 
 use super::trace::{Step, StepResult, Trace};
 use super::{Node, Outcome, Search, Space};
 use crate::wire::{Name, text_of};
 use crate::zone::{Label, PodNames, dashed};
 
-/// Resolves a name of which `above` labels stand before the cluster domain.
+/// Resolves a name that has `above` labels before the cluster domain.
 #[inline(always)]
 pub(super) fn resolve<'z, T: Trace>(
     search: &Search<'_, 'z>,
@@ -43,7 +43,7 @@ fn outcome(node: Option<Node<'_>>, space: Space) -> Outcome<'_> {
     }
 }
 
-/// `kind` labels stand before `svc.Z`.
+/// Resolves a name that has `kind` labels before `svc.Z`.
 #[inline(always)]
 fn service<'z, T: Trace>(
     search: &Search<'_, 'z>,
@@ -65,17 +65,17 @@ fn service<'z, T: Trace>(
     }
 }
 
-/// A namespace exists, though it has no records.
+/// Resolves the name of a namespace, which exists but has no records.
 pub(super) fn namespace_node<'z, T: Trace>(
     search: &Search<'_, 'z>,
     label: Label<'_>,
     trace: &mut T,
 ) -> Option<Node<'z>> {
     trace.probe();
-    let found = search.zone.namespace(label).filter(|namespace| search.asker.sees_namespace(namespace));
+    let found = search.zone.namespace(label).filter(|namespace| search.lazy_caller.sees_namespace(namespace));
     trace.note(|| {
         let finding = match found {
-            Some(_) => StepResult::Found("the namespace exists; it has no address of its own".to_owned()),
+            Some(_) => StepResult::Found("the namespace exists, but has no address".to_owned()),
             None => StepResult::Nothing,
         };
         Step::new("namespace", format!("namespace {}", text_of(label.octets)), finding)
@@ -83,7 +83,7 @@ pub(super) fn namespace_node<'z, T: Trace>(
     found.map(|_| Node::Empty)
 }
 
-/// `a-b-c-d.ns.pod.Z`; `kind` labels stand before `pod.Z`.
+/// Resolves `a-b-c-d.ns.pod.Z`, which has `kind` labels before `pod.Z`.
 fn pod<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
     match kind {
         0 => Some(Node::Empty),

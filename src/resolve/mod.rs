@@ -1,7 +1,7 @@
-//! A name and a caller become an [`Outcome`].
+//! Resolves a name for a caller to an [`Outcome`].
 //!
-//! There is one resolver, told or silent: the hot path passes [`NoTrace`], which compiles to nothing, and `callsign
-//! explain` passes [`Recorded`], which writes down each rule, what it looked for and what it found.
+//! The resolver is generic over its trace. The hot path passes [`NoTrace`], which compiles to nothing. `callsign
+//! explain` passes [`Recorded`], which records each rule with its result.
 
 mod full;
 mod reverse;
@@ -14,12 +14,13 @@ pub use trace::{NoTrace, Probes, Recorded, Step, StepResult, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;
-use crate::zone::{Asker, Endpoint, Label, Service, Zone, dashed};
+use crate::zone::{Endpoint, Label, LazyCaller, Service, Zone, dashed};
 
-/// What a name is. Existence decides the rcode, never the type that was asked: [`Outcome`] knows no types.
+/// The kind of thing that a name denotes. The rcode depends on existence and never on the qtype, so [`Outcome`] has no
+/// types.
 #[derive(Clone, Copy)]
 pub enum Node<'z> {
-    /// A name without records of its own: something exists below it (RFC 8020), or it is a namespace.
+    /// An existing name without records: an empty non-terminal (RFC 8020) or a namespace.
     Empty,
     /// The cluster domain itself.
     Apex,
@@ -33,18 +34,18 @@ pub enum Node<'z> {
     Port(&'z Service, PortLabels<'z>),
     /// An endpoint of a Service.
     Endpoint(EndpointMatch<'z>),
-    /// An address that its own name spells: a pod, or the loopback of `localhost`.
+    /// An address spelled by the name itself: that of a pod.
     Address(IpAddr),
     /// `localhost` (RFC 6761 section 6.3).
     Localhost,
-    /// An address that has names.
+    /// An address that has reverse records.
     Reverse(IpAddr),
 }
 
 /// The labels of an SRV name.
 #[derive(Clone, Copy)]
 pub struct PortLabels<'z> {
-    /// `_port` with its length octet.
+    /// `_port`, including its length octet.
     pub port: &'z [u8],
     /// Transport protocol.
     pub protocol: Protocol,
@@ -60,7 +61,7 @@ pub struct EndpointMatch<'z> {
 }
 
 impl<'z> EndpointMatch<'z> {
-    /// The endpoints of `service` that are called `label` (length octet included), if there are any.
+    /// Returns the endpoints of `service` named `label` (including its length octet), if there are any.
     pub fn new(service: &'z Service, label: &[u8]) -> Option<EndpointMatch<'z>> {
         let endpoints = &service.endpoints;
         if endpoints.all.is_empty() {
@@ -73,7 +74,7 @@ impl<'z> EndpointMatch<'z> {
         found.iter().next().is_some().then_some(found)
     }
 
-    /// The endpoints.
+    /// Iterates over the endpoints.
     pub fn iter(&self) -> impl Iterator<Item = &'z Endpoint> + use<'z> {
         let all = &self.service.endpoints.all;
         let own = self.own.iter().filter_map(|index| all.get(*index as usize));
@@ -81,42 +82,47 @@ impl<'z> EndpointMatch<'z> {
     }
 }
 
-/// Where a name lives: decides the SOA of a negative answer, and the zone that metrics count it under.
+/// The zone that a name belongs to. It determines the SOA of a negative answer and the `zone` label of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Space {
     /// Under a cluster domain.
     Domain {
-        /// Which one.
+        /// Index into the configured cluster domains.
         index: usize,
-        /// How many labels of the name stand before it.
+        /// Number of labels before the domain.
         above: usize,
     },
     /// Under `in-addr.arpa` or `ip6.arpa`.
     Reverse {
-        /// How many labels of the name stand before the zone that the SOA speaks for.
+        /// Number of labels before the owner name of the SOA.
         above: usize,
     },
-    /// A short name, whose answer depends on who asks.
+    /// A short name, whose answer depends on the caller.
     Short,
 }
 
-/// What a name means to a caller.
+/// The result of resolving a name for a caller.
 #[derive(Clone, Copy)]
 pub enum Outcome<'z> {
-    /// It exists.
+    /// The name exists.
     Found(Node<'z>, Space),
-    /// It does not: NXDOMAIN.
+    /// The name does not exist: NXDOMAIN.
     Missing(Space),
-    /// It is not the cluster's to answer: to be forwarded, or refused where nothing forwards.
+    /// The name does not belong to the cluster: the query is forwarded, or refused if there are no upstreams.
     NotOurs,
-    /// It could be the cluster's, which has not been learnt yet: SERVFAIL.
+    /// The name may belong to the cluster, but the first sync is not complete: SERVFAIL.
     NotReady,
 }
 
-/// Resolves a name for a caller. What most questions take, a full name, becomes part of the caller's code.
+/// Resolves a name for a caller. Inlined because most queries are for full names, the shortest path through here.
 #[inline(always)]
-pub fn resolve<'z, T: Trace>(zone: &'z Zone, asker: &Asker<'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
-    let search = Search { zone, asker };
+pub fn resolve<'z, T: Trace>(
+    zone: &'z Zone,
+    lazy_caller: &LazyCaller<'z>,
+    name: &'z Name,
+    trace: &mut T,
+) -> Outcome<'z> {
+    let search = Search { zone, lazy_caller };
     for (index, domain) in zone.settings.domains.iter().enumerate() {
         if let Some(above) = name.below(&domain.wire, domain.labels) {
             return full::resolve(&search, name, Space::Domain { index, above }, above, trace);
@@ -128,14 +134,14 @@ pub fn resolve<'z, T: Trace>(zone: &'z Zone, asker: &Asker<'z>, name: &'z Name, 
     short::resolve(&search, name, trace)
 }
 
-/// What every rule needs.
+/// The table and the caller, which every rule needs.
 struct Search<'s, 'z> {
     zone: &'z Zone,
-    asker: &'s Asker<'z>,
+    lazy_caller: &'s LazyCaller<'z>,
 }
 
 impl<'z> Search<'_, 'z> {
-    /// The Service `service` in `namespace`, if there is one that the caller may see.
+    /// Returns the Service `service` in `namespace` if it exists and is visible to the caller.
     #[inline(always)]
     fn service<T: Trace>(
         &self,
@@ -147,7 +153,7 @@ impl<'z> Search<'_, 'z> {
         trace.probe();
         let found = self.zone.service(service, namespace);
         let seen = match found {
-            Some(service) if self.asker.sees(&service.visibility) => Some(service),
+            Some(service) if self.lazy_caller.sees(&service.visibility) => Some(service),
             _ => None,
         };
         trace.note(|| {
@@ -156,7 +162,7 @@ impl<'z> Search<'_, 'z> {
         seen.map(|service| &**service)
     }
 
-    /// What lies below a Service: `_port._proto`, an endpoint, or the empty name between.
+    /// Resolves a name below a Service: `_port._proto`, the empty non-terminal `_proto`, or an endpoint.
     fn below<T: Trace>(&self, service: &'z Service, name: &'z Name, labels: usize, trace: &mut T) -> Option<Node<'z>> {
         let node = match labels {
             1 => match protocol_of(name.label(0)) {
@@ -179,7 +185,7 @@ fn protocol_of(label: &[u8]) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.label() == label)
 }
 
-/// The ports that SRV names of a Service are made of: its own, or those of its endpoints.
+/// Returns the ports that have SRV names: those of the Service, or of its endpoints if it is headless.
 fn port_groups(service: &Service) -> impl Iterator<Item = &crate::zone::Port> {
     let (own, groups) = match &service.kind {
         crate::zone::Kind::Cluster(ports) => (&**ports, &[][..]),

@@ -5,15 +5,15 @@ use super::{Node, Outcome, Search, Space};
 use crate::wire::Name;
 use crate::zone::{Cidr, address_of};
 
-/// The part of the address space that a reverse name speaks of.
+/// The address block that a reverse name denotes.
 struct Block {
-    /// As 128 bits, IPv4 mapped into IPv6.
+    /// First address as 128 bits, with IPv4 mapped into IPv6.
     first: u128,
-    /// Bits that the name gives, of 128.
+    /// Number of bits fixed by the name, out of 128.
     prefix: u8,
-    /// Bits that a label stands for.
+    /// Number of bits per label.
     step: usize,
-    /// Labels on the left that are no part of an address.
+    /// Number of leading labels that are not part of an address.
     rest: usize,
 }
 
@@ -41,7 +41,7 @@ impl Block {
     }
 }
 
-/// A decimal octet as reverse names write it: no leading zero, or the name would have two spellings.
+/// Parses a decimal octet. Leading zeros are rejected, so that every address has one spelling only.
 fn octet(label: &[u8]) -> Option<u8> {
     let digits = label.get(1..)?;
     if digits.len() > 3 || digits.is_empty() || (digits.len() > 1 && digits.first() == Some(&b'0')) {
@@ -61,10 +61,10 @@ fn nibble(label: &[u8]) -> Option<u8> {
     }
 }
 
-/// Resolves a reverse name; `None` if it is none.
+/// Resolves a reverse name. Returns `None` for any other name.
 #[inline(never)]
 pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Outcome<'z>> {
-    // One look at the end of the name keeps every other name from paying for this.
+    // This one comparison is all that other names pay.
     if !name.wire().ends_with(b"\x04arpa\0") {
         return None;
     }
@@ -79,14 +79,15 @@ fn search_block<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, block: &B
     }
     let whole = block.prefix == 128;
     trace.probe();
-    let owned = zone.has_owner_within(block.first, block.last(), |service| search.asker.sees(&service.visibility));
+    let owned =
+        zone.has_owner_within(block.first, block.last(), |service| search.lazy_caller.sees(&service.visibility));
     let asked = Cidr::new(block.first, block.prefix);
     let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
     trace.note(|| {
-        let what = if whole { "a Service or ready endpoint with address" } else { "addresses from" };
+        let what = if whole { "a Service or ready endpoint with address" } else { "addresses in the block at" };
         let finding = match (owned, inside) {
             (true, _) => StepResult::Found("an address of the cluster".to_owned()),
-            (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr: answered here".to_owned()),
+            (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr, so not forwarded".to_owned()),
             (false, None) => StepResult::Nothing,
         };
         Step::new("reverse name", format!("{what} {}", address_of(block.first)), finding)
@@ -95,15 +96,15 @@ fn search_block<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, block: &B
     match (owned, block.rest) {
         (true, 0) if whole => Outcome::Found(Node::Reverse(address_of(block.first)), space),
         (true, 0) => Outcome::Found(Node::Empty, space),
-        // Nothing is ever below a whole address that is ours.
+        // No name exists below a complete address.
         (true, _) if whole => Outcome::Missing(Space::Reverse { above: block.rest }),
         _ if inside.is_some() => Outcome::Missing(space),
         _ => Outcome::NotOurs,
     }
 }
 
-/// How many labels stand before the zone that holds a block of `--reverse-cidr`: the block's own name, or, where the
-/// block does not end between two labels, the next one below it.
+/// Returns the number of labels before the reverse zone of a `--reverse-cidr` block. If the block does not end on a
+/// label boundary, its zone is the next longer name.
 fn zone_cut(cidr: &Cidr, block: &Block, name: &Name) -> usize {
     let start = if block.step == 8 { 96 } else { 0 };
     let labels = usize::from(cidr.prefix()).saturating_sub(start).div_ceil(block.step);

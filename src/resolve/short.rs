@@ -97,7 +97,7 @@ fn is_underscored(label: &[u8]) -> bool {
 
 /// `x`: in the caller's namespace a Service, an alias, a database; else an application.
 fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, trace: &mut T) -> Option<&'z Service> {
-    match search.asker.namespace() {
+    match search.lazy_caller.namespace() {
         Some(own) => {
             let own = own.as_label();
             if let Some(found) = search.service("service", label, own, trace) {
@@ -185,7 +185,7 @@ fn endpoint_of_own<'z, T: Trace>(
     label: Label<'_>,
     trace: &mut T,
 ) -> Option<Node<'z>> {
-    let own = search.asker.namespace()?.as_label();
+    let own = search.lazy_caller.namespace()?.as_label();
     below_headless(search.service("endpoint", label, own, trace)?, name, trace)
 }
 
@@ -221,7 +221,7 @@ fn alt_name<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Lab
     trace.probe();
     let alt_name = zone.alt_name(label, within);
     let seen = |services: &'z [std::sync::Arc<Service>]| {
-        services.iter().map(|service| &**service).filter(|service| search.asker.sees(&service.visibility))
+        services.iter().map(|service| &**service).filter(|service| search.lazy_caller.sees(&service.visibility))
     };
     let alias = alt_name.and_then(|alt_name| seen(&alt_name.aliases).next());
     trace.note(|| {
@@ -300,7 +300,7 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
     let found = search.zone.namespace(search.zone.label(label.label()?));
     trace.note(|| {
         let finding = match found {
-            Some(namespace) if search.asker.sees_namespace(namespace) => {
+            Some(namespace) if search.lazy_caller.sees_namespace(namespace) => {
                 StepResult::Found(format!("namespace {}", namespace.name.text()))
             }
             Some(namespace) => StepResult::Hidden(format!("namespace {}", namespace.name.text())),
@@ -313,7 +313,7 @@ fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T
         )
     });
     // In a namespace that the caller may not see, there is no Service that it may.
-    found.filter(|namespace| !namespace.application.is_empty() && search.asker.sees_namespace(namespace))
+    found.filter(|namespace| !namespace.application.is_empty() && search.lazy_caller.sees_namespace(namespace))
 }
 
 /// The main Service of an application, of those that the caller may see: the one whose name is the full name of its
@@ -323,7 +323,7 @@ fn main_candidate<'z, T: Trace>(
     application: &'z Namespace,
     trace: &mut T,
 ) -> Option<&'z crate::zone::ServiceName> {
-    let seen = || application.application.iter().filter(|candidate| search.asker.sees(&candidate.visibility));
+    let seen = || application.application.iter().filter(|candidate| search.lazy_caller.sees(&candidate.visibility));
     let only = |wanted: &dyn Fn(&crate::zone::Candidate) -> bool| {
         let mut found = seen().filter(|candidate| wanted(candidate));
         found.next().filter(|_| found.next().is_none())
@@ -380,7 +380,7 @@ fn guarded(search: &Search<'_, '_>, place: &[u8]) -> bool {
 }
 
 fn lives_in(search: &Search<'_, '_>, place: &[u8]) -> bool {
-    search.asker.namespace().is_some_and(|own| own.label() == place)
+    search.lazy_caller.namespace().is_some_and(|own| own.label() == place)
 }
 
 fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {

@@ -1,34 +1,34 @@
-//! Who listens while a name is resolved.
+//! Traces of a resolution: the rules that were tried, and what each of them found.
 
 use crate::wire::{Name, text_of};
 use crate::zone::{Kind, Service};
 
-/// What a rule found.
+/// The result of one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepResult {
-    /// Nothing of that name.
+    /// Nothing has that name.
     Nothing,
-    /// This: the rule decides.
+    /// The rule matched and decides the outcome.
     Found(String),
-    /// This, but the caller may not see it: for the caller it does not exist.
+    /// Something has that name, but it is not visible to the caller.
     Hidden(String),
-    /// The rule does not apply, and why.
+    /// The rule does not apply, for this reason.
     Skipped(String),
 }
 
 /// One rule that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Which rule.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// What it looked for.
+    /// The object or name that the rule looked for.
     pub looked_for: String,
-    /// What it found.
+    /// Its result.
     pub finding: StepResult,
 }
 
 impl Step {
-    /// A step from its parts.
+    /// Creates a step.
     pub fn new(rule: &'static str, looked_for: String, finding: StepResult) -> Step {
         Step { rule, looked_for, finding }
     }
@@ -57,7 +57,7 @@ impl Step {
     }
 }
 
-/// What was found, as far as the caller may see it.
+/// Returns the result for a Service, depending on its visibility to the caller.
 pub(super) fn finding(found: Option<&Service>, seen: bool) -> StepResult {
     match found {
         None => StepResult::Nothing,
@@ -72,28 +72,28 @@ fn describe(service: &Service) -> String {
         Kind::Headless if service.endpoints.all.is_empty() => "headless, no ready endpoint".to_owned(),
         Kind::Headless => format!("headless, ready endpoints: {}", service.endpoints.all.len()),
         Kind::ExternalName(Some(target)) => format!("alias of {}", text_of(target)),
-        Kind::ExternalName(None) => "ExternalName that is no name".to_owned(),
+        Kind::ExternalName(None) => "ExternalName, not a valid name".to_owned(),
     };
     format!("{} ({what})", service.name.text())
 }
 
-/// Listens to the resolver. What it is told is made only if it wants it.
+/// Receives the steps of a resolution. Steps are passed as closures, so that an unused trace costs nothing.
 pub trait Trace {
-    /// A rule was tried.
+    /// Called for each rule that was tried.
     #[inline(always)]
     fn note(&mut self, _step: impl FnOnce() -> Step) {}
 
-    /// The table was asked for one key.
+    /// Called for each lookup of a key in the table.
     #[inline(always)]
     fn probe(&mut self) {}
 }
 
-/// Wants nothing: the hot path's.
+/// Ignores all steps; used on the hot path.
 pub struct NoTrace;
 
 impl Trace for NoTrace {}
 
-/// Writes every step down.
+/// Records all steps.
 #[derive(Debug, Default)]
 pub struct Recorded(pub Vec<Step>);
 
@@ -103,7 +103,7 @@ impl Trace for Recorded {
     }
 }
 
-/// Counts probes: what a lookup costs is a promise.
+/// Counts probes; tests use it to bound the cost of a lookup.
 #[derive(Debug, Default)]
 pub struct Probes(pub usize);
 

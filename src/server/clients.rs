@@ -1,5 +1,5 @@
-//! Connections that are open, and the limits on them. Where a limit is reached, the one that has been of no use for longest
-//! makes room. Where many have never been of any use, these go first: they take no place from those who ask.
+//! Open connections and their limits. At a limit, the connection that has been inactive longest is closed to make room.
+//! If many connections have never sent a query, those are closed first, so that they cannot displace active clients.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,20 +12,20 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{BACKLOG, UPSTREAM};
+use super::{MAX_BACKLOG, UPSTREAM_TIMEOUT};
 
-/// What clients may take.
+/// Limits on client connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// `--tcp-connections`: in all.
+    /// `--tcp-connections`: maximum number of open connections.
     pub connections: usize,
-    /// `--tcp-connections-per-address`: of one client address.
+    /// `--tcp-connections-per-address`: maximum number of open connections per client address.
     pub per_address: usize,
-    /// `--tcp-idle`: time for the next whole message, and for taking a reply.
+    /// `--tcp-idle`: timeout for receiving the next whole message, and for sending a reply.
     pub idle: Duration,
 }
 
-/// Connections of some listeners.
+/// Open connections of a group of listeners that share their limits.
 pub struct Clients {
     /// See [`Limits`].
     pub limits: Limits,
@@ -36,7 +36,7 @@ pub struct Clients {
 struct Open {
     next: u64,
     connections: HashMap<u64, OpenConnection>,
-    /// How many each address has: counting them one by one would be work for whoever sends first packets.
+    /// Counts per address. Without them, each first packet of an attacker would cost a scan of all connections.
     by_address: HashMap<IpAddr, Count>,
     all: Count,
 }
@@ -44,13 +44,13 @@ struct Open {
 #[derive(Clone, Copy, Default)]
 struct Count {
     open: usize,
-    /// Those that have not sent a whole message yet.
+    /// Connections that have not sent a whole message yet.
     unproven: usize,
 }
 
 impl Count {
-    /// Whether there are so many that never asked anything that one of them makes room. With a few it would be the one who
-    /// came just before, and whoever has a place would keep it.
+    /// Whether so many connections are unproven that one of them has to be closed first. With only a few, that would be
+    /// the one accepted just before, and established connections would never be closed.
     fn is_crowded(self, limit: usize) -> bool {
         self.unproven > limit / 2
     }
@@ -58,25 +58,25 @@ impl Count {
 
 struct OpenConnection {
     from: IpAddr,
-    /// Whether it has sent a whole message yet.
+    /// Whether the client has sent a whole message yet.
     proven: bool,
-    /// When it last did, or was accepted.
-    useful: Instant,
+    /// Time of the last whole message or reply, at first of accepting the connection.
+    last_active: Instant,
     task: AbortHandle,
 }
 
-/// The place that a connection takes, until it is dropped.
+/// A connection's slot within the limits, released on drop.
 pub(super) struct ConnectionSlot {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
     /// See [`Backlog`].
     pub(super) backlog: Arc<Backlog>,
-    /// For transports whose questions have tasks of their own: those that are being answered.
-    asking: AtomicUsize,
+    /// Number of queries in flight, for transports that answer each query in a task of its own.
+    in_flight: AtomicUsize,
 }
 
-/// Replies to one connection that its client has not taken yet.
+/// Replies to one connection that its client has not received yet.
 #[derive(Default)]
 pub(super) struct Backlog {
     octets: AtomicUsize,
@@ -84,12 +84,12 @@ pub(super) struct Backlog {
 }
 
 impl Clients {
-    /// Within these limits.
+    /// Creates an empty register with these limits.
     pub fn new(limits: Limits) -> Arc<Clients> {
         Arc::new(Clients { limits, open: Mutex::default() })
     }
 
-    /// How many are open now.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.lock().connections.len()
     }
@@ -98,18 +98,18 @@ impl Clients {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more of `from` takes nothing from others.
+    /// Whether one more connection from `from` fits without closing another.
     pub(super) fn has_room(&self, from: IpAddr) -> bool {
         let open = self.lock();
         open.all.open < self.limits.connections && open.of(from).open < self.limits.per_address
     }
 
-    /// Connections that have not sent a whole message yet.
+    /// Returns the number of connections that have not sent a whole message yet.
     pub(super) fn unproven(&self) -> usize {
         self.lock().all.unproven
     }
 
-    /// Makes room for a connection, and serves it in a task of its own.
+    /// Makes room for a connection if needed, and spawns a task that serves it.
     pub(super) fn admit<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         from: IpAddr,
@@ -119,10 +119,10 @@ impl Clients {
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let place =
-            ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), asking: AtomicUsize::new(0) };
-        let task = tokio::spawn(serve(place)).abort_handle();
-        open.connections.insert(id, OpenConnection { from, proven: false, useful: Instant::now(), task });
+        let slot =
+            ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), in_flight: AtomicUsize::new(0) };
+        let task = tokio::spawn(serve(slot)).abort_handle();
+        open.connections.insert(id, OpenConnection { from, proven: false, last_active: Instant::now(), task });
         open.count(from, |count| {
             count.open += 1;
             count.unproven += 1;
@@ -159,11 +159,11 @@ impl Open {
         if !mine && self.all.open < limits.connections {
             return;
         }
-        // At its own limit a client loses one of its own, else whoever is least useful.
+        // A client at its own limit loses one of its own connections; otherwise all connections are candidates.
         let crowded = if mine { own.is_crowded(limits.per_address) } else { self.all.is_crowded(limits.connections) };
         let candidates = self.connections.iter().filter(|(_, connection)| !mine || connection.from == from);
         let stalest = candidates
-            .min_by_key(|(_, connection)| (crowded && connection.proven, connection.useful))
+            .min_by_key(|(_, connection)| (crowded && connection.proven, connection.last_active))
             .map(|(id, _)| *id);
         if let Some(connection) = stalest.and_then(|id| self.remove(id)) {
             connection.task.abort();
@@ -172,40 +172,40 @@ impl Open {
 }
 
 impl ConnectionSlot {
-    /// What all of these connections keep to.
+    /// Returns the limits that all connections of the register share.
     pub(super) fn limits(&self) -> &Limits {
         &self.clients.limits
     }
 
-    /// It has sent a whole message.
-    pub(super) fn was_useful(&self) {
+    /// Records that the client has sent a whole message or that its reply is ready.
+    pub(super) fn record_activity(&self) {
         let open = &mut *self.clients.lock();
         let Some(connection) = open.connections.get_mut(&self.id) else { return };
-        connection.useful = Instant::now();
+        connection.last_active = Instant::now();
         if !connection.proven {
             connection.proven = true;
             open.count(self.from, |count| count.unproven -= 1);
         }
     }
 
-    /// Notes a question that is being answered, until what is returned is dropped.
-    pub(super) fn asks(self: &Arc<Self>) -> Asking {
-        self.was_useful();
-        self.asking.fetch_add(1, Relaxed);
-        Asking(self.clone())
+    /// Counts a query as in flight until the returned guard is dropped.
+    pub(super) fn begin_query(self: &Arc<Self>) -> InFlightQuery {
+        self.record_activity();
+        self.in_flight.fetch_add(1, Relaxed);
+        InFlightQuery(self.clone())
     }
 
-    /// Whether any of its questions is being answered.
-    pub(super) fn is_asking(&self) -> bool {
-        self.asking.load(Relaxed) > 0
+    /// Whether any query of the connection is in flight.
+    pub(super) fn has_query_in_flight(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0
     }
 
-    /// When it has been idle for too long, if nothing more comes.
+    /// Returns when the connection times out if no further message arrives.
     pub(super) fn deadline(&self) -> Instant {
-        let useful = self.clients.lock().connections.get(&self.id).map(|connection| connection.useful);
+        let last_active = self.clients.lock().connections.get(&self.id).map(|connection| connection.last_active);
         let idle = self.limits().idle;
-        useful.map_or_else(Instant::now, |useful| {
-            useful + idle + if self.is_asking() { UPSTREAM } else { Duration::ZERO }
+        last_active.map_or_else(Instant::now, |last_active| {
+            last_active + idle + if self.has_query_in_flight() { UPSTREAM_TIMEOUT } else { Duration::ZERO }
         })
     }
 }
@@ -216,50 +216,50 @@ impl Drop for ConnectionSlot {
     }
 }
 
-/// A question that is being answered.
-pub(super) struct Asking(Arc<ConnectionSlot>);
+/// Guard of a query in flight.
+pub(super) struct InFlightQuery(Arc<ConnectionSlot>);
 
-impl Drop for Asking {
+impl Drop for InFlightQuery {
     fn drop(&mut self) {
-        self.0.asking.fetch_sub(1, Relaxed);
+        self.0.in_flight.fetch_sub(1, Relaxed);
     }
 }
 
 impl Backlog {
-    /// Waits until the client has taken so much of its replies that it may have more.
+    /// Waits until the client has received enough of its replies that the backlog is below its limit.
     pub(super) async fn room(&self) {
         loop {
             let taken = self.taken.notified();
-            if self.octets.load(Relaxed) < BACKLOG {
+            if self.octets.load(Relaxed) < MAX_BACKLOG {
                 return;
             }
             taken.await;
         }
     }
 
-    /// A reply that is part of the backlog until it is dropped, which is when the client has it; `None` if there is no room.
-    pub(super) fn keep(self: &Arc<Self>, reply: impl Into<Vec<u8>>) -> Option<Bytes> {
-        if self.octets.load(Relaxed) >= BACKLOG {
+    /// Adds a reply to the backlog until the returned bytes are dropped after sending; `None` if the backlog is full.
+    pub(super) fn charge(self: &Arc<Self>, reply: impl Into<Vec<u8>>) -> Option<Bytes> {
+        if self.octets.load(Relaxed) >= MAX_BACKLOG {
             return None;
         }
         let (reply, backlog) = (reply.into(), self.clone());
         self.octets.fetch_add(reply.len(), Relaxed);
-        Some(Bytes::from_owner(Owed { reply, backlog }))
+        Some(Bytes::from_owner(UnsentReply { reply, backlog }))
     }
 }
 
-struct Owed {
+struct UnsentReply {
     reply: Vec<u8>,
     backlog: Arc<Backlog>,
 }
 
-impl AsRef<[u8]> for Owed {
+impl AsRef<[u8]> for UnsentReply {
     fn as_ref(&self) -> &[u8] {
         &self.reply
     }
 }
 
-impl Drop for Owed {
+impl Drop for UnsentReply {
     fn drop(&mut self) {
         self.backlog.octets.fetch_sub(self.reply.len(), Relaxed);
         self.backlog.taken.notify_waiters();

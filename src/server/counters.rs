@@ -1,5 +1,5 @@
-//! What a server thread counts. Each thread has its own, on its own cache lines, and is the only one that writes them:
-//! a count is a load and a store, and a scrape sums what it reads.
+//! Counters of the server threads. Each thread has its own set, on its own cache lines, and is the only writer of it.
+//! An increment is therefore a plain load and store, and a scrape adds up the sets.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::answer::{Verdict, ZoneClass};
 use crate::wire::rtype;
 
-/// Types that are counted by name; the last stands for all others.
+/// Query types that are counted by name; the last entry covers all other types.
 pub const TYPES: [(u16, &str); 12] = [
     (rtype::A, "A"),
     (rtype::AAAA, "AAAA"),
@@ -24,25 +24,25 @@ pub const TYPES: [(u16, &str); 12] = [
     (0, "other"),
 ];
 
-/// Names of [`ZoneClass`], in its order.
+/// All zone classes, in the declaration order of the enum.
 pub const ZONE_CLASSES: [ZoneClass; 4] = [ZoneClass::Cluster, ZoneClass::Reverse, ZoneClass::Short, ZoneClass::Other];
 
-/// Response codes that are counted, by their mnemonic (IANA DNS parameters).
+/// Response codes that are counted, with their mnemonics (IANA DNS parameters).
 pub const RCODES: [(u16, &str); 7] =
     [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (4, "NOTIMP"), (5, "REFUSED"), (16, "BADVERS")];
 
-/// Upper bounds of the duration histogram in nanoseconds.
+/// Upper bounds of the duration histogram, in nanoseconds.
 pub const DURATION_BOUNDS: [u64; 9] =
     [1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000, 100_000_000];
 
-/// Upper bounds of the size histograms in octets.
+/// Upper bounds of the size histograms, in octets.
 pub const SIZE_BOUNDS: [u64; 6] = [64, 128, 256, 512, 1232, 4096];
 
 /// Counters of one thread.
 #[derive(Default)]
 #[repr(align(128))]
 pub struct Counters {
-    /// By family (IPv4, IPv6), realm and type.
+    /// Indexed by address family (IPv4, IPv6), zone class and query type.
     requests: [[[AtomicU64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     responses: [AtomicU64; RCODES.len()],
     durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
@@ -57,32 +57,32 @@ pub struct Counters {
     stale: AtomicU64,
 }
 
-/// Counters as numbers, for one moment.
+/// Values of [`Counters`] at one point in time.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    /// By family (IPv4, IPv6), realm and type.
+    /// Indexed by address family (IPv4, IPv6), zone class and query type.
     pub requests: [[[u64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
-    /// By [`RCODES`].
+    /// Indexed as [`RCODES`].
     pub responses: [u64; RCODES.len()],
-    /// By [`DURATION_BOUNDS`], the last above them all.
+    /// Indexed as [`DURATION_BOUNDS`]; the last bucket is above all bounds.
     pub durations: [u64; DURATION_BOUNDS.len() + 1],
-    /// Nanoseconds.
+    /// In nanoseconds.
     pub duration_sum: u64,
-    /// By [`SIZE_BOUNDS`], the last above them all.
+    /// Indexed as [`SIZE_BOUNDS`]; the last bucket is above all bounds.
     pub request_sizes: [u64; SIZE_BOUNDS.len() + 1],
-    /// Octets.
+    /// Sum of the request sizes.
     pub request_octets: u64,
-    /// By [`SIZE_BOUNDS`], the last above them all.
+    /// Indexed as [`SIZE_BOUNDS`]; the last bucket is above all bounds.
     pub response_sizes: [u64; SIZE_BOUNDS.len() + 1],
-    /// Octets.
+    /// Sum of the response sizes.
     pub response_octets: u64,
-    /// Messages that got no reply: no header, or a reply themselves.
+    /// Messages without a reply: too short for a header, or themselves replies.
     pub dropped: u64,
-    /// Replies that the system would not send.
+    /// Replies that the operating system refused to send.
     pub unsent: u64,
-    /// Replies of upstreams answered from what is kept.
+    /// Queries answered from the forward cache.
     pub cache_hits: u64,
-    /// Of these, those past their time.
+    /// Cache hits that were served stale.
     pub stale: u64,
 }
 
@@ -97,12 +97,12 @@ fn bucket(bounds: &[u64], value: u64) -> usize {
 }
 
 impl Counters {
-    /// Counts one message and what became of it.
+    /// Counts one message and its outcome.
     #[inline]
     pub fn count(&self, from: IpAddr, octets: usize, verdict: &Verdict) {
         let (len, rcode, qtype, zone_class) = match *verdict {
             Verdict::Reply { len, rcode, qtype, zone_class } => (len, rcode, qtype, zone_class),
-            // Counted when its reply is.
+            // Counted together with its reply.
             Verdict::Forward(_) => return,
             Verdict::Drop => return add(&self.dropped, 1),
         };
@@ -118,7 +118,7 @@ impl Counters {
         add(&self.response_octets, len as u64);
     }
 
-    /// Counts how long `messages` took, each of them: from when they were received until they were sent.
+    /// Adds `messages` observations of `time`, which runs from receiving a query to sending its reply.
     #[inline]
     pub fn took(&self, messages: usize, time: Duration) {
         let nanoseconds = time.as_nanos() as u64;
@@ -131,14 +131,14 @@ impl Counters {
         add(&self.unsent, 1);
     }
 
-    /// Counts a reply of an upstream that was kept.
+    /// Counts a reply from the forward cache.
     #[inline]
     pub fn cache_hit(&self, stale: bool) {
         add(&self.cache_hits, 1);
         add(&self.stale, u64::from(stale));
     }
 
-    /// The numbers now.
+    /// Returns the current values.
     pub fn snapshot(&self) -> Snapshot {
         fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
             std::array::from_fn(|index| counters[index].load(Relaxed))

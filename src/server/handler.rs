@@ -13,7 +13,7 @@ use crate::forward::{Client, ClientQuery, Forwarder, Freshness, Outbox};
 use crate::zone::Caller;
 
 /// Longest query that is read into memory, in octets.
-pub(super) const QUERY: usize = 4096;
+pub(super) const MAX_QUERY: usize = 4096;
 /// Largest reply.
 const REPLY: usize = 65_535;
 

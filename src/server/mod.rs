@@ -1,5 +1,5 @@
-//! Sockets. A transport hands octets to [`answer`](crate::answer::answer) and sends what comes back; it knows nothing of
-//! names. All `unsafe` of the program is in this folder, each block with its reason.
+//! Sockets. A transport passes each message to [`answer`](crate::answer::answer) and sends the reply; it knows nothing
+//! about names. All of the program's `unsafe` code is in this folder, and each block states why it is sound.
 
 mod clients;
 mod counters;
@@ -22,29 +22,29 @@ pub use handler::{Handler, TransportCounters};
 
 use crate::zone::Zone;
 
-/// Octets of replies to one connection that wait to be sent: then no more of its queries are answered.
-const BACKLOG: usize = 256 * 1024;
-/// Time to take leave of a client in.
-const LEAVE: Duration = Duration::from_secs(1);
-/// Time that a connection is kept for replies that it waits for, longer than any upstream is waited for.
-const UPSTREAM: Duration = Duration::from_secs(5);
+/// Limit on the unsent replies of one connection, in bytes. At the limit, no more of its queries are answered.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// Time allowed for closing a connection gracefully.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Extra time for which a connection with queries in flight stays open; longer than any upstream timeout.
+const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The table that answers come from: the one thing that the two planes share.
+/// The published zone that answers come from: the only state that the two planes share.
 pub type Published = Arc<ArcSwap<Zone>>;
 
-/// Why an address cannot be served.
+/// Failure to listen on an address.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address} ({transport}): {source}")]
 pub struct BindError {
-    /// The address that was asked for.
+    /// The configured address.
     pub address: SocketAddr,
-    /// As metrics name it.
+    /// Name of the transport, as in metrics.
     pub transport: &'static str,
-    /// What the system says.
+    /// Error of the operating system.
     pub source: std::io::Error,
 }
 
-/// A client's address as lookups know it: IPv4 that came through an IPv6 socket is IPv4.
+/// Returns a client's address as lookups expect it: an IPv4-mapped IPv6 address becomes IPv4.
 fn canonical(address: SocketAddr) -> IpAddr {
     address.ip().to_canonical()
 }

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::clients::{Backlog, Clients, ConnectionSlot};
-use super::handler::{Handled, Handler, QUERY, TransportCounters};
-use super::{BACKLOG, BindError, LEAVE, UPSTREAM, canonical};
+use super::handler::{Handled, Handler, MAX_QUERY, TransportCounters};
+use super::{BindError, CLOSE_TIMEOUT, MAX_BACKLOG, UPSTREAM_TIMEOUT, canonical};
 use crate::wire::HEADER_LEN;
 
 /// A connection keeps no more than this while it is idle.
@@ -127,7 +127,7 @@ struct StreamReplySender {
 impl StreamReplySender {
     fn send(mut self, reply: &[u8]) {
         // A client that does not read gets no more kept for it than it would get of replies at once.
-        let Some(reply) = self.backlog.keep(reply) else { return };
+        let Some(reply) = self.backlog.charge(reply) else { return };
         self.sent = true;
         // There is room for as many as a connection may wait for.
         let _ = self.replies.try_send(Some(reply));
@@ -167,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) async fn run(mut self, stopping: watch::Receiver<bool>) {
         self.answer(stopping).await;
         // TLS says that this is the end (RFC 8446 section 6.1), so that nobody else can say it.
-        let _ = timeout(LEAVE, self.stream.shutdown()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
     }
 
     async fn answer(&mut self, mut stopping: watch::Receiver<bool>) {
@@ -178,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         loop {
             if self.answer_whole_messages() {
                 deadline = Instant::now() + idle_time;
-                self.place.was_useful();
+                self.place.record_activity();
             }
             if !self.output.is_empty() {
                 let sent = async {
@@ -196,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if ended && self.waiting == 0 {
                 return;
             }
-            let until = if self.waiting > 0 { deadline.max(Instant::now() + UPSTREAM) } else { deadline };
+            let until = if self.waiting > 0 { deadline.max(Instant::now() + UPSTREAM_TIMEOUT) } else { deadline };
             let read = tokio::select! {
                 read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full && !ended => read,
                 reply = next(&mut self.late), if self.waiting > 0 => {
@@ -221,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn answer_whole_messages(&mut self) -> bool {
         let mut at = 0;
         let mut any = false;
-        while self.output.len() < BACKLOG && self.waiting < WAITING {
+        while self.output.len() < MAX_BACKLOG && self.waiting < WAITING {
             if self.skip > 0 {
                 let here = self.skip.min(self.input.len() - at);
                 at += here;
@@ -274,7 +274,7 @@ impl<'s> Frame<'s> {
     pub fn parse(octets: &'s [u8]) -> Option<Frame<'s>> {
         let (length, rest) = octets.split_first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes(*length));
-        if length > QUERY {
+        if length > MAX_QUERY {
             return rest.get(..HEADER_LEN).map(|head| Frame::Overlong { head, length });
         }
         rest.get(..length).map(Frame::Whole)

@@ -3,14 +3,14 @@
 use super::query::Malformed;
 use super::{HEADER_LEN, Header, rtype, u16_at};
 
-/// What a client says about itself in its OPT record.
+/// The EDNS parameters of a client, from its OPT record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edns {
-    /// The largest datagram that the client can take, in octets, as asked.
+    /// The largest datagram that the client accepts, in octets, as advertised.
     pub payload: u16,
-    /// EDNS version; only 0 is known.
+    /// EDNS version; only 0 is supported.
     pub version: u8,
-    /// The flags' upper eight bits.
+    /// The upper eight bits of the flags.
     flags: u8,
 }
 
@@ -19,13 +19,13 @@ const OPT: u8 = rtype::OPT as u8;
 const DNSSEC_OK: u8 = 0x80;
 
 impl Edns {
-    /// The flags of the reply's OPT record: whether the client wants DNSSEC records comes back as it was.
+    /// Returns the flags for the reply's OPT record: the client's DO bit, unchanged (RFC 3225 section 3).
     #[inline(always)]
     pub fn reply_flags(&self) -> u8 {
         self.flags & DNSSEC_OK
     }
 
-    /// Reads what follows the question, which ends at `at`: in nearly every query nothing, or one OPT without options.
+    /// Parses the records after the question, which ends at `at`. Most queries have none, or one OPT without options.
     #[inline(always)]
     pub(super) fn parse(message: &[u8], header: Header, at: usize) -> Result<Option<Edns>, Malformed> {
         if header.answers | header.authorities == 0 {
@@ -43,7 +43,7 @@ impl Edns {
         Edns::find(message, header, at)
     }
 
-    /// Walks the records that follow the question for the one OPT that a query may have.
+    /// Searches all records after the question for an OPT; a query may have at most one.
     #[inline(never)]
     fn find(message: &[u8], header: Header, mut at: usize) -> Result<Option<Edns>, Malformed> {
         for _ in 0..u32::from(header.answers) + u32::from(header.authorities) {
@@ -57,7 +57,7 @@ impl Edns {
                 continue;
             }
             if found.is_some() {
-                return Err(Malformed::TwoOpts);
+                return Err(Malformed::DuplicateOpt);
             }
             if !record.root || !options(record.rdata).all(|option| option.is_some()) {
                 return Err(Malformed::Records);
@@ -69,8 +69,8 @@ impl Edns {
     }
 }
 
-/// The options of an OPT record, each its code and all its octets, code and length among them (RFC 6891 section 6.1.2);
-/// `None` at the end if the last does not end.
+/// Iterates over the options of an OPT record: the code of each and all its octets, including code and length (RFC 6891
+/// section 6.1.2). A truncated last option yields `None`.
 pub(crate) fn options(mut rdata: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
     std::iter::from_fn(move || {
         if rdata.is_empty() {
@@ -83,7 +83,7 @@ pub(crate) fn options(mut rdata: &[u8]) -> impl Iterator<Item = Option<(u16, &[u
     })
 }
 
-/// Whether the OPT record of a query has this option. What is malformed has none.
+/// Whether the OPT record of a query has this option; `false` if the message is malformed.
 pub fn has_option(message: &[u8], code: u16) -> bool {
     let mut found = false;
     let whole = each_record(message, |_, record| {
@@ -92,15 +92,15 @@ pub fn has_option(message: &[u8], code: u16) -> bool {
     found && whole.is_some()
 }
 
-/// Seconds for which a reply may be kept by somebody who knows nothing of DNS (RFC 8484 section 5.1): the smallest TTL of
-/// its answer, and what the SOA of a negative one says; `None` if nothing in it says how long.
+/// Number of seconds for which an HTTP cache may store a reply (RFC 8484 section 5.1): the smallest TTL of the answer
+/// section; for a negative reply, the smaller of its SOA's TTL and minimum. `None` if the reply has neither.
 pub fn freshness(reply: &[u8]) -> Option<u32> {
     let mut smallest = None::<u32>;
     each_record(reply, |section, record| {
         let ttl = u32::from_be_bytes(record.ttl);
         let seconds = match (section, record.rtype, record.rdata.last_chunk()) {
-            (Part::Answer, ..) => ttl,
-            (Part::Authority, rtype::SOA, Some(minimum)) => ttl.min(u32::from_be_bytes(*minimum)),
+            (MessageSection::Answer, ..) => ttl,
+            (MessageSection::Authority, rtype::SOA, Some(minimum)) => ttl.min(u32::from_be_bytes(*minimum)),
             _ => return,
         };
         smallest = Some(smallest.map_or(seconds, |smallest| smallest.min(seconds)));
@@ -109,36 +109,40 @@ pub fn freshness(reply: &[u8]) -> Option<u32> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum MessageSection {
     Answer,
     Authority,
     Additional,
 }
 
-/// Shows all records of a message; `None` if it is malformed, in which case those before have been shown.
-fn each_record<'m>(message: &'m [u8], mut show: impl FnMut(Part, &Record<'m>)) -> Option<()> {
+/// Calls `visit` with each record of a message. Returns `None` if the message is malformed; `visit` has then received the
+/// records before the error.
+fn each_record<'m>(message: &'m [u8], mut visit: impl FnMut(MessageSection, &Record<'m>)) -> Option<()> {
     let header = Header::parse(message)?;
     let mut at = HEADER_LEN;
     for _ in 0..header.questions {
         at = skip_name(message, at)? + 4;
     }
-    let parts =
-        [(Part::Answer, header.answers), (Part::Authority, header.authorities), (Part::Additional, header.additionals)];
+    let parts = [
+        (MessageSection::Answer, header.answers),
+        (MessageSection::Authority, header.authorities),
+        (MessageSection::Additional, header.additionals),
+    ];
     for (part, count) in parts {
         for _ in 0..count {
             let record = Record::parse(message, at)?;
             at = record.end;
-            show(part, &record);
+            visit(part, &record);
         }
     }
     Some(())
 }
 
-/// One resource record, of which only the frame is looked at.
+/// A resource record whose rdata is not interpreted.
 pub(crate) struct Record<'m> {
-    /// Whether its owner is the root.
+    /// Whether the owner name is the root.
     pub(crate) root: bool,
-    /// Where its type is: behind the owner.
+    /// Offset of the type field, directly after the owner name.
     pub(crate) fixed: usize,
     pub(crate) rtype: u16,
     class: u16,
@@ -147,8 +151,8 @@ pub(crate) struct Record<'m> {
     pub(crate) end: usize,
 }
 
-/// Octets of type, class, TTL and length.
-pub(crate) const FIXED: usize = 10;
+/// Length of the type, class, TTL and RDLENGTH fields together, in octets.
+pub(crate) const FIXED_LEN: usize = 10;
 
 impl<'m> Record<'m> {
     #[inline]
@@ -157,13 +161,13 @@ impl<'m> Record<'m> {
         let rtype = u16_at(message, fixed)?;
         let class = u16_at(message, fixed + 2)?;
         let ttl = *message.get(fixed + 4..)?.first_chunk()?;
-        let start = fixed + FIXED;
+        let start = fixed + FIXED_LEN;
         let end = start + usize::from(u16_at(message, fixed + 8)?);
         Some(Record { root: fixed == at + 1, fixed, rtype, class, ttl, rdata: message.get(start..end)?, end })
     }
 }
 
-/// The offset just past the name at `at`: past its root or past its first pointer.
+/// Returns the offset just past the name at `at`: after its root label or its first compression pointer.
 #[inline]
 pub(crate) fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     loop {

@@ -13,13 +13,13 @@ pub mod flags {
     pub const OPCODE: u16 = 0x7800;
     /// The answer is authoritative.
     pub const AA: u16 = 0x0400;
-    /// Records of the answer section were left out.
+    /// The reply is truncated: records of the answer section were left out.
     pub const TC: u16 = 0x0200;
-    /// The client wants recursion.
+    /// The client desires recursion.
     pub const RD: u16 = 0x0100;
     /// The server offers recursion.
     pub const RA: u16 = 0x0080;
-    /// The answer is authentic (RFC 4035 section 3.2.3); in a query: say whether it is (RFC 6840 section 5.7).
+    /// The data is authentic (RFC 4035 section 3.2.3); in a query, the client requests this bit (RFC 6840 section 5.7).
     pub const AD: u16 = 0x0020;
     /// The client does its own DNSSEC checking.
     pub const CD: u16 = 0x0010;
@@ -28,7 +28,7 @@ pub mod flags {
 /// A message header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Chosen by the client, returned as it is.
+    /// Chosen by the client and echoed in the reply.
     pub id: u16,
     /// See [`flags`].
     pub flags: u16,
@@ -43,7 +43,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// Reads the header, or `None` if the message is shorter than one.
+    /// Parses the header; returns `None` if the message is too short to contain one.
     #[inline]
     pub fn parse(message: &[u8]) -> Option<Header> {
         let header: &[u8; HEADER_LEN] = message.first_chunk()?;

@@ -1,38 +1,39 @@
-//! Domain names on the wire: a run of length-prefixed labels that ends with the empty one (RFC 1035 section 3.1).
+//! Domain names in wire format: a sequence of length-prefixed labels, terminated by the empty label (RFC 1035 section
+//! 3.1).
 
 use thiserror::Error;
 
-/// The longest name in octets, lengths and root included (RFC 1035 section 2.3.4).
+/// Maximum length of a name in octets, including length octets and the root (RFC 1035 section 2.3.4).
 pub const MAX_NAME: usize = 255;
-/// The longest label in octets, its length not counted.
+/// Maximum length of a label in octets, excluding its length octet.
 pub const MAX_LABEL: usize = 63;
-/// A name of 255 octets has at most 127 labels besides the root. A power of two, and so is the next: an index that is
-/// taken modulo either needs no check.
+/// A name of 255 octets has at most 127 labels besides the root. This and [`FOLDED`] are powers of two: an index taken
+/// modulo either needs no bounds check.
 const STARTS: usize = 128;
-/// Room for the longest name.
+/// Buffer size for the longest name, in octets.
 const FOLDED: usize = 256;
-/// Words are read where a name ends, too.
+/// Padding after the buffer, so that a whole word can be read at the end of a name.
 const SLACK: usize = 8;
 
-/// Why octets are not a name that a question may hold.
+/// The reason why a name, in wire format or as text, is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NameError {
     /// The message ended inside the name.
     #[error("the name runs past the end of the message")]
     Short,
     /// A length octet above 63: a compression pointer or a reserved label type.
-    #[error("the name has a compression pointer or a label over 63 octets")]
+    #[error("the name has a compression pointer or a label longer than 63 octets")]
     Label,
     /// More than 255 octets.
-    #[error("the name is over 255 octets")]
+    #[error("the name is longer than 255 octets")]
     Long,
-    /// Text only: a label with nothing in it.
+    /// An empty label; only text can have one.
     #[error("the name has an empty label")]
     Empty,
 }
 
-/// A name in lower case with the place of each label: what lookups work on. The question itself is echoed from the
-/// message, so the caller's spelling is never lost.
+/// A name in lower case with the offset of each label, as lookups use it. A reply echoes the question from the message,
+/// which preserves the client's spelling.
 #[derive(Clone)]
 pub struct Name {
     folded: [u8; FOLDED + SLACK],
@@ -42,25 +43,25 @@ pub struct Name {
 }
 
 impl Name {
-    /// A place to read a name into. It is large, so it is filled where it is and never moved.
+    /// Returns a buffer to read a name into. It is large, so it is filled in place and never moved.
     #[inline(always)]
     pub fn empty() -> Name {
         Name { folded: [0; FOLDED + SLACK], starts: [0; STARTS], labels: 0, len: 1 }
     }
 
-    /// Reads the name at `at`. Pointers are an error: nothing precedes a question that it could point to.
+    /// Parses the name at `at`. A compression pointer is an error: no name precedes the question's.
     pub fn parse(message: &[u8], at: usize) -> Result<Name, NameError> {
         let mut name = Name::empty();
         name.read(message, at)?;
         Ok(name)
     }
 
-    /// Reads the name at `at` in the place of this one. After an error it is of no use.
+    /// Replaces this name with the name at `at`. After an error, its contents are unspecified.
     #[inline(always)]
     pub fn read(&mut self, message: &[u8], at: usize) -> Result<(), NameError> {
         let octets = message.get(at..).ok_or(NameError::Short)?;
         let octets = octets.get(..MAX_NAME).unwrap_or(octets);
-        // What follows the name is folded with it: that is cheaper than to find the end first.
+        // The octets after the name are folded as well, which is cheaper than finding the end of the name first.
         fold(octets, &mut self.folded);
         let (mut offset, mut labels) = (0, 0);
         while offset < octets.len() {
@@ -85,19 +86,19 @@ impl Name {
         &self.folded[..self.len.min(MAX_NAME)]
     }
 
-    /// Number of labels, root not counted.
+    /// Number of labels, excluding the root.
     #[inline(always)]
     pub fn labels(&self) -> usize {
         self.labels
     }
 
-    /// Octets on the wire, root included.
+    /// Length on the wire in octets, root included.
     #[inline(always)]
     pub fn wire_len(&self) -> usize {
         self.len
     }
 
-    /// Where label `index` (from the left, its length octet) starts; for `index == labels()` the root.
+    /// Offset of the length octet of label `index`, counted from the left; `index == labels()` is the root.
     #[inline(always)]
     pub fn start(&self, index: usize) -> usize {
         usize::from(self.starts[index.min(self.labels) % STARTS])
@@ -113,13 +114,13 @@ impl Name {
         rest.get(..=usize::from(rest[0])).unwrap_or(&[])
     }
 
-    /// The eight octets at `at` as one number, the first the lowest. What lies behind the name means nothing.
+    /// Returns the eight octets at `at` as a little-endian number. Octets past the end of the name are arbitrary.
     #[inline(always)]
     pub fn word(&self, at: usize) -> u64 {
         self.folded[at % FOLDED..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
     }
 
-    /// Labels `from..to` with their length octets, without a root.
+    /// Labels `from..to` with their length octets, without the root.
     #[inline(always)]
     pub fn span(&self, from: usize, to: usize) -> &[u8] {
         if to > self.labels {
@@ -128,13 +129,13 @@ impl Name {
         self.folded.get(self.start(from)..self.start(to)).unwrap_or(&[])
     }
 
-    /// Everything from label `index` to the root, root included.
+    /// The name from label `index` on, root included.
     #[inline(always)]
     pub fn tail(&self, index: usize) -> &[u8] {
         self.wire().get(self.start(index)..).unwrap_or(&[])
     }
 
-    /// If the name lies at or below `suffix` (wire format, root included): how many labels stand before it.
+    /// Number of labels before `suffix` (wire format, root included); `None` if the name is not at or below it.
     #[inline(always)]
     pub fn below(&self, suffix: &[u8], suffix_labels: usize) -> Option<usize> {
         let above = self.labels.checked_sub(suffix_labels)?;
@@ -144,8 +145,8 @@ impl Name {
     }
 }
 
-/// Copies `source`, which is no longer than a name, in lower case, sixteen octets at a time. Length octets are at most 63
-/// and so are never letters: nobody has to know where the labels are.
+/// Copies `source`, which is at most as long as a name, in lower case, sixteen octets at a time. Length octets are at
+/// most 63 and so never letters, so that the label boundaries do not matter.
 #[inline(always)]
 fn fold(source: &[u8], target: &mut [u8; FOLDED + SLACK]) {
     let (blocks, rest) = source.as_chunks::<16>();
@@ -155,7 +156,7 @@ fn fold(source: &[u8], target: &mut [u8; FOLDED + SLACK]) {
     }
     let end = source.len() % (FOLDED + 1);
     if let (Some(last), Some(place)) = (source.last_chunk::<16>(), end.checked_sub(16)) {
-        // The last block overlaps the one before it, so that there is no rest.
+        // The last block overlaps the previous one, which leaves no remainder.
         if let Some(place) = target[place..].first_chunk_mut::<16>() {
             *place = last.map(|octet| octet.to_ascii_lowercase());
         }
@@ -166,7 +167,8 @@ fn fold(source: &[u8], target: &mut [u8; FOLDED + SLACK]) {
     }
 }
 
-/// Whether two runs of octets are equal, without a call where they are short: their first and last words overlap.
+/// Whether two octet strings are equal. Short ones are compared by their first and last words, which overlap, without a
+/// function call.
 #[inline(always)]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
@@ -179,10 +181,10 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
     }
 }
 
-/// A label from text, lower-cased and with its length octet.
+/// Converts text to a label in lower case with its length octet.
 ///
 /// # Errors
-/// [`NameError::Empty`] or [`NameError::Label`] when it has none or more than 63 octets.
+/// [`NameError::Empty`] if the text is empty, [`NameError::Label`] if it is longer than 63 octets.
 pub fn label_of(text: &str) -> Result<Box<[u8]>, NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
@@ -196,10 +198,11 @@ pub fn label_of(text: &str) -> Result<Box<[u8]>, NameError> {
     Ok(label.into())
 }
 
-/// A name from text (`web.cluster.local`, a trailing dot allowed) to wire format in lower case, root included.
+/// Converts a name from text (`web.cluster.local`, with or without a trailing dot) to wire format in lower case, root
+/// included.
 ///
 /// # Errors
-/// Says which rule of RFC 1035 section 2.3.4 the text breaks.
+/// A [`NameError`] that identifies the rule of RFC 1035 section 2.3.4 that the text breaks.
 pub fn name_from_text(text: &str) -> Result<Box<[u8]>, NameError> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let mut wire = Vec::with_capacity(text.len() + 2);
@@ -213,8 +216,8 @@ pub fn name_from_text(text: &str) -> Result<Box<[u8]>, NameError> {
     Ok(wire.into())
 }
 
-/// Labels on the wire as text, without a trailing dot; octets that a host name cannot hold are written `\DDD` (RFC 1035
-/// section 5.1).
+/// Converts labels from wire format to text, without a trailing dot. Dots, backslashes and unprintable octets in a
+/// label are written `\DDD` (RFC 1035 section 5.1).
 pub fn text_of(mut wire: &[u8]) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(wire.len());
@@ -243,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_octet_folds_as_ascii_does() {
+    fn folding_lowercases_every_octet_as_ascii() {
         for octet in 0..=255u8 {
             for length in [0, 1, 7, 8, 15, 16, 17, 31, 32, 33, 254, 255] {
                 let mut folded = [0; FOLDED + SLACK];
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_are_the_same_at_every_length() {
+    fn same_compares_every_octet_at_every_length() {
         for length in 0..40usize {
             let octets: Vec<u8> = (0..length as u8).collect();
             assert!(same(&octets, &octets.clone()));
@@ -268,17 +271,17 @@ mod tests {
     }
 
     #[test]
-    fn names_at_the_limits() {
+    fn names_are_accepted_up_to_the_limits_and_rejected_beyond() {
         let cases: &[(&str, Vec<u8>, Result<usize, NameError>)] = &[
             ("the root", vec![0], Ok(0)),
             ("a label of 63 octets", [&[63][..], &[b'a'; 63], &[0]].concat(), Ok(1)),
             ("a label of 64 octets", [&[64][..], &[b'a'; 64], &[0]].concat(), Err(NameError::Label)),
-            ("a pointer", vec![0xc0, 0x0c], Err(NameError::Label)),
+            ("a compression pointer", vec![0xc0, 0x0c], Err(NameError::Label)),
             ("127 labels, 255 octets", [[1, b'a'].repeat(127), vec![0]].concat(), Ok(127)),
             ("128 labels, 257 octets", [[1, b'a'].repeat(128), vec![0]].concat(), Err(NameError::Long)),
             ("256 octets", [[1, b'a'].repeat(126), vec![2, b'a', b'a', 0]].concat(), Err(NameError::Long)),
-            ("no root", vec![1, b'a'], Err(NameError::Short)),
-            ("nothing", vec![], Err(NameError::Short)),
+            ("a name without a root", vec![1, b'a'], Err(NameError::Short)),
+            ("an empty message", vec![], Err(NameError::Short)),
         ];
         for (case, wire, expected) in cases {
             assert_eq!(Name::parse(wire, 0).map(|name| name.labels()), *expected, "{case}");
@@ -286,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn text_and_wire_are_each_others_inverse() {
+    fn text_survives_conversion_to_wire_format_and_back() {
         for text in ["", "a", "web.cluster.local", "_http._tcp.api"] {
             assert_eq!(text_of(&name_from_text(text).unwrap()), text);
         }

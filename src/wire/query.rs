@@ -1,45 +1,45 @@
-//! A query: header, one question, perhaps EDNS.
+//! A query: header, one question and optional EDNS.
 
 use thiserror::Error;
 
 use super::{Edns, HEADER_LEN, Header, Name, NameError};
 
-/// Why a message with a whole header is no query that can be answered: FORMERR.
+/// The reason why a message with a complete header is not a valid query; the reply is FORMERR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
-    /// None or several: RFC 9619 allows exactly one.
-    #[error("a query has exactly one question")]
+    /// No question, or several: RFC 9619 allows exactly one.
+    #[error("the query does not have exactly one question")]
     QuestionCount,
-    /// The question's name.
+    /// The question's name is invalid.
     #[error(transparent)]
     Name(#[from] NameError),
     /// The message ended before the question's type and class.
-    #[error("the question has no type and class")]
+    #[error("the query ends before the question's type and class")]
     Question,
-    /// The records after the question.
-    #[error("the records after the question are damaged")]
+    /// A record after the question is malformed.
+    #[error("the records after the question are malformed")]
     Records,
-    /// RFC 6891 section 6.1.1.
-    #[error("a query has at most one OPT record")]
-    TwoOpts,
+    /// More than one OPT record (RFC 6891 section 6.1.1).
+    #[error("the query has more than one OPT record")]
+    DuplicateOpt,
 }
 
-/// What is asked, but for the name, which is read into a place of its own.
+/// A question without its name, which is read into a separate [`Name`].
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
-    /// Type asked for.
+    /// Query type.
     pub qtype: u16,
-    /// Class asked for.
+    /// Query class.
     pub qclass: u16,
-    /// Where the question ends in the message: header and question are `message[..end]`.
+    /// Offset of the end of the question: header and question are `message[..end]`.
     pub end: usize,
 }
 
 impl Question {
-    /// Reads the one question of a message, its name into `name`. Its octets are `message[HEADER_LEN..end]`.
+    /// Parses the only question of a message and reads its name into `name`. Its octets are `message[HEADER_LEN..end]`.
     ///
     /// # Errors
-    /// [`Malformed`], to be answered FORMERR.
+    /// [`Malformed`], for which the reply is FORMERR.
     #[inline(always)]
     pub fn parse(message: &[u8], header: Header, name: &mut Name) -> Result<Question, Malformed> {
         if header.questions != 1 {
@@ -57,18 +57,18 @@ impl Question {
 /// A parsed query.
 #[derive(Clone, Copy, Debug)]
 pub struct Query {
-    /// What is asked.
+    /// The question.
     pub question: Question,
-    /// What the client says about itself, if it speaks EDNS.
+    /// The client's EDNS parameters, if the query has an OPT record.
     pub edns: Option<Edns>,
 }
 
 impl Query {
-    /// Reads a whole query, the name of its question into `name`. Octets after the last counted record are ignored, as
-    /// other servers do.
+    /// Parses a whole query and reads the question's name into `name`. Octets after the last counted record are
+    /// ignored, as in other servers.
     ///
     /// # Errors
-    /// [`Malformed`], to be answered FORMERR.
+    /// [`Malformed`], for which the reply is FORMERR.
     #[inline(always)]
     pub fn parse(message: &[u8], header: Header, name: &mut Name) -> Result<Query, Malformed> {
         let question = Question::parse(message, header, name)?;

@@ -1,25 +1,25 @@
-//! Writing a reply into a buffer that is already there.
+//! Writing a reply into an existing buffer.
 
 use super::{HEADER_LEN, rtype};
 
-/// Octets of an OPT record without options.
+/// Length of an OPT record without options, in octets.
 pub const OPT_LEN: usize = 11;
 
-/// Extended DNS errors (RFC 8914) that Callsign sends, as options of an OPT record: option 15, its length, the code.
+/// Extended DNS errors (RFC 8914) that Callsign sends, encoded as EDNS options: option code 15, length, error code.
 pub mod extended_error {
-    /// What is answered is past its time, for nothing newer can be had (section 4.4).
+    /// The answer has expired, but no fresh one is available (section 4.4).
     pub const STALE_ANSWER: [u8; 6] = [0, 15, 0, 2, 0, 3];
-    /// The server has not learnt the cluster yet (section 4.15).
+    /// The server has not completed its first sync with the cluster (section 4.15).
     pub const NOT_READY: [u8; 6] = [0, 15, 0, 2, 0, 14];
-    /// No upstream gave an answer of use (section 4.23).
+    /// No upstream returned a usable reply (section 4.23).
     pub const NO_REACHABLE_AUTHORITY: [u8; 6] = [0, 15, 0, 2, 0, 22];
-    /// No upstream could be spoken with (section 4.24).
+    /// Exchanges with the upstreams failed with a network error (section 4.24).
     pub const NETWORK_ERROR: [u8; 6] = [0, 15, 0, 2, 0, 23];
-    /// Anything else (section 4.1): here, too much to do at once.
+    /// Any other error (section 4.1); Callsign sends it when it is overloaded.
     pub const OTHER: [u8; 6] = [0, 15, 0, 2, 0, 0];
 }
 
-/// A section that records are written to, in the order of the message.
+/// A section that records are written to, in message order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     /// Records that answer the question.
@@ -30,8 +30,8 @@ pub enum Section {
     Additional,
 }
 
-/// A reply in the making. Every `push` either fits whole or writes nothing. The header is kept beside and written once,
-/// at the end.
+/// A reply under construction. Every `push` writes all of its octets or none. The header is held separately and written
+/// once, at the end.
 pub struct Reply<'b> {
     buffer: &'b mut [u8],
     at: usize,
@@ -41,8 +41,8 @@ pub struct Reply<'b> {
 }
 
 impl<'b> Reply<'b> {
-    /// Starts a reply with the header and question of `query[..end]`; `limit` is the largest reply that may be sent,
-    /// of which `reserved` octets are kept for an OPT record. `None` when not even the question fits.
+    /// Starts a reply with the header and question in `query[..end]`. `limit` is the maximum length of the reply in
+    /// octets, of which `reserved` are set aside for an OPT record. Returns `None` if the question does not fit.
     #[inline]
     pub fn start(
         buffer: &'b mut [u8],
@@ -61,19 +61,19 @@ impl<'b> Reply<'b> {
         Some(Reply { buffer, at: end, limit, flags, counts: [0; 3] })
     }
 
-    /// Where the next octet goes: the offset that a compression pointer to it would name.
+    /// Offset of the next octet in the message, as a compression pointer would encode it.
     #[inline(always)]
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Octets that still fit.
+    /// Number of octets that still fit.
     #[inline(always)]
     pub fn room(&self) -> usize {
         self.limit - self.at
     }
 
-    /// Appends `octets` and says whether they fitted.
+    /// Appends `octets`; returns whether they fit.
     #[inline(always)]
     #[must_use]
     pub fn push(&mut self, octets: &[u8]) -> bool {
@@ -89,7 +89,7 @@ impl<'b> Reply<'b> {
         true
     }
 
-    /// Appends several runs of octets as one: all of them or none.
+    /// Appends several octet strings, all or none; returns whether they fit.
     #[inline(always)]
     #[must_use]
     pub fn push_all(&mut self, runs: &[&[u8]]) -> bool {
@@ -103,13 +103,13 @@ impl<'b> Reply<'b> {
         true
     }
 
-    /// Takes back everything from `at` on.
+    /// Discards everything from offset `at` on.
     #[inline(always)]
     pub fn rewind(&mut self, at: usize) {
         self.at = at.min(self.at);
     }
 
-    /// Overwrites two octets that were written before, such as an owner pointer or an rdata length.
+    /// Overwrites two octets that were written earlier, such as an owner pointer or an rdata length.
     #[inline(always)]
     pub fn patch(&mut self, at: usize, value: u16) {
         if let Some(place) = self.buffer.get_mut(at..at + 2).filter(|_| at + 2 <= self.at) {
@@ -117,7 +117,7 @@ impl<'b> Reply<'b> {
         }
     }
 
-    /// Overwrites the TTL of a record that was written before.
+    /// Overwrites the TTL of a record that was written earlier.
     #[inline(always)]
     pub fn patch_ttl(&mut self, at: usize, ttl: u32) {
         if let Some(place) = self.buffer.get_mut(at..at + 4).filter(|_| at + 4 <= self.at) {
@@ -138,11 +138,11 @@ impl<'b> Reply<'b> {
         self.flags |= bits;
     }
 
-    /// Ends the reply with its OPT record, if the client speaks EDNS, in the octets reserved for it. The upper eight
-    /// bits of the rcode live there (RFC 6891 section 6.1.3), the lower four in the header. `asked` says whether the
-    /// question was copied, `options` are those of the OPT record. Returns the length of the reply.
+    /// Finishes the reply and returns its length. If the client uses EDNS, the OPT record with `options` goes into the
+    /// reserved octets. It holds the upper eight bits of the rcode (RFC 6891 section 6.1.3), the header the lower four.
+    /// `has_question` is whether the question was copied.
     #[inline(always)]
-    pub fn finish(&mut self, rcode: u16, asked: bool, edns: Option<(u16, u8)>, options: &[u8]) -> usize {
+    pub fn finish(&mut self, rcode: u16, has_question: bool, edns: Option<(u16, u8)>, options: &[u8]) -> usize {
         if let Some((payload, flags)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
@@ -155,7 +155,7 @@ impl<'b> Reply<'b> {
         let [f0, f1] = (self.flags | rcode & 0x0f).to_be_bytes();
         let [[an0, an1], [ns0, ns1], [ar0, ar1]] = self.counts.map(u16::to_be_bytes);
         if let Some([_, _, header @ ..]) = self.buffer.first_chunk_mut::<HEADER_LEN>() {
-            *header = [f0, f1, 0, u8::from(asked), an0, an1, ns0, ns1, ar0, ar1];
+            *header = [f0, f1, 0, u8::from(has_question), an0, an1, ns0, ns1, ar0, ar1];
         }
         self.at
     }

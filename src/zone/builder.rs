@@ -1,4 +1,4 @@
-//! From facts to tables. A change rebuilds what it touches; everything else is shared with the table before.
+//! Builds tables from facts. A change rebuilds only what it affects; the rest is shared with the previous table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::wire::{label_of, name_from_text};
 
-/// A Service as the builder knows it: what was said of it, and what was made of that.
+/// A Service's facts, and the entry built from them.
 #[derive(Default)]
 struct ServiceState {
     fact: Option<Arc<ServiceFact>>,
@@ -21,7 +21,7 @@ struct ServiceState {
     built: Option<Arc<Service>>,
 }
 
-/// A namespace as the builder knows it.
+/// A namespace's fact and the Services in it.
 #[derive(Default)]
 struct NamespaceState {
     name: Option<NamespaceName>,
@@ -29,8 +29,8 @@ struct NamespaceState {
     services: BTreeSet<Box<str>>,
 }
 
-/// An address that a pod was last said to have, by the hash that its claim is found by: what has to be taken back when
-/// the pod changes.
+/// An address that a pod was last reported to have, as the hash under which its claim is stored. When the pod changes,
+/// this claim has to be withdrawn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PodAddress {
     pod: PodId,
@@ -43,54 +43,54 @@ impl Slot for PodAddress {
     }
 }
 
-/// What a table cost to make: its promise is that this follows the change and not the cluster.
+/// The cost of building a table. It must scale with the change, not with the size of the cluster.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Services, nicknames, namespaces and reverse names made anew.
+pub struct PublishCost {
+    /// Services, alternative names, namespaces and reverse names that were rebuilt.
     pub rebuilt: usize,
-    /// Octets copied along the paths to them.
+    /// Bytes copied along the paths to them.
     pub copied: usize,
 }
 
-/// Something about the facts that an operator should know.
+/// A problem in the facts that an operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Diagnostic {
-    /// Two Services claim one alias; the first keeps it.
+    /// Two Services claim the same alias. The older one gets it; equal ages are ordered by name.
     AliasClaimed {
         /// The alias.
         alias: String,
-        /// Who keeps it.
-        kept_by: String,
-        /// Who does not.
+        /// The Service that gets it.
+        granted_to: String,
+        /// The Service that does not.
         refused: String,
     },
-    /// Several Services are the default of one kind of database: none is.
-    TwoDefaults {
+    /// Several Services claim to be the default for one kind of database, so none is used.
+    AmbiguousDefault {
         /// The kind.
         kind: String,
         /// The Services.
         services: Vec<String>,
     },
-    /// A Service of that name beats the alias.
+    /// A Service has the alias as its name and takes precedence.
     AliasShadowed {
-        /// The alias, which is also a Service's name.
+        /// The alias, which is also the name of a Service.
         alias: String,
         /// The Service that claims it.
         claimed_by: String,
     },
-    /// A Namespace is also a public top-level domain.
+    /// The name of a Namespace is also a public top-level domain.
     TopLevelDomain {
         /// The Namespace.
         namespace: String,
     },
-    /// Several endpoints of an `addressType: FQDN` slice, or such a slice beside addresses: it is skipped.
+    /// `addressType: FQDN` slices list several endpoints, or appear beside addresses; they are skipped.
     FqdnSkipped {
         /// The Service.
         service: String,
     },
 }
 
-/// Facts of one moment.
+/// A consistent snapshot of the facts, without pods.
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// Services.
@@ -101,44 +101,44 @@ pub struct Facts {
     pub namespaces: Vec<(Box<str>, NamespaceFact)>,
 }
 
-/// Holds all facts and makes tables of them.
+/// Holds all facts and builds tables from them.
 pub struct Builder {
     zone: Zone,
     services: HashMap<Key, ServiceState>,
     slices: HashMap<Key, Box<str>>,
-    places: HashMap<Box<str>, NamespaceState>,
+    namespaces: HashMap<Box<str>, NamespaceState>,
     alt_names: HashMap<Key, BTreeSet<Box<str>>>,
     hidden: usize,
     dirty_services: HashSet<Key>,
     dirty_alt_names: HashSet<Key>,
-    dirty_places: HashSet<Box<str>>,
+    dirty_namespaces: HashSet<Box<str>>,
     pods: PersistentMap<PodAddress>,
     changed: bool,
-    work: Work,
-    reports: Vec<Diagnostic>,
+    work: PublishCost,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Builder {
-    /// A builder that knows nothing.
+    /// Returns a builder without facts.
     pub fn new(settings: Arc<Settings>) -> Builder {
         Builder {
             zone: Zone::unsynced(settings),
             services: HashMap::new(),
             slices: HashMap::new(),
-            places: HashMap::new(),
+            namespaces: HashMap::new(),
             alt_names: HashMap::new(),
             hidden: 0,
             dirty_services: HashSet::new(),
             dirty_alt_names: HashSet::new(),
-            dirty_places: HashSet::new(),
+            dirty_namespaces: HashSet::new(),
             pods: PersistentMap::default(),
             changed: false,
-            work: Work::default(),
-            reports: Vec::new(),
+            work: PublishCost::default(),
+            diagnostics: Vec::new(),
         }
     }
 
-    /// Takes in one change. What it touches is rebuilt by the next [`publish`](Self::publish).
+    /// Applies one change. The next [`publish`](Self::publish) rebuilds the affected entries.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(key, fact) => self.apply_service(key, fact),
@@ -148,13 +148,13 @@ impl Builder {
         }
     }
 
-    /// The cluster has been learnt.
+    /// Marks the first sync as complete.
     pub fn set_synced(&mut self) {
         self.changed |= !self.zone.synced;
         self.zone.synced = true;
     }
 
-    /// Serials start no lower than this: what an earlier run published last.
+    /// Sets the lowest serial to publish, usually the last one of an earlier run.
     pub fn set_serial_floor(&mut self, serial: u32) {
         let last = self.zone.soa.serial();
         if last == 0 || serial.wrapping_sub(last) as i32 > 0 {
@@ -167,37 +167,37 @@ impl Builder {
         self.zone.soa = Soa::new(serial, settings.ttl, settings.negative_ttl());
     }
 
-    /// The next table, or `None` if no answer differs from the last one's.
+    /// Builds the next table, or returns `None` if it would answer every query as the last one does.
     pub fn publish(&mut self) -> Option<Arc<Zone>> {
-        self.work = Work::default();
+        self.work = PublishCost::default();
         for key in std::mem::take(&mut self.dirty_services) {
             self.rebuild_service(&key);
         }
         for key in std::mem::take(&mut self.dirty_alt_names) {
             self.rebuild_alt_name(&key);
         }
-        for name in std::mem::take(&mut self.dirty_places) {
+        for name in std::mem::take(&mut self.dirty_namespaces) {
             self.rebuild_namespace(&name);
         }
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        self.zone.hides = self.hidden > 0;
+        self.zone.has_hidden = self.hidden > 0;
         self.set_serial(next_serial(self.zone.soa.serial(), SystemTime::now()));
         Some(Arc::new(self.zone.clone()))
     }
 
-    /// What the last table cost.
-    pub fn work(&self) -> Work {
+    /// Returns the cost of the last [`publish`](Self::publish).
+    pub fn work(&self) -> PublishCost {
         self.work
     }
 
-    /// What was found since this was last called.
-    pub fn take_reports(&mut self) -> Vec<Diagnostic> {
-        std::mem::take(&mut self.reports)
+    /// Returns the diagnostics found since the last call.
+    pub fn take_diagnostics(&mut self) -> Vec<Diagnostic> {
+        std::mem::take(&mut self.diagnostics)
     }
 
-    /// All Services with what was said of them and how many endpoints their slices list.
+    /// Iterates over all Services with their facts and the number of endpoints that their slices list.
     pub fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFact, u32)> {
         self.services.iter().filter_map(|(key, known)| {
             let total = known.slices.values().map(|slice| slice.total).sum();
@@ -205,17 +205,17 @@ impl Builder {
         })
     }
 
-    /// Whether something is known of what the change is about.
+    /// Returns whether the builder holds a fact about the object that the change refers to.
     pub fn has(&self, change: &Change) -> bool {
         match change {
             Change::Service(key, _) => self.services.get(key).is_some_and(|known| known.fact.is_some()),
             Change::Slice(key, _) => self.slices.contains_key(key),
-            Change::Namespace(name, _) => self.places.get(name).is_some_and(|place| place.fact.is_some()),
+            Change::Namespace(name, _) => self.namespaces.get(name).is_some_and(|state| state.fact.is_some()),
             Change::Pod(pod, _) => self.pods.with_hash(pod.bits()).any(|held| held.pod == *pod),
         }
     }
 
-    /// Everything that is known but pods, shared and not copied: to be written aside while the work goes on.
+    /// Returns all facts except pods. They are shared, not copied, so that they can be saved while changes are applied.
     pub fn facts(&self) -> Facts {
         let services = self.services.iter().filter_map(|(key, known)| Some((key.clone(), known.fact.clone()?)));
         let slices = self.services.iter().flat_map(|(key, known)| {
@@ -224,11 +224,11 @@ impl Builder {
                 .iter()
                 .map(|(name, fact)| (Key { namespace: key.namespace.clone(), name: name.clone() }, fact.clone()))
         });
-        let namespaces = self.places.iter().filter_map(|(name, place)| Some((name.clone(), place.fact.clone()?)));
+        let namespaces = self.namespaces.iter().filter_map(|(name, state)| Some((name.clone(), state.fact.clone()?)));
         Facts { services: services.collect(), slices: slices.collect(), namespaces: namespaces.collect() }
     }
 
-    /// The settings that tables are made with.
+    /// Returns the settings that tables are built with.
     pub fn settings(&self) -> &Arc<Settings> {
         &self.zone.settings
     }
@@ -256,13 +256,13 @@ impl Builder {
                 self.dirty_alt_names.insert(alt_name);
             }
         }
-        let place = self.places.entry(key.namespace.clone()).or_default();
+        let state = self.namespaces.entry(key.namespace.clone()).or_default();
         if fact.is_some() {
-            place.services.insert(key.name.clone());
+            state.services.insert(key.name.clone());
         } else {
-            place.services.remove(&key.name);
+            state.services.remove(&key.name);
         }
-        self.dirty_places.insert(key.namespace.clone());
+        self.dirty_namespaces.insert(key.namespace.clone());
         if empty {
             self.services.remove(&key);
         }
@@ -297,38 +297,39 @@ impl Builder {
     }
 
     fn apply_namespace(&mut self, name: Box<str>, fact: Option<NamespaceFact>) {
-        let place = self.places.entry(name.clone()).or_default();
-        if place.fact == fact {
+        let state = self.namespaces.entry(name.clone()).or_default();
+        if state.fact == fact {
             return;
         }
-        if fact.is_some() && place.fact.is_none() && super::tld::is_public(&name) {
-            self.reports.push(Diagnostic::TopLevelDomain { namespace: name.to_string() });
+        if fact.is_some() && state.fact.is_none() && super::tld::is_public(&name) {
+            self.diagnostics.push(Diagnostic::TopLevelDomain { namespace: name.to_string() });
         }
         let visible_to = |fact: &Option<NamespaceFact>| fact.as_ref().and_then(|fact| fact.visible_to.clone());
-        if visible_to(&place.fact) != visible_to(&fact) {
-            for service in &place.services {
+        if visible_to(&state.fact) != visible_to(&fact) {
+            for service in &state.services {
                 self.dirty_services.insert(Key { namespace: name.clone(), name: service.clone() });
             }
         }
-        place.fact = fact;
-        self.dirty_places.insert(name);
+        state.fact = fact;
+        self.dirty_namespaces.insert(name);
     }
 
     fn apply_pod(&mut self, pod: PodId, fact: Option<PodFact>) {
         let host_network = fact.as_ref().is_some_and(|fact| fact.host_network);
         let claimed: Vec<u128> = fact.iter().flat_map(|fact| fact.addresses.iter().copied().map(bits)).collect();
-        // The lowest bit says whether the pod is on its node's network.
+        // The lowest bit is set if the pod uses its node's network.
         let tag = pod.bits() & !1 | u64::from(host_network);
         let is_of_pod = |claim: &Claim| claim.pod & !1 == tag & !1;
         let before: Vec<PodAddress> = self.pods.with_hash(pod.bits()).filter(|held| held.pod == pod).cloned().collect();
-        for gone in before.iter().filter(|held| !claimed.iter().any(|address| hash::address(*address) == held.address))
+        for removed in
+            before.iter().filter(|held| !claimed.iter().any(|address| hash::address(*address) == held.address))
         {
-            self.pods.remove(pod.bits(), |held| held == gone);
-            self.work.copied += self.zone.claims.remove(gone.address, is_of_pod);
+            self.pods.remove(pod.bits(), |held| held == removed);
+            self.work.copied += self.zone.claims.remove(removed.address, is_of_pod);
             self.changed = true;
         }
         let Some(fact) = fact.filter(|_| !claimed.is_empty()) else { return };
-        let Some(namespace) = self.place_name(&fact.namespace) else { return };
+        let Some(namespace) = self.intern_namespace(&fact.namespace) else { return };
         for address in claimed {
             let held = self.zone.claims.get(hash::address(address), is_of_pod);
             if held.is_none_or(|claim| claim.pod != tag) {
@@ -341,22 +342,22 @@ impl Builder {
         }
     }
 
-    /// The one copy of a namespace's name, which everything else shares.
-    fn place_name(&mut self, namespace: &str) -> Option<NamespaceName> {
-        let place = match self.places.get_mut(namespace) {
-            Some(place) => place,
-            None => self.places.entry(namespace.into()).or_default(),
+    /// Returns the single shared copy of a namespace's name.
+    fn intern_namespace(&mut self, namespace: &str) -> Option<NamespaceName> {
+        let state = match self.namespaces.get_mut(namespace) {
+            Some(state) => state,
+            None => self.namespaces.entry(namespace.into()).or_default(),
         };
-        if place.name.is_none() {
-            place.name = Some(NamespaceName::new(self.zone.settings.seed, &label_of(namespace).ok()?));
+        if state.name.is_none() {
+            state.name = Some(NamespaceName::new(self.zone.settings.seed, &label_of(namespace).ok()?));
         }
-        place.name.clone()
+        state.name.clone()
     }
 
     fn rebuild_service(&mut self, key: &Key) {
-        let Some(namespace) = self.place_name(&key.namespace) else { return };
+        let Some(namespace) = self.intern_namespace(&key.namespace) else { return };
         let Ok(label) = label_of(&key.name) else { return };
-        let default = self.places.get(&key.namespace).and_then(|place| place.fact.as_ref()?.visible_to.clone());
+        let default = self.namespaces.get(&key.namespace).and_then(|state| state.fact.as_ref()?.visible_to.clone());
         let Some(known) = self.services.get_mut(key) else { return };
         let old = known.built.take();
         let settings = &self.zone.settings;
@@ -369,7 +370,7 @@ impl Builder {
             let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
             let (service, skipped) = build_service(name, visibility, fact, known.slices.values(), settings.ttl);
             if skipped {
-                self.reports.push(Diagnostic::FqdnSkipped { service: key.to_string() });
+                self.diagnostics.push(Diagnostic::FqdnSkipped { service: key.to_string() });
             }
             service
         });
@@ -389,10 +390,10 @@ impl Builder {
     fn replace_service(&mut self, key: &Key, old: Option<Arc<Service>>, new: Option<Arc<Service>>) {
         self.changed = true;
         let Some(name) = new.as_ref().or(old.as_ref()).map(|service| service.name.clone()) else { return };
-        let is_it = |slot: &(u64, Arc<Service>)| *slot.1.name == *name;
+        let is_match = |slot: &(u64, Arc<Service>)| *slot.1.name == *name;
         self.work.copied += match &new {
-            Some(new) => self.zone.services.insert((name.hash(), new.clone()), is_it),
-            None => self.zone.services.remove(name.hash(), is_it),
+            Some(new) => self.zone.services.insert((name.hash(), new.clone()), is_match),
+            None => self.zone.services.remove(name.hash(), is_match),
         };
         let ready = |service: &Option<Arc<Service>>| service.as_ref().map_or(0, |service| service.endpoints.all.len());
         self.zone.endpoints = self.zone.endpoints + ready(&new) - ready(&old);
@@ -401,16 +402,16 @@ impl Builder {
         };
         self.hidden = self.hidden + hidden(&new) - hidden(&old);
         if hidden(&new) + hidden(&old) > 0 {
-            self.dirty_places.insert(key.namespace.clone());
+            self.dirty_namespaces.insert(key.namespace.clone());
         }
         let (before, after) = (addresses_of(old.as_deref()), addresses_of(new.as_deref()));
         let owner = |address: &u128| Owner { address: address.to_be_bytes(), service: name.clone() };
-        for gone in before.iter().filter(|address| after.binary_search(address).is_err()) {
-            self.zone.owners.remove(&owner(gone));
+        for removed in before.iter().filter(|address| after.binary_search(address).is_err()) {
+            self.zone.owners.remove(&owner(removed));
             self.work.rebuilt += 1;
         }
-        for come in after.iter().filter(|address| before.binary_search(address).is_err()) {
-            self.zone.owners.insert(owner(come));
+        for added in after.iter().filter(|address| before.binary_search(address).is_err()) {
+            self.zone.owners.insert(owner(added));
             self.work.rebuilt += 1;
         }
         if let Some(fact) = self.services.get(key).and_then(|known| known.fact.as_ref()) {
@@ -421,7 +422,7 @@ impl Builder {
     }
 
     fn rebuild_alt_name(&mut self, key: &Key) {
-        let (Some(namespace), Ok(label)) = (self.place_name(&key.namespace), label_of(&key.name)) else { return };
+        let (Some(namespace), Ok(label)) = (self.intern_namespace(&key.namespace), label_of(&key.name)) else { return };
         let claims = self.alt_names.get(key).into_iter().flatten();
         let mut claims: Vec<(i64, &Box<str>, &ServiceState)> = claims
             .filter_map(|name| {
@@ -442,26 +443,27 @@ impl Builder {
         };
         if let [kept, refused @ ..] = &*alt_name.aliases {
             for refused in refused {
-                let (alias, kept_by, refused) = (key.to_string(), kept.name.text(), refused.name.text());
-                self.reports.push(Diagnostic::AliasClaimed { alias, kept_by, refused });
+                let (alias, granted_to, refused) = (key.to_string(), kept.name.text(), refused.name.text());
+                self.diagnostics.push(Diagnostic::AliasClaimed { alias, granted_to, refused });
             }
             if self.services.get(key).is_some_and(|known| known.fact.is_some()) {
-                self.reports.push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
+                self.diagnostics
+                    .push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
             }
         }
         if alt_name.defaults.len() > 1 {
             let services = alt_name.defaults.iter().map(|service| service.name.text()).collect();
-            self.reports.push(Diagnostic::TwoDefaults { kind: key.to_string(), services });
+            self.diagnostics.push(Diagnostic::AmbiguousDefault { kind: key.to_string(), services });
         }
         let hash = alt_name.name.hash();
-        let is_it = |slot: &Arc<AltName>| slot.name == alt_name.name;
-        let held = self.zone.alt_names.get(hash, is_it);
+        let is_match = |slot: &Arc<AltName>| slot.name == alt_name.name;
+        let held = self.zone.alt_names.get(hash, is_match);
         self.work.rebuilt += 1;
         if alt_name.aliases.is_empty() && alt_name.defaults.is_empty() {
             self.alt_names.remove(key);
             if held.is_some() {
                 self.changed = true;
-                self.work.copied += self.zone.alt_names.remove(hash, is_it);
+                self.work.copied += self.zone.alt_names.remove(hash, is_match);
             }
         } else if held.is_none_or(|held| !same_alt_name(held, &alt_name)) {
             self.changed = true;
@@ -471,25 +473,25 @@ impl Builder {
     }
 
     fn rebuild_namespace(&mut self, name: &str) {
-        let Some(namespace) = self.place_name(name) else { return };
-        let Some(place) = self.places.get(name) else { return };
-        let is_it = |slot: &Arc<Namespace>| slot.name == namespace;
+        let Some(namespace) = self.intern_namespace(name) else { return };
+        let Some(state) = self.namespaces.get(name) else { return };
+        let is_match = |slot: &Arc<Namespace>| slot.name == namespace;
         self.work.rebuilt += 1;
-        if place.fact.is_none() && place.services.is_empty() {
-            self.places.remove(name);
-            self.changed |= self.zone.namespaces.get(namespace.hash(), is_it).is_some();
-            self.work.copied += self.zone.namespaces.remove(namespace.hash(), is_it);
+        if state.fact.is_none() && state.services.is_empty() {
+            self.namespaces.remove(name);
+            self.changed |= self.zone.namespaces.get(namespace.hash(), is_match).is_some();
+            self.work.copied += self.zone.namespaces.remove(namespace.hash(), is_match);
             return;
         }
         let settings = &self.zone.settings;
-        let visible_to = place.fact.as_ref().and_then(|fact| fact.visible_to.as_ref());
+        let visible_to = state.fact.as_ref().and_then(|fact| fact.visible_to.as_ref());
         let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
         let application =
             name.as_bytes().strip_prefix(&*settings.application_prefix).and_then(|app| std::str::from_utf8(app).ok());
         let (mut open, mut exceptions, mut candidates) = (false, Vec::new(), Vec::new());
-        // Only a namespace that hides something, or is an application, needs a look at its Services.
+        // Only a namespace that restricts visibility, or is an application, depends on its Services.
         if visibility.is_some() || application.is_some_and(|app| !app.is_empty()) {
-            for service in &place.services {
+            for service in &state.services {
                 let key = Key { namespace: name.into(), name: service.clone() };
                 let Some(ServiceState { fact: Some(fact), built: Some(built), .. }) = self.services.get(&key) else {
                     continue;
@@ -513,17 +515,17 @@ impl Builder {
             visibility,
             application: candidates.into(),
         };
-        if self.zone.namespaces.get(namespace.hash(), is_it).is_none_or(|held| **held != new) {
+        if self.zone.namespaces.get(namespace.hash(), is_match).is_none_or(|held| **held != new) {
             self.changed = true;
-            self.work.copied += self.zone.namespaces.insert(Arc::new(new), is_it);
+            self.work.copied += self.zone.namespaces.insert(Arc::new(new), is_match);
         }
     }
 }
 
-/// Serials count 1024ths of a second, or ones while changes come faster: so they grow with every change, and a later
-/// start is ahead of an earlier one without remembering anything, as long as fewer than 1024 tables a second were
-/// published on average. 32 bits come round after 48 days, which RFC 1982 arithmetic bridges unless 24 days pass
-/// without a change. Where facts are saved, the serial is saved with them.
+/// Returns the serial after `last`: the time in 1024ths of a second, or `last + 1` if changes arrive faster than that.
+/// Serials therefore grow with every change. They also grow across restarts without stored state, unless more than 1024
+/// tables a second were published on average. 32 bits wrap after 48 days; RFC 1982 arithmetic handles that unless 24
+/// days pass without a change. A saved snapshot includes the serial.
 fn next_serial(last: u32, now: SystemTime) -> u32 {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let clock = (since.as_millis() * 1024 / 1000) as u32;
@@ -531,7 +533,7 @@ fn next_serial(last: u32, now: SystemTime) -> u32 {
     if last == 0 || ahead { clock } else { last.wrapping_add(1) }
 }
 
-/// Aliases, and the kinds of database that the Service may be the default of.
+/// Returns the Service's aliases, and the kinds of database that it claims to be the default for.
 fn alt_names_of(key: &Key, fact: &ServiceFact, settings: &Settings) -> Vec<Box<str>> {
     let mut alt_names = fact.aliases.clone();
     if fact.default {
@@ -557,7 +559,7 @@ fn same_alt_name(a: &AltName, b: &AltName) -> bool {
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
 }
 
-/// Addresses whose reverse names the Service owns, sorted, each once.
+/// Returns the addresses whose reverse names the Service owns, sorted and deduplicated.
 fn addresses_of(service: Option<&Service>) -> Vec<u128> {
     let Some(service) = service else { return Vec::new() };
     let mut addresses: Vec<u128> = service.endpoints.all.iter().map(|endpoint| bits(endpoint.address)).collect();
@@ -572,8 +574,8 @@ fn addresses_of(service: Option<&Service>) -> Vec<u128> {
     addresses
 }
 
-/// `fullname(release, chart)` as charts make it: at most 63 characters, one trailing dash dropped, and the release
-/// alone when it already names the chart.
+/// Computes the `fullname` template of Helm charts: at most 63 characters, without one trailing dash. The release name
+/// is used alone if it contains the chart name.
 pub fn full_name(release: &str, chart: &str) -> String {
     let trim = |text: &str| {
         let cut: String = text.chars().take(63).collect();
@@ -595,7 +597,7 @@ fn candidate(app: &str, name: &str, fact: &ServiceFact, built: &Service) -> Cand
     }
 }
 
-/// Ports as lookups use them: the same one once, and those that repeat a number marked.
+/// Converts ports for lookups: duplicates are dropped, and ports that repeat a number are marked.
 fn ports_of(facts: &[PortFact]) -> Box<[Port]> {
     let mut ports: Vec<Port> = Vec::with_capacity(facts.len());
     for fact in facts {
@@ -614,7 +616,7 @@ fn ports_of(facts: &[PortFact]) -> Box<[Port]> {
     ports.into()
 }
 
-/// The ports of several groups as one.
+/// Merges the ports of several groups into one group.
 fn merged(groups: &[Box<[Port]>], indices: &[u16]) -> Box<[Port]> {
     let mut ports: Vec<Port> = Vec::new();
     for port in indices.iter().flat_map(|index| groups[usize::from(*index)].iter()) {
@@ -636,7 +638,7 @@ fn group_of(groups: &mut Vec<Box<[Port]>>, ports: Box<[Port]>) -> u16 {
     index as u16
 }
 
-/// Makes a Service of its fact and slices; says whether an FQDN slice had to be skipped.
+/// Builds a Service from its fact and slices. The flag is true if an FQDN slice had to be skipped.
 fn build_service<'s>(
     name: Arc<ServiceName>,
     visibility: Option<Arc<Visibility>>,
@@ -729,7 +731,7 @@ fn endpoints<'s>(slices: impl Iterator<Item = &'s Arc<SliceFact>>) -> Endpoints 
     Endpoints { all: all.into(), labelled: labelled.into(), targets: targets.into(), groups: groups.into() }
 }
 
-/// An ExternalName as a name on the wire; IP literals and what is no name have none.
+/// Converts an ExternalName to wire format. Returns `None` for IP literals and invalid names.
 pub fn external_name(text: &str) -> Option<Box<[u8]>> {
     let literal = text.trim_end_matches('.').parse::<IpAddr>().is_ok();
     name_from_text(text).ok().filter(|wire| !literal && wire.len() > 1)
@@ -741,7 +743,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn full_names_of_charts() {
+    fn chart_full_names_follow_the_helm_template() {
         for (release, chart, expected) in [
             ("sabnzbd", "sabnzbd", "sabnzbd"),
             ("sab", "sabnzbd", "sab-sabnzbd"),
@@ -751,17 +753,17 @@ mod tests {
         ] {
             assert_eq!(full_name(release, chart), expected);
         }
-        assert_eq!(full_name(&"a".repeat(62), "-b").len(), 62, "cut to 63, then one dash dropped");
+        assert_eq!(full_name(&"a".repeat(62), "-b").len(), 62, "cut to 63, then one dash removed");
     }
 
     #[test]
-    fn serials_grow_by_the_clock_or_by_one() {
+    fn serials_follow_the_clock_or_grow_by_one() {
         let at = |seconds: u64| UNIX_EPOCH + Duration::from_secs(seconds);
         let first = next_serial(0, at(1_700_000_000));
         assert_eq!(next_serial(first, at(1_700_000_000)), first.wrapping_add(1), "two changes within one tick");
         assert_eq!(next_serial(first, at(1_700_000_001)), first.wrapping_add(1024));
-        assert_eq!(next_serial(first, at(1_699_999_000)), first.wrapping_add(1), "a clock set back");
+        assert_eq!(next_serial(first, at(1_699_999_000)), first.wrapping_add(1), "the clock was set back");
         let later = next_serial(0, at(1_700_000_000 + 86_400 * 20));
-        assert!(later.wrapping_sub(first) as i32 > 0, "20 days later is later (RFC 1982)");
+        assert!(later.wrapping_sub(first) as i32 > 0, "a serial of 20 days later is greater (RFC 1982)");
     }
 }

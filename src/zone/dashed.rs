@@ -1,14 +1,14 @@
 //! Addresses as labels: `10-244-1-3`, `fd00-10-244--55`.
 //!
-//! The colons and dots of the address become dashes; a label may not end with one, so a trailing dash gets a zero.
+//! Dots and colons become dashes. A label may not end with a dash, so a trailing dash is followed by a zero.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The longest: 39 characters of an IPv6 address, a zero and the length octet.
+/// Buffer size: enough for the 39 characters of an IPv6 address, a zero and the length octet.
 const MAX: usize = 48;
 
-/// A label made from an address, on the stack.
+/// An address as a label, held on the stack.
 pub struct Dashed {
     octets: [u8; MAX],
     len: usize,
@@ -46,7 +46,7 @@ impl Dashed {
     }
 }
 
-/// The address that a label (length octet included) spells, whatever way it is abbreviated.
+/// Parses a label (length octet included) as an address, however it is abbreviated.
 pub fn parse(label: &[u8]) -> Option<IpAddr> {
     let text = label.get(1..)?;
     let mut spelled = [0u8; 63];
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_their_labels() {
+    fn addresses_survive_conversion_to_labels_and_back() {
         for (address, label) in [
             ("10.244.1.3", "10-244-1-3"),
             ("fd00:10:244::55", "fd00-10-244--55"),

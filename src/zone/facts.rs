@@ -1,11 +1,11 @@
-//! Facts: what a source (the Kubernetes API, manifests, a saved file) says about the cluster, stripped of everything
-//! that no answer needs. Names are lower-case labels, addresses are parsed: what is wrong never gets this far.
+//! Facts: the state of the cluster according to a source (the Kubernetes API, manifests, a snapshot file), stripped of
+//! everything that no answer needs. Names are lower-case labels and addresses are parsed: sources reject invalid input.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// An object of a namespace. The namespace comes first so that keys sort by it.
+/// The key of a namespaced object. The namespace comes first so that keys sort by it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// A label.
@@ -15,7 +15,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key from its two parts.
+    /// Creates a key from a namespace and a name.
     pub fn new(namespace: &str, name: &str) -> Key {
         Key { namespace: namespace.into(), name: name.into() }
     }
@@ -30,7 +30,7 @@ impl std::fmt::Display for Key {
 /// Transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
-    /// The default.
+    /// TCP, the default.
     Tcp,
     /// UDP.
     Udp,
@@ -39,7 +39,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As Kubernetes writes it.
+    /// The name in Kubernetes objects.
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Tcp => "TCP",
@@ -67,24 +67,24 @@ pub struct PortFact {
     pub protocol: Protocol,
     /// Port number.
     pub number: u16,
-    /// Services only: where the port leads, a number or a port's name, if it differs from `number`.
+    /// Services only: `targetPort`, a number or the name of a port, if it differs from `number`.
     pub target: Option<Box<str>>,
     /// `appProtocol`, if given.
     pub app_protocol: Option<Box<str>>,
 }
 
-/// How a Service is reached.
+/// The type of a Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ServiceType {
-    /// `clusterIPs`: at most one of a family.
+    /// `clusterIPs`: at most one per address family.
     Cluster(Vec<IpAddr>),
-    /// `clusterIP: None`: its endpoints' addresses.
+    /// `clusterIP: None`: the Service resolves to the addresses of its endpoints.
     Headless,
-    /// `externalName`: a name in wire format, lower case, root included; `None` if it is an IP literal or no name.
+    /// `externalName` in wire format, lower case, root included; `None` if it is an IP literal or an invalid name.
     External(Option<Box<[u8]>>),
 }
 
-/// Who may see a Service: `callsign.dev/visible-to`.
+/// The callers that may see a Service: `callsign.dev/visible-to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VisibleTo {
     /// `*`: everyone.
@@ -98,17 +98,17 @@ pub enum VisibleTo {
 /// A Service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFact {
-    /// How it is reached.
+    /// Type of the Service.
     pub reach: ServiceType,
-    /// In the order of the object.
+    /// Ports, in the order of the object.
     pub ports: Vec<PortFact>,
-    /// Creation time in seconds since 1970; 0 where unknown.
+    /// Creation time in seconds since 1970; 0 if unknown.
     pub created: i64,
     /// `callsign.dev/alias`: labels.
     pub aliases: Vec<Box<str>>,
     /// `callsign.dev/default: "true"`.
     pub default: bool,
-    /// `callsign.dev/visible-to`; `None` when the namespace decides.
+    /// `callsign.dev/visible-to`; `None` if the namespace's setting applies.
     pub visible_to: Option<VisibleTo>,
     /// `callsign.dev/links`, as written.
     pub links: Option<Box<str>>,
@@ -123,9 +123,9 @@ pub struct ServiceFact {
 /// A ready endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EndpointFact {
-    /// One address; an endpoint that lists several is several facts, as the usual cluster DNS has it.
+    /// One address; an endpoint with several addresses becomes several facts, as in CoreDNS.
     pub address: IpAddr,
-    /// `hostname`, else the pod's name where that is wanted; `None`: named by its address.
+    /// `hostname`, or else the pod's name with `--endpoint-pod-names`; `None` if the endpoint is named by its address.
     pub name: Option<Box<str>>,
 }
 
@@ -134,9 +134,9 @@ pub struct EndpointFact {
 pub struct SliceFact {
     /// Name of the Service in the same namespace; `None` if the slice has no such label.
     pub service: Option<Box<str>>,
-    /// Ready endpoints only: no answer needs another.
+    /// Ready endpoints; no answer needs the others.
     pub ready: Vec<EndpointFact>,
-    /// How many endpoints the slice lists, ready or not.
+    /// Number of endpoints in the slice, ready or not.
     pub total: u32,
     /// Ports with a number.
     pub ports: Vec<PortFact>,
@@ -151,8 +151,8 @@ pub struct NamespaceFact {
     pub visible_to: Option<VisibleTo>,
 }
 
-/// Which pod: a keyed hash of its namespace and name. There may be 150,000 of them, and nothing ever asks for the name.
-/// Octets, so that it takes no padding beside what is held of a pod.
+/// The identity of a pod: a keyed hash of its namespace and name. A cluster may have 150,000 pods, and no lookup needs
+/// their names. An array of octets needs no alignment padding next to the other fields of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodId([u8; 8]);
 
@@ -163,31 +163,32 @@ impl std::fmt::Display for PodId {
 }
 
 impl PodId {
-    /// The identity of a pod within this process. Keyed at random: who may name pods cannot aim at another's.
+    /// Returns the identity of a pod within this process. The key is random, so that a user who can name pods cannot
+    /// choose a name whose hash equals another pod's.
     pub fn of(namespace: &str, name: &str) -> PodId {
         use std::hash::{BuildHasher, RandomState};
         static KEY: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
         PodId(KEY.hash_one((namespace, name)).to_ne_bytes())
     }
 
-    /// The hash.
+    /// The hash as a number.
     pub fn bits(self) -> u64 {
         u64::from_ne_bytes(self.0)
     }
 }
 
-/// A live pod: finished ones and those being deleted are no facts.
+/// A live pod; finished pods and pods that are being deleted are not recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodFact {
     /// Its namespace.
     pub namespace: Box<str>,
     /// `status.podIPs`.
     pub addresses: Vec<IpAddr>,
-    /// It shares its node's addresses, so they say nothing about who is calling.
+    /// Whether the pod shares its node's addresses, which then do not identify a caller.
     pub host_network: bool,
 }
 
-/// One change to the facts. `None` deletes.
+/// One change to the facts. `None` deletes the object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// A Service.

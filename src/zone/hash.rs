@@ -1,13 +1,13 @@
-//! The hash of labels. Keyed, so that nobody who may create Services can aim at one page of the table.
+//! The hash of labels. It is keyed, so that a user who can create Services cannot fill one page of a map.
 
 use crate::wire::Name;
 
-/// The key of a table's hashes: random for each process, so that collisions cannot be prepared.
+/// The key of the hash: random for each process, so that collisions cannot be computed in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seed(u64);
 
 impl Seed {
-    /// A seed that nobody outside can know.
+    /// Returns a random seed, which clients cannot predict.
     pub fn random() -> Seed {
         use std::hash::{BuildHasher, RandomState};
         Seed(RandomState::new().hash_one(0u64) | 1)
@@ -24,8 +24,8 @@ impl Seed {
         mix(state ^ tail(rest), K2)
     }
 
-    /// The same of a label of a name, whose octets have others behind them: whole words are read, and what is not the
-    /// label's is masked.
+    /// Like [`Seed::label`], for a label within a name: it reads whole words and masks the octets that follow the
+    /// label.
     #[inline(always)]
     pub fn label_of(self, name: &Name, index: usize) -> u64 {
         let label = name.label(index);
@@ -46,7 +46,7 @@ impl Seed {
     }
 }
 
-/// The hash of an address. Not keyed: clients do not choose the addresses of pods.
+/// The hash of an address. It is not keyed, because clients do not choose the addresses of pods.
 #[inline(always)]
 pub fn address(address: u128) -> u64 {
     mix(mix(address as u64 ^ K1, K2) ^ (address >> 64) as u64, K1)
@@ -62,7 +62,7 @@ fn mix(a: u64, b: u64) -> u64 {
     (product as u64) ^ (product >> 64) as u64
 }
 
-/// At most seven octets as the lower ones of a word.
+/// Packs at most seven octets into the lower octets of a word.
 #[inline(always)]
 fn tail(rest: &[u8]) -> u64 {
     match (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_hashes_alike_wherever_it_stands() {
+    fn the_hash_of_a_label_does_not_depend_on_its_position() {
         for length in 1..=63u8 {
             let label: Vec<u8> = (0..=length).map(|at| if at == 0 { length } else { b'a' + at % 26 }).collect();
             let wire = [&[3, b'w', b'e', b'b'][..], &label, &[1, b'x', 0]].concat();

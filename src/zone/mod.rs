@@ -1,7 +1,7 @@
-//! The immutable table that answers come from, and its builder.
+//! The zone: an immutable table from which queries are answered, and its builder.
 //!
-//! A [`Zone`] is never changed: the [`Builder`] makes the next one, which shares with the last everything that did not
-//! change, and the new one is published by swapping a pointer. Reading takes no lock and allocates nothing.
+//! A [`Zone`] never changes. The [`Builder`] creates its successor, which shares all unchanged parts with it and is
+//! published by swapping a pointer. Reads take no lock and do not allocate.
 
 mod builder;
 pub mod dashed;
@@ -19,53 +19,53 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use builder::{Builder, Diagnostic, Facts, Work, external_name, full_name};
+pub use builder::{Builder, Diagnostic, Facts, PublishCost, external_name, full_name};
 pub use hash::Seed;
 pub use namespace::{Candidate, Namespace, NamespaceName};
 pub use rrset::{Rrset, Soa};
 pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
 pub use settings::{
-    APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, NoCidr, PodNames, Settings, address_of, bits,
+    APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, PodNames, Settings, address_of, bits,
 };
 
 use crate::wire::Name;
 use ordered::Ordered;
 use persistent_map::{PersistentMap, Slot};
 
-/// Who may see a Service or a Namespace. Where there is none of these, everyone may.
+/// The callers that may see a Service or a Namespace; an object without a `Visibility` is visible to everyone.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Visibility {
     /// Callers whose namespace is known.
     Known,
-    /// Callers of these namespaces.
-    Among(Box<[NamespaceName]>),
+    /// Callers in these namespaces.
+    Namespaces(Box<[NamespaceName]>),
 }
 
 impl Visibility {
-    /// Whether a caller of `namespace` (`None`: not known) may see it.
+    /// Whether a caller in `namespace` (`None` if unknown) may see the object.
     #[inline]
     pub fn admits(&self, namespace: Option<&NamespaceName>) -> bool {
         match (self, namespace) {
             (_, None) => false,
             (Visibility::Known, Some(_)) => true,
-            (Visibility::Among(names), Some(namespace)) => names.contains(namespace),
+            (Visibility::Namespaces(names), Some(namespace)) => names.contains(namespace),
         }
     }
 }
 
-/// A label with its length octet, lower case, and its hash.
+/// A lower-case label with its hash.
 #[derive(Clone, Copy, Debug)]
 pub struct Label<'n> {
-    /// With the length octet.
+    /// The label, including its length octet.
     pub octets: &'n [u8],
     hash: u64,
 }
 
-/// A pod's claim to an address: 40 bytes at most, for there may be 150,000 of them.
+/// A pod's claim to an address. At most 40 bytes, because a cluster may have 150,000 of them.
 #[derive(Clone, Debug)]
 struct Claim {
     address: [u8; 16],
-    /// Hash of the pod's namespace and name; the lowest bit says that the pod is on the host network.
+    /// Hash of the pod's namespace and name; the lowest bit is set if the pod uses the host network.
     pod: u64,
     namespace: NamespaceName,
 }
@@ -89,7 +89,7 @@ impl Slot for Claim {
     }
 }
 
-/// A Service that an address belongs to, as a ClusterIP or as a ready endpoint's.
+/// A Service that owns an address, either as its ClusterIP or through a ready endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Owner {
     address: [u8; 16],
@@ -97,28 +97,28 @@ struct Owner {
 }
 
 impl Owner {
-    /// The address as one number, which compares as its octets do and is compared at once.
+    /// The address as one number, which sorts like its octets and compares in a single operation.
     #[inline(always)]
     fn key(&self) -> u128 {
         u128::from_be_bytes(self.address)
     }
 }
 
-/// Who asks.
+/// The caller of a query.
 #[derive(Clone, Copy, Debug)]
 pub enum Caller<'c> {
-    /// A client, known by its address.
+    /// A client, identified by its address.
     Address(IpAddr),
-    /// Somebody in a namespace, as `explain --from` has it.
+    /// A caller in a given namespace, as in `explain --from`.
     Namespace(&'c NamespaceName),
-    /// Nobody in particular.
+    /// A caller without an address or a namespace.
     Unknown,
 }
 
-/// How the namespace of a caller was found: the first of these that applies.
+/// The source of a caller's namespace: the first of these that applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Told outright.
+    /// Given explicitly.
     Explicit,
     /// `--callers`.
     Callers(Cidr),
@@ -126,33 +126,33 @@ pub enum Origin {
     Pod,
     /// `--namespace`.
     Default,
-    /// Not at all.
+    /// No source; the namespace is unknown.
     Unknown,
 }
 
-/// A caller whose namespace is looked up when it is first needed: most questions do not need it.
-pub struct Asker<'z> {
+/// A caller whose namespace is looked up on first use, because most queries do not need it.
+pub struct LazyCaller<'z> {
     zone: &'z Zone,
     caller: Caller<'z>,
     namespace: Cell<Option<Option<&'z NamespaceName>>>,
 }
 
-impl<'z> Asker<'z> {
-    /// For one question.
+impl<'z> LazyCaller<'z> {
+    /// Creates the caller of one query.
     #[inline(always)]
-    pub fn new(zone: &'z Zone, caller: Caller<'z>) -> Asker<'z> {
-        Asker { zone, caller, namespace: Cell::new(None) }
+    pub fn new(zone: &'z Zone, caller: Caller<'z>) -> LazyCaller<'z> {
+        LazyCaller { zone, caller, namespace: Cell::new(None) }
     }
 
-    /// The same caller, for a name that does not live as long as the table.
-    pub fn again<'n>(&self) -> Asker<'n>
+    /// Returns the same caller, for a name that does not live as long as the zone.
+    pub fn reborrow<'n>(&self) -> LazyCaller<'n>
     where
         'z: 'n,
     {
-        Asker { zone: self.zone, caller: self.caller, namespace: Cell::new(self.namespace.get()) }
+        LazyCaller { zone: self.zone, caller: self.caller, namespace: Cell::new(self.namespace.get()) }
     }
 
-    /// The caller's namespace, `None` when it is not known.
+    /// Returns the caller's namespace; `None` if it is unknown.
     #[inline]
     pub fn namespace(&self) -> Option<&'z NamespaceName> {
         if let Some(known) = self.namespace.get() {
@@ -167,7 +167,7 @@ impl<'z> Asker<'z> {
         found
     }
 
-    /// Whether the caller may see what has this visibility.
+    /// Whether the caller may see an object with this visibility.
     #[inline(always)]
     pub fn sees(&self, visibility: &Option<Arc<Visibility>>) -> bool {
         match visibility {
@@ -185,27 +185,27 @@ impl<'z> Asker<'z> {
     }
 }
 
-/// The table. Cloning it costs a few reference counts.
+/// The table of all names. Cloning it only increments a few reference counts.
 #[derive(Clone)]
 pub struct Zone {
-    /// The flags.
+    /// The settings that answers depend on.
     pub settings: Arc<Settings>,
-    /// The SOA record, and with it the serial.
+    /// The SOA record, which contains the serial.
     pub soa: Soa,
-    /// Whether the cluster has been learnt: before, names that could be ours answer SERVFAIL.
+    /// Whether the first sync is complete; until then, names that could be in the cluster are answered with SERVFAIL.
     pub synced: bool,
     services: PersistentMap<(u64, Arc<Service>)>,
     alt_names: PersistentMap<Arc<AltName>>,
     namespaces: PersistentMap<Arc<Namespace>>,
     owners: Ordered<Owner>,
     claims: PersistentMap<Claim>,
-    /// Whether anything is hidden from anyone: while nothing is, an address that has an owner has a name.
-    hides: bool,
+    /// Whether any object is hidden from any caller; if not, every address that has an owner has a visible name.
+    has_hidden: bool,
     endpoints: usize,
 }
 
 impl Zone {
-    /// A table that knows nothing yet.
+    /// Returns an empty zone, as before the first sync.
     pub fn unsynced(settings: Arc<Settings>) -> Zone {
         Zone {
             soa: Soa::new(0, settings.ttl, settings.negative_ttl()),
@@ -216,28 +216,28 @@ impl Zone {
             namespaces: PersistentMap::default(),
             owners: Ordered::default(),
             claims: PersistentMap::default(),
-            hides: false,
+            has_hidden: false,
             endpoints: 0,
         }
     }
 
-    /// A label with its hash, to be looked up as often as need be.
+    /// Hashes a label once for any number of lookups.
     #[inline(always)]
     pub fn label<'n>(&self, octets: &'n [u8]) -> Label<'n> {
         Label { octets, hash: self.settings.seed.label(octets) }
     }
 
-    /// A label of a name with its hash.
+    /// Returns a label of a name with its hash.
     #[inline(always)]
     pub fn label_of<'n>(&self, name: &'n Name, index: usize) -> Label<'n> {
         Label { octets: name.label(index), hash: self.settings.seed.label_of(name, index) }
     }
 
-    /// The Service of this label in this namespace. Visibility is not looked at.
+    /// Looks up a Service by its label and its namespace's label. Does not check visibility.
     #[inline(always)]
     pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Arc<Service>> {
         let hash = self.settings.seed.pair(service.hash, namespace.hash);
-        // A loop, not a closure: this is the probe of nearly every answer, and is to be part of its caller.
+        // A loop rather than a closure, so that it is inlined: nearly every answer runs this probe.
         for slot in self.services.run_from(hash) {
             if slot.0 != hash {
                 return None;
@@ -249,13 +249,13 @@ impl Zone {
         None
     }
 
-    /// The Service of a name.
+    /// Looks up a Service by its name.
     #[inline]
     pub fn service_named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name.hash(), |slot| *slot.1.name == *name).map(|slot| &slot.1)
     }
 
-    /// What else the name means in the namespace.
+    /// Looks up an alternative name in a namespace.
     #[inline]
     pub fn alt_name(&self, name: Label<'_>, namespace: Label<'_>) -> Option<&AltName> {
         if self.alt_names.is_empty() {
@@ -265,7 +265,7 @@ impl Zone {
         self.alt_names.get(hash, |slot| slot.name.is(name, namespace)).map(|slot| &**slot)
     }
 
-    /// The namespace of a label.
+    /// Looks up a namespace by its label.
     #[inline]
     pub fn namespace(&self, label: Label<'_>) -> Option<&Namespace> {
         self.namespaces.get(label.hash, |slot| slot.name.label() == label.octets).map(|slot| &**slot)
@@ -281,8 +281,8 @@ impl Zone {
         );
     }
 
-    /// Whether some Service that `sees` admits owns an address of the block. What is hidden is stepped over, a limited
-    /// number of times: a block of nothing but hidden addresses does not exist.
+    /// Whether a Service that `sees` admits owns an address in the block. The search skips a limited number of hidden
+    /// Services: a block that contains only hidden addresses does not exist.
     pub fn has_owner_within(&self, first: u128, last: u128, sees: impl Fn(&Service) -> bool) -> bool {
         const STEPS: usize = 256;
         let (mut found, mut steps) = (false, 0);
@@ -293,14 +293,14 @@ impl Zone {
                 if owner.key() > last || steps > STEPS {
                     return false;
                 }
-                found = !self.hides || self.service_named(&owner.service).is_some_and(|service| sees(service));
+                found = !self.has_hidden || self.service_named(&owner.service).is_some_and(|service| sees(service));
                 !found
             },
         );
         found
     }
 
-    /// The namespace that an address calls from, and what told so (see [`Origin`]).
+    /// Returns the namespace of the caller with this address, and its source (see [`Origin`]).
     #[inline]
     pub fn namespace_of(&self, address: IpAddr) -> (Option<&NamespaceName>, Origin) {
         let address = bits(address);
@@ -310,7 +310,7 @@ impl Zone {
         let mut pods = self.claims.with_hash(hash::address(address));
         let mut pods = pods.by_ref().filter(|claim| claim.address() == address && !claim.host_network());
         if let Some(claim) = pods.next() {
-            // Two live pods that claim one address are in doubt: then neither is believed, and nothing else either.
+            // If two live pods claim one address, neither claim is trusted, and no later source applies.
             return match pods.next() {
                 None => (Some(&claim.namespace), Origin::Pod),
                 Some(_) => (None, Origin::Unknown),
@@ -331,7 +331,7 @@ impl Zone {
             .any(|claim| claim.address() == address && claim.namespace.label() == namespace)
     }
 
-    /// Whether `--allow-from` lets this client ask.
+    /// Whether `--allow-from` admits this client.
     #[inline(always)]
     pub fn allows(&self, caller: Caller<'_>) -> bool {
         match caller {
@@ -343,17 +343,17 @@ impl Zone {
         }
     }
 
-    /// Every Service, in no order.
+    /// Iterates over all Services, in no particular order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.iter().map(|slot| &slot.1)
     }
 
-    /// Every namespace, in no order.
+    /// Iterates over all namespaces, in no particular order.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         self.namespaces.iter().map(|slot| &**slot)
     }
 
-    /// How much there is: Services, ready endpoints, addresses with a name.
+    /// Number of Services, of ready endpoints, and of addresses with a name.
     pub fn size(&self) -> (usize, usize, usize) {
         (self.services.len(), self.endpoints, self.owners.len())
     }

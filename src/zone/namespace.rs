@@ -1,4 +1,4 @@
-//! Namespaces: who they are, who may see them, and the application that one may be.
+//! Namespaces: their names, their visibility, and the application that a namespace may represent.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use super::persistent_map::Slot;
 use super::service::ServiceName;
 use super::{Seed, Visibility};
 
-/// The name of a namespace: its label and the label's hash, so that a caller's namespace is hashed once for all.
+/// The name of a namespace: its label and the label's hash, so that a caller's namespace is hashed only once.
 #[derive(Clone, Debug)]
 pub struct NamespaceName(Arc<(u64, Box<[u8]>)>);
 
 impl NamespaceName {
-    /// From a label with its length octet, lower case.
+    /// Creates a name from a lower-case label with its length octet.
     pub fn new(seed: Seed, label: &[u8]) -> NamespaceName {
         NamespaceName(Arc::new((seed.label(label), label.into())))
     }
@@ -29,7 +29,7 @@ impl NamespaceName {
         &self.0.1
     }
 
-    /// The label as lookups take it.
+    /// The label in the form that lookups take.
     #[inline(always)]
     pub fn as_label(&self) -> super::Label<'_> {
         super::Label { octets: self.label(), hash: self.hash() }
@@ -49,33 +49,33 @@ impl PartialEq for NamespaceName {
 
 impl Eq for NamespaceName {}
 
-/// A Service that may be the main one of an application, with what decides it.
+/// A candidate for the main Service of an application, with the criteria for the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The Service.
     pub name: Arc<ServiceName>,
-    /// Who may see it.
+    /// The callers that may see it; `None` for everyone.
     pub visibility: Option<Arc<Visibility>>,
-    /// Its name is the full name that its labels make.
+    /// Whether its name is the full name derived from its Kubernetes labels.
     pub full_name: bool,
-    /// Its name is the application's.
+    /// Whether its name is the application's name.
     pub app_name: bool,
-    /// It is labelled `service.name: main`.
+    /// Whether it has the Kubernetes label `service.name: main`.
     pub main: bool,
 }
 
-/// A namespace of the table.
+/// A namespace in the zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// Its name.
     pub name: NamespaceName,
-    /// Who may see it and, where a Service does not say otherwise, all in it; `None`: everyone.
+    /// The callers that may see it and, unless a Service overrides this, its Services; `None` for everyone.
     pub visibility: Option<Arc<Visibility>>,
-    /// A Service in it is open to everyone although the namespace is not: then its name exists for everyone.
+    /// Whether a Service in it is visible to everyone although the namespace is not: its name then exists for everyone.
     pub open: bool,
-    /// Visibilities of other Services that decide for themselves: where one admits a caller, the name exists for them.
+    /// Visibilities of its other Services with their own setting: the namespace exists for callers that one admits.
     pub exceptions: Box<[Arc<Visibility>]>,
-    /// All Services, if the namespace is an application's.
+    /// All Services, if the namespace represents an application.
     pub application: Box<[Candidate]>,
 }
 
@@ -87,7 +87,7 @@ impl Slot for Arc<Namespace> {
 }
 
 impl Visibility {
-    /// What a fact means inside `namespace`; `None`: everyone.
+    /// Converts a fact about an object in `namespace`; returns `None` for everyone.
     pub fn of(fact: &VisibleTo, namespace: &NamespaceName, seed: Seed) -> Option<Arc<Visibility>> {
         match fact {
             VisibleTo::Everyone => None,
@@ -96,7 +96,7 @@ impl Visibility {
                 let others = others.iter().filter_map(|other| crate::wire::label_of(other).ok());
                 let names =
                     std::iter::once(namespace.clone()).chain(others.map(|label| NamespaceName::new(seed, &label)));
-                Some(Arc::new(Visibility::Among(names.collect())))
+                Some(Arc::new(Visibility::Namespaces(names.collect())))
             }
         }
     }

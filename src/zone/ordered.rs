@@ -1,21 +1,21 @@
 //! A persistent ordered set: a B+ tree whose nodes are shared between versions.
 //!
-//! Reverse names need order, not only identity: `96.10.in-addr.arpa` exists if any address below it does (RFC 8020). A
-//! change copies the nodes on its path and nothing else.
+//! Reverse names need order, not only equality: `96.10.in-addr.arpa` exists if any address below it does (RFC 8020). A
+//! change copies only the nodes on its path.
 
 use std::sync::Arc;
 
-/// A node is split in two when it grows past this.
+/// Maximum number of entries in a node; a larger node is split in two.
 const WIDTH: usize = 64;
 
 #[derive(Clone)]
 enum TreeNode<T> {
     Leaf(Vec<T>),
-    /// Children with the smallest item of each.
+    /// Children, each with its smallest item.
     Inner(Vec<(T, Arc<TreeNode<T>>)>),
 }
 
-/// See the module's documentation.
+/// A persistent ordered set; see the module documentation.
 #[derive(Clone)]
 pub struct Ordered<T> {
     root: Arc<TreeNode<T>>,
@@ -34,7 +34,7 @@ impl<T: Ord + Clone> Ordered<T> {
         self.len
     }
 
-    /// Adds an item; `false` if it was there.
+    /// Adds an item; returns `false` if it was already present.
     pub fn insert(&mut self, item: T) -> bool {
         let (added, sibling) = insert(Arc::make_mut(&mut self.root), item);
         if let Some(sibling) = sibling {
@@ -46,7 +46,7 @@ impl<T: Ord + Clone> Ordered<T> {
         added
     }
 
-    /// Removes an item; `false` if it was not there.
+    /// Removes an item; returns `false` if it was absent.
     pub fn remove(&mut self, item: &T) -> bool {
         let removed = remove(Arc::make_mut(&mut self.root), item);
         while let TreeNode::Inner(children) = &*self.root {
@@ -61,7 +61,7 @@ impl<T: Ord + Clone> Ordered<T> {
     }
 
     /// Calls `visit` with each item from the first one for which `before` is false, in order, until it returns
-    /// `false`. `before` must be true for a prefix of the order.
+    /// `false`. `before` must be true for a prefix of the items and false for the rest.
     #[inline]
     pub fn visit_from(&self, before: impl Fn(&T) -> bool, mut visit: impl FnMut(&T) -> bool) {
         walk(&self.root, &before, &mut visit);
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Any run of changes leaves what a BTreeSet would hold, in its order, from any start.
+        /// After any sequence of changes, the items from any start on equal those of a BTreeSet.
         #[test]
         fn agrees_with_a_set(changes in prop::collection::vec((0u32..3000, any::<bool>()), 0..4000), from in 0u32..3000) {
             let mut tree = Ordered::<u32>::default();

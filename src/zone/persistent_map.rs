@@ -1,12 +1,12 @@
-//! A persistent hash table: reading takes no lock, changing copies a path of constant length.
+//! A persistent hash map: reads take no lock, and a change copies a path of constant length.
 //!
 //! Two fixed levels of 64 spread the slots over 4,096 pages by the upper twelve bits of their hash; a page is a slice
-//! sorted by hash. A change copies one root, one directory and one page, whatever the size of the table. While
-//! nobody else holds the table, the first load for one, nothing is copied but the page.
+//! sorted by hash. A change copies one root, one directory and one page, whatever the size of the map. While the map
+//! has no clones, as during the first load, a change copies only the page.
 
 use std::sync::Arc;
 
-/// What a table holds. Equal keys have equal hashes.
+/// An entry of a map. Entries with equal keys have equal hashes.
 pub trait Slot: Clone {
     /// The hash of the slot's key.
     fn hash(&self) -> u64;
@@ -18,7 +18,7 @@ type Page<S> = Option<Arc<[S]>>;
 type Directory<S> = [Page<S>; FAN];
 type Root<S> = [Option<Arc<Directory<S>>>; FAN];
 
-/// See the module's documentation.
+/// A persistent hash map; see the module documentation.
 #[derive(Clone)]
 pub struct PersistentMap<S> {
     root: Arc<Root<S>>,
@@ -32,7 +32,7 @@ impl<S> Default for PersistentMap<S> {
 }
 
 #[inline(always)]
-fn place(hash: u64) -> (usize, usize) {
+fn page_index(hash: u64) -> (usize, usize) {
     ((hash >> 58) as usize & (FAN - 1), (hash >> 52) as usize & (FAN - 1))
 }
 
@@ -42,54 +42,54 @@ impl<S: Slot> PersistentMap<S> {
         self.len
     }
 
-    /// Whether there is no slot.
+    /// Whether the map has no slots.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The slots that have this hash: one, but for a collision or a key that is held several times.
+    /// The slots with this hash: at most one, unless hashes collide or a key is stored several times.
     #[inline(always)]
     pub fn with_hash(&self, hash: u64) -> impl Iterator<Item = &S> {
         self.run_from(hash).iter().take_while(move |slot| slot.hash() == hash)
     }
 
-    /// The slots of a page from the first that has this hash or a higher one.
+    /// The slots of a page, from the first whose hash is at least `hash`.
     #[inline(always)]
     pub fn run_from(&self, hash: u64) -> &[S] {
-        let (upper, lower) = place(hash);
+        let (upper, lower) = page_index(hash);
         let Some(page) = self.root[upper].as_ref().and_then(|directory| directory[lower].as_ref()) else { return &[] };
         page.get(first_at_least(page, hash)..).unwrap_or(&[])
     }
 
-    /// The first slot with this hash that `is_it` accepts.
+    /// Returns the first slot with this hash that the predicate accepts.
     #[inline(always)]
-    pub fn get(&self, hash: u64, is_it: impl Fn(&S) -> bool) -> Option<&S> {
+    pub fn get(&self, hash: u64, is_match: impl Fn(&S) -> bool) -> Option<&S> {
         for slot in self.run_from(hash) {
             if slot.hash() != hash {
                 return None;
             }
-            if is_it(slot) {
+            if is_match(slot) {
                 return Some(slot);
             }
         }
         None
     }
 
-    /// Puts `slot` in the place of the one that `is_it` accepts, or adds it; returns the octets copied.
-    pub fn insert(&mut self, slot: S, is_it: impl Fn(&S) -> bool) -> usize {
-        self.change(slot.hash(), is_it, Some(slot))
+    /// Replaces the slot that the predicate accepts, or adds `slot`; returns the number of octets copied.
+    pub fn insert(&mut self, slot: S, is_match: impl Fn(&S) -> bool) -> usize {
+        self.change(slot.hash(), is_match, Some(slot))
     }
 
-    /// Removes the slot that `is_it` accepts, if there is one; returns the octets copied.
-    pub fn remove(&mut self, hash: u64, is_it: impl Fn(&S) -> bool) -> usize {
-        if self.get(hash, &is_it).is_none() {
+    /// Removes the slot that the predicate accepts, if any; returns the number of octets copied.
+    pub fn remove(&mut self, hash: u64, is_match: impl Fn(&S) -> bool) -> usize {
+        if self.get(hash, &is_match).is_none() {
             return 0;
         }
-        self.change(hash, is_it, None)
+        self.change(hash, is_match, None)
     }
 
-    fn change(&mut self, hash: u64, is_it: impl Fn(&S) -> bool, slot: Option<S>) -> usize {
-        let (upper, lower) = place(hash);
+    fn change(&mut self, hash: u64, is_match: impl Fn(&S) -> bool, slot: Option<S>) -> usize {
+        let (upper, lower) = page_index(hash);
         let mut copied = 0;
         if Arc::get_mut(&mut self.root).is_none() {
             copied += size_of::<Root<S>>();
@@ -101,7 +101,7 @@ impl<S: Slot> PersistentMap<S> {
         let page = &mut Arc::make_mut(directory)[lower];
         let old: &[S] = page.as_deref().unwrap_or(&[]);
         let first = first_at_least(old, hash);
-        let found = (first..old.len()).take_while(|&at| old[at].hash() == hash).find(|&at| is_it(&old[at]));
+        let found = (first..old.len()).take_while(|&at| old[at].hash() == hash).find(|&at| is_match(&old[at]));
         let (before, after) = match found {
             Some(at) => (at, at + 1),
             None => (first, first),
@@ -113,14 +113,14 @@ impl<S: Slot> PersistentMap<S> {
         copied
     }
 
-    /// All slots, in no order that means anything.
+    /// Iterates over all slots, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &S> {
         self.root.iter().flatten().flat_map(|directory| directory.iter().flatten()).flat_map(|page| page.iter())
     }
 }
 
-/// Index of the first slot whose hash is not below `hash`. The hashes of a page are evenly spread, so the bits below
-/// the ones that chose the page say where to look, and the answer is a step or two away.
+/// Index of the first slot whose hash is at least `hash`. The hashes in a page are evenly distributed: the bits below
+/// those that select the page predict the index to within a step or two.
 #[inline(always)]
 fn first_at_least<S: Slot>(page: &[S], hash: u64) -> usize {
     let mut at = ((((hash >> 20) & 0xffff_ffff) * page.len() as u64) >> 32) as usize;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     proptest! {
-        /// Any run of changes leaves what a BTreeMap would hold, and what others still hold stays as it was.
+        /// After any sequence of changes, the map equals a BTreeMap, and earlier clones are unchanged.
         #[test]
         fn agrees_with_a_map(changes in prop::collection::vec((0u64..40, 0u64..4, prop::option::of(any::<u32>())), 0..200)) {
             let mut table = PersistentMap::<Pair>::default();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_copies_the_same_at_a_hundred_thousand_slots_as_at_ten() {
+    fn a_change_in_a_large_map_copies_little_more_than_in_a_small_one() {
         let spread = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut copied = Vec::new();
         for size in [10u64, 100_000] {
@@ -185,7 +185,7 @@ mod tests {
             let _held = table.clone();
             copied.push(table.insert(Pair(spread(3), 1), |_| true));
         }
-        // A page of 100,000 slots holds some 25 of them; root and directory are the rest.
+        // With 100,000 slots, a page holds about 25. The root and the directory have the same size in both maps.
         assert!(copied[1] - copied[0] < 60 * size_of::<Pair>(), "{copied:?}");
     }
 }

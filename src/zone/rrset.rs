@@ -7,13 +7,13 @@ use crate::wire::{CLASS_IN, Reply, rtype};
 /// The owner of every encoded record: a pointer to the question's name, which follows the header.
 pub const OWNER: [u8; 2] = [0xc0, 0x0c];
 
-/// Octets of an encoded A record.
+/// Length of an encoded A record in octets.
 pub const A_LEN: usize = 16;
-/// Octets of an encoded AAAA record.
+/// Length of an encoded AAAA record in octets.
 pub const AAAA_LEN: usize = 28;
 
-/// Records of one type, all of one length, ready to be copied behind a question. A single one, as most are, is held in
-/// place.
+/// Records of one type and one length, ready to be copied after a question. A single record, the most common case, is
+/// stored inline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rrset(RrsetBytes);
 
@@ -21,27 +21,27 @@ pub struct Rrset(RrsetBytes);
 enum RrsetBytes {
     A([u8; A_LEN]),
     Aaaa([u8; AAAA_LEN]),
-    Others(Box<[u8]>),
+    Boxed(Box<[u8]>),
 }
 
 impl Default for Rrset {
     fn default() -> Rrset {
-        Rrset(RrsetBytes::Others(Box::default()))
+        Rrset(RrsetBytes::Boxed(Box::default()))
     }
 }
 
 impl Rrset {
-    /// A records.
+    /// Encodes A records; `ttl` is in seconds.
     pub fn a(addresses: &[Ipv4Addr], ttl: u32) -> Rrset {
         let mut records = Vec::with_capacity(addresses.len() * A_LEN);
         for address in addresses {
             records.extend_from_slice(&record_head(OWNER, rtype::A, ttl, 4));
             records.extend_from_slice(&address.octets());
         }
-        Rrset(<[u8; A_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::A))
+        Rrset(<[u8; A_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Boxed(records.into()), RrsetBytes::A))
     }
 
-    /// AAAA records.
+    /// Encodes AAAA records; `ttl` is in seconds.
     pub fn aaaa(addresses: &[Ipv6Addr], ttl: u32) -> Rrset {
         let mut records = Vec::with_capacity(addresses.len() * AAAA_LEN);
         for address in addresses {
@@ -49,7 +49,7 @@ impl Rrset {
             records.extend_from_slice(&address.octets());
         }
         Rrset(
-            <[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Others(records.into()), RrsetBytes::Aaaa),
+            <[u8; AAAA_LEN]>::try_from(&*records).map_or_else(|_| RrsetBytes::Boxed(records.into()), RrsetBytes::Aaaa),
         )
     }
 
@@ -59,41 +59,41 @@ impl Rrset {
         match &self.0 {
             RrsetBytes::A(record) => record,
             RrsetBytes::Aaaa(record) => record,
-            RrsetBytes::Others(records) => records,
+            RrsetBytes::Boxed(records) => records,
         }
     }
 
-    /// Writes the record, if there is one and no other; says whether it did. Its length is known to the compiler.
+    /// Writes the record if there is exactly one, and returns whether it did. The length is a compile-time constant.
     #[inline(always)]
     pub fn push_lone(&self, out: &mut Reply<'_>) -> bool {
         match &self.0 {
             RrsetBytes::A(record) => out.push(record),
             RrsetBytes::Aaaa(record) => out.push(record),
-            RrsetBytes::Others(_) => false,
+            RrsetBytes::Boxed(_) => false,
         }
     }
 
-    /// Whether there is no record.
+    /// Whether the rrset has no records.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
-        matches!(&self.0, RrsetBytes::Others(records) if records.is_empty())
+        matches!(&self.0, RrsetBytes::Boxed(records) if records.is_empty())
     }
 }
 
-/// The label of the name server, below a cluster domain: what an SOA's MNAME and an NS record begin with.
+/// The labels of the name server below a cluster domain: the start of the SOA's MNAME and of the NS record's target.
 pub const NAME_SERVER: &[u8; 7] = b"\x02ns\x03dns";
-/// The label of the SOA's RNAME.
+/// The first label of the SOA's RNAME.
 pub const HOSTMASTER: &[u8; 11] = b"\x0ahostmaster";
 
 const SOA_RDATA: usize = NAME_SERVER.len() + 2 + HOSTMASTER.len() + 2 + 20;
 const SOA_LEN: usize = 12 + SOA_RDATA;
 
-/// The SOA record of a cluster domain (RFC 1035 section 3.3.13), encoded once for a table.
+/// The SOA record of a cluster domain (RFC 1035 section 3.3.13), encoded once per zone.
 #[derive(Clone, Debug)]
 pub struct Soa([u8; SOA_LEN]);
 
 impl Soa {
-    /// `ttl` and `negative_ttl` in seconds: those of the zone and of the record itself.
+    /// Encodes the record. `ttl`, its minimum field, is the zone's TTL, and `negative_ttl` its own, both in seconds.
     pub fn new(serial: u32, ttl: u32, negative_ttl: u32) -> Soa {
         let mut octets = [0; SOA_LEN];
         let numbers = [serial, 7200, 1800, 86_400, ttl].map(u32::to_be_bytes);
@@ -103,7 +103,7 @@ impl Soa {
         Soa(octets)
     }
 
-    /// The record, of a domain that the message spells where `pointer` leads to.
+    /// Returns the record for the domain that `pointer` refers to in the message.
     #[inline(always)]
     pub fn at(&self, pointer: [u8; 2]) -> [u8; SOA_LEN] {
         const MNAME: usize = 12 + NAME_SERVER.len();
@@ -126,7 +126,7 @@ impl Soa {
     }
 }
 
-/// Everything of a record before its rdata (RFC 1035 section 3.2.1), with an owner that is a pointer.
+/// Encodes the part of a record before its rdata (RFC 1035 section 3.2.1), with a compression pointer as its owner.
 #[inline(always)]
 pub fn record_head(owner: [u8; 2], rtype: u16, ttl: u32, length: u16) -> [u8; 12] {
     let [type_high, type_low] = rtype.to_be_bytes();

@@ -1,4 +1,4 @@
-//! A Service as the table holds it: everything that its names answer.
+//! A Service in the zone: everything needed to answer queries for its names.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use super::rrset::Rrset;
 use super::{Seed, Visibility};
 use crate::wire::{MAX_LABEL, Reply, rtype, same};
 
-/// What a Service is called: its own label and its namespace's, on the wire, one after the other. They are held in place:
-/// every lookup ends with comparing them, and memory elsewhere is what a lookup waits for.
+/// The name of a Service: its own label, then its namespace's, in wire format. They are stored inline, because every
+/// lookup ends with a comparison of them, and following a pointer would cost another memory access.
 #[derive(Debug)]
 pub struct ServiceName {
     hash: u64,
@@ -20,7 +20,7 @@ pub struct ServiceName {
 }
 
 impl ServiceName {
-    /// From two labels with their length octets, lower case.
+    /// Creates a name from two lower-case labels with their length octets.
     pub fn new(seed: Seed, service: &[u8], namespace: &[u8]) -> ServiceName {
         let mut labels = [0; 2 * (1 + MAX_LABEL)];
         for (place, octet) in labels.iter_mut().zip(service.iter().chain(namespace)) {
@@ -40,7 +40,7 @@ impl ServiceName {
         self.hash
     }
 
-    /// Both labels, without a root.
+    /// Both labels, without the root.
     #[inline(always)]
     pub fn labels(&self) -> &[u8] {
         self.labels.get(..usize::from(self.len)).unwrap_or(&[])
@@ -58,13 +58,13 @@ impl ServiceName {
         self.labels.get(usize::from(self.split)..usize::from(self.len)).unwrap_or(&[])
     }
 
-    /// Whether these are its two labels.
+    /// Whether the name consists of these two labels.
     #[inline(always)]
     pub fn is(&self, service: super::Label<'_>, namespace: super::Label<'_>) -> bool {
         same(self.service(), service.octets) && same(self.namespace(), namespace.octets)
     }
 
-    /// `name.namespace`.
+    /// The name as text: `name.namespace`.
     pub fn text(&self) -> String {
         crate::wire::text_of(self.labels())
     }
@@ -93,13 +93,13 @@ impl Ord for ServiceName {
 /// A port, with the labels of its SRV name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// `_name` with its length octet; empty for an unnamed port, which has no name of its own.
+    /// `_name` with its length octet; empty for an unnamed port, which has no SRV name.
     pub label: Box<[u8]>,
     /// Transport protocol.
     pub protocol: Protocol,
     /// Port number.
     pub number: u16,
-    /// An earlier port of the list has the same number: a record without the port's name would be that one's twin.
+    /// Whether an earlier port in the list has the same number: without port names, their records would be identical.
     pub repeats: bool,
 }
 
@@ -108,36 +108,36 @@ pub struct Port {
 pub struct Endpoint {
     /// Its address.
     pub address: IpAddr,
-    /// Index of its ports among [`Endpoints::groups`].
+    /// Index of its ports in [`Endpoints::groups`].
     pub group: u16,
-    /// The label of its name with its length octet; `None`: the address with dashes (see [`super::dashed`]).
+    /// The label of its name with its length octet; `None` for the address with dashes (see [`super::dashed`]).
     pub label: Option<Box<[u8]>>,
 }
 
-/// A name that endpoints have: what an SRV record points to.
+/// A name shared by one or more endpoints: the target of an SRV record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Index of the first endpoint of that name among [`Endpoints::all`].
+    /// Index in [`Endpoints::all`] of the first endpoint with that name.
     pub endpoint: u32,
-    /// Index of the ports of all endpoints of that name among [`Endpoints::groups`].
+    /// Index in [`Endpoints::groups`] of the ports of all endpoints with that name.
     pub group: u16,
 }
 
-/// Ready endpoints of all slices of a Service.
+/// The ready endpoints of all slices of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
-    /// Sorted by address.
+    /// All endpoints, sorted by address.
     pub all: Box<[Endpoint]>,
-    /// Indices into `all` of those with a label of their own, sorted by label.
+    /// Indices into `all` of the endpoints with their own label, sorted by label.
     pub labelled: Box<[u32]>,
-    /// Each name once.
+    /// SRV targets, one per name.
     pub targets: Box<[Target]>,
-    /// Ports of each slice, the same ones once.
+    /// Port lists of the slices, without duplicates.
     pub groups: Box<[Box<[Port]>]>,
 }
 
 impl Endpoints {
-    /// All endpoints of one address.
+    /// All endpoints with this address.
     #[inline]
     pub fn at(&self, address: IpAddr) -> &[Endpoint] {
         let from = self.all.partition_point(|endpoint| endpoint.address < address);
@@ -145,7 +145,7 @@ impl Endpoints {
         rest.get(..rest.partition_point(|endpoint| endpoint.address == address)).unwrap_or(&[])
     }
 
-    /// Indices of the endpoints whose own label this is.
+    /// Indices of the endpoints with this label.
     #[inline]
     pub fn labelled(&self, label: &[u8]) -> &[u32] {
         let label_at = |index: &u32| self.all.get(*index as usize).and_then(|endpoint| endpoint.label.as_deref());
@@ -161,25 +161,25 @@ impl Endpoints {
     }
 }
 
-/// How a Service is answered.
+/// How queries for a Service are answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It has ClusterIPs; its own ports, unnamed ones with an empty label.
+    /// A Service with ClusterIPs, and its own ports; an unnamed port has an empty label.
     Cluster(Box<[Port]>),
-    /// Its endpoints answer for it.
+    /// A headless Service, which resolves to its endpoints.
     Headless,
-    /// A name in wire format, root included; `None`: something that is no name, which answers NXDOMAIN.
+    /// The external name in wire format, root included; `None` if it is invalid, which results in NXDOMAIN.
     ExternalName(Option<Box<[u8]>>),
 }
 
-/// See the module's documentation.
+/// A Service in the zone; see the module documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
-    /// What it is called.
+    /// Its name.
     pub name: Arc<ServiceName>,
-    /// Who may see it; `None`: everyone.
+    /// The callers that may see it; `None` for everyone.
     pub visibility: Option<Arc<Visibility>>,
-    /// How it is answered.
+    /// How queries for it are answered.
     pub kind: Kind,
     /// Its A records.
     pub a: Rrset,
@@ -190,8 +190,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// A headless Service without a ready endpoint, or an ExternalName that is no name, has no records of any type
-    /// and does not exist for the protocol (DNS-Based Service Discovery 1.1.0 section 2.4.1), although it ends the
+    /// Whether it has records of any type. A headless Service without ready endpoints, or an invalid ExternalName, has
+    /// none and does not exist for the protocol (DNS-Based Service Discovery 1.1.0 section 2.4.1), although it ends the
     /// search for a short name.
     #[inline(always)]
     pub fn answers(&self) -> bool {
@@ -202,7 +202,7 @@ impl Service {
         }
     }
 
-    /// Writes its address, if it has one of the type that is asked for and no other; says whether it did.
+    /// Writes its address if it has exactly one of the query type, and returns whether it did.
     #[inline(always)]
     pub fn push_lone(&self, qtype: u16, out: &mut Reply<'_>) -> bool {
         match qtype {
@@ -233,12 +233,12 @@ impl Slot for (u64, Arc<Service>) {
     }
 }
 
-/// What else a name of a namespace may mean, when no Service has it: aliases and marked databases.
+/// An alternative name in a namespace, used if no Service has that name: aliases and marked databases.
 #[derive(Debug)]
 pub struct AltName {
-    /// The name, in the namespace it is valid in.
+    /// The name, with the namespace in which it is valid.
     pub name: ServiceName,
-    /// Services that claim it as an alias, the one that keeps it first.
+    /// Services that claim it as an alias; the first one gets it.
     pub aliases: Box<[Arc<Service>]>,
     /// Services `name-*` marked `callsign.dev/default`, if the name is a kind of database.
     pub defaults: Box<[Arc<Service>]>,

@@ -1,4 +1,4 @@
-//! What does not change while the program runs: the flags, in the form that lookups need.
+//! Settings, which do not change while the program runs: the flags in the form that lookups need.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -14,7 +14,7 @@ pub enum PodNames {
     /// None.
     #[default]
     Off,
-    /// Every address of a namespace that exists.
+    /// Every address, if the namespace exists.
     Any,
     /// Addresses of live pods of that namespace.
     Verified,
@@ -30,10 +30,10 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// A domain from text.
+    /// Parses a domain from text.
     ///
     /// # Errors
-    /// When the text is no name, or the root.
+    /// If the text is not a valid name, or is the root.
     pub fn new(text: &str) -> Result<Domain, NameError> {
         let wire = wire::name_from_text(text)?;
         let labels = wire::Name::parse(&wire, 0)?.labels();
@@ -49,27 +49,27 @@ impl Domain {
     }
 }
 
-/// A block of addresses. IPv4 is held as the block of mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
+/// A block of addresses. An IPv4 block is stored as IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     first: u128,
-    /// Length of the prefix among 128 bits.
+    /// Prefix length in bits, of 128.
     prefix: u8,
 }
 
 impl Cidr {
-    /// Whether the block holds the address (see [`bits`]).
+    /// Whether the block contains the address (see [`bits`]).
     #[inline]
     pub fn contains(&self, address: u128) -> bool {
         (address ^ self.first) & mask(self.prefix) == 0
     }
 
-    /// Whether some address is in both blocks.
+    /// Whether the blocks have any address in common.
     pub fn overlaps(&self, other: &Cidr) -> bool {
         (self.first ^ other.first) & mask(self.prefix.min(other.prefix)) == 0
     }
 
-    /// A block of the addresses that begin with `prefix` bits of `first` (of 128).
+    /// Creates the block of the addresses that share the first `prefix` bits (of 128) with `first`.
     pub fn new(first: u128, prefix: u8) -> Cidr {
         Cidr { first: first & mask(prefix), prefix: prefix.min(128) }
     }
@@ -79,22 +79,22 @@ impl Cidr {
         self.first
     }
 
-    /// Length of the prefix among 128 bits.
+    /// Prefix length in bits, of 128.
     pub fn prefix(&self) -> u8 {
         self.prefix
     }
 }
 
-/// Why text is no block of addresses.
+/// The error for text that is not a block of addresses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no network; write ADDRESS/PREFIX, such as 10.96.0.0/16 or fd00::/48")]
-pub struct NoCidr(String);
+#[error("'{0}' is not a network; write ADDRESS/PREFIX, such as 10.96.0.0/16 or fd00::/48")]
+pub struct InvalidCidr(String);
 
 impl std::str::FromStr for Cidr {
-    type Err = NoCidr;
+    type Err = InvalidCidr;
 
-    fn from_str(text: &str) -> Result<Cidr, NoCidr> {
-        let refuse = || NoCidr(text.to_owned());
+    fn from_str(text: &str) -> Result<Cidr, InvalidCidr> {
+        let refuse = || InvalidCidr(text.to_owned());
         let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
         let address: IpAddr = address.parse().map_err(|_| refuse())?;
         let width: u8 = if address.is_ipv4() { 32 } else { 128 };
@@ -116,7 +116,7 @@ fn mask(prefix: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
 }
 
-/// An address as 128 bits, IPv4 mapped into IPv6, so that both families are one kind of key.
+/// An address as 128 bits, with IPv4 mapped into IPv6, so that both families share one type of key.
 #[inline]
 pub fn bits(address: IpAddr) -> u128 {
     match address {
@@ -131,7 +131,7 @@ pub fn address_of(bits: u128) -> IpAddr {
     Ipv6Addr::from_bits(bits).to_canonical()
 }
 
-/// What `--callers` says of one block.
+/// One block of `--callers`.
 #[derive(Clone, Debug)]
 pub struct CallerBlock {
     /// Addresses of the callers.
@@ -143,35 +143,35 @@ pub struct CallerBlock {
 /// All settings that an answer may depend on.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Key of the table's hashes.
+    /// Key of all label hashes.
     pub seed: Seed,
-    /// `--cluster-domain`, at least one. The first is the one that targets are written in where the question names none.
+    /// `--cluster-domain`, at least one. Targets are written under the first unless the question is under another.
     pub domains: Vec<Domain>,
     /// `--ttl` in seconds.
     pub ttl: u32,
     /// `--udp-payload`: the largest datagram sent, in octets.
     pub udp_payload: u16,
-    /// `--advertise`: addresses of `ns.dns.Z`.
+    /// `--advertise`: IPv4 addresses of `ns.dns.Z`.
     pub advertise_v4: Rrset,
-    /// The same, IPv6.
+    /// `--advertise`: IPv6 addresses of `ns.dns.Z`.
     pub advertise_v6: Rrset,
     /// `--reverse-cidr`: blocks in which an address without a name does not exist.
     pub reverse: Vec<Cidr>,
     /// `--pod-names`.
     pub pod_names: PodNames,
-    /// Whether something answers for names that are not the cluster's.
+    /// Whether queries for names outside the cluster are forwarded.
     pub forwarding: bool,
-    /// Of these names only (`--stub`, where there is no `--upstream`); empty: of all.
+    /// If not empty, forwards only names under these domains (`--stub` without `--upstream`).
     pub forwarded_only: Vec<Domain>,
-    /// Zones that an upstream of their own answers for, be they of a kind that is not forwarded otherwise.
+    /// Zones with their own upstream, forwarded even if names of their kind are otherwise not.
     pub stubs: Vec<Domain>,
     /// `--complete-search`.
     pub complete_search: bool,
-    /// `--allow-from`; empty: everyone.
+    /// `--allow-from`; if empty, every client is admitted.
     pub allow_from: Vec<Cidr>,
     /// `--callers`, longest prefix first.
     pub callers: Vec<CallerBlock>,
-    /// `--namespace`: of callers that nothing else tells.
+    /// `--namespace`: the namespace of callers that no other source identifies.
     pub namespace: Option<NamespaceName>,
     /// `--database-kinds`: labels with their length octets.
     pub database_kinds: Vec<Box<[u8]>>,
@@ -181,7 +181,7 @@ pub struct Settings {
     pub allowed_tlds: Vec<Box<[u8]>>,
 }
 
-/// Kinds of the database rule where `--database-kinds` does not replace them.
+/// Default of `--database-kinds`.
 pub const DATABASE_KINDS: &[&str] = &[
     "mysql",
     "mariadb",
@@ -201,7 +201,7 @@ pub const DATABASE_KINDS: &[&str] = &[
 pub const APPLICATION_PREFIX: &str = "ix-";
 
 impl Settings {
-    /// Every setting at its default: `cluster.local`, TTL 5 s, 1,232 octets, no forwarding.
+    /// Creates the default settings for `domains`: TTL 5 s, datagrams of 1,232 octets, no forwarding.
     pub fn new(domains: Vec<Domain>) -> Settings {
         Settings {
             seed: Seed::random(),
@@ -225,7 +225,7 @@ impl Settings {
         }
     }
 
-    /// Sets the addresses of `ns.dns.Z`. TTL first: the records are encoded with it.
+    /// Sets the addresses of `ns.dns.Z`. Set `ttl` before: the records are encoded with it.
     pub fn advertise(&mut self, addresses: &[IpAddr]) {
         let v4 = addresses.iter().filter_map(|address| match address {
             IpAddr::V4(v4) => Some(*v4),
@@ -239,16 +239,16 @@ impl Settings {
         self.advertise_v6 = Rrset::aaaa(&v6.collect::<Vec<Ipv6Addr>>(), self.ttl);
     }
 
-    /// The name of a namespace as lookups use it.
+    /// Converts a namespace's name to the form that lookups use.
     ///
     /// # Errors
-    /// When the text is no label.
+    /// If the text is not a valid label.
     pub fn namespace_name(&self, text: &str) -> Result<NamespaceName, NameError> {
         let label = wire::label_of(text)?;
         Ok(NamespaceName::new(self.seed, &label))
     }
 
-    /// The hash of a label that is no namespace's or Service's own copy.
+    /// The hash of a label that does not carry its own hash.
     #[inline(always)]
     pub fn hash(&self, label: &[u8]) -> u64 {
         self.seed.label(label)
@@ -260,7 +260,7 @@ impl Settings {
         hash::address(address)
     }
 
-    /// The cluster domain that targets are written in, as text.
+    /// The first cluster domain, under which targets are written by default, as text.
     pub fn first_domain(&self) -> String {
         self.domains.first().map(|domain| wire::text_of(&domain.wire)).unwrap_or_default()
     }
@@ -270,7 +270,7 @@ impl Settings {
         lies_in(name, &self.domains)
     }
 
-    /// Whether others are asked for a name that is not the cluster's.
+    /// Whether queries for this name, which is outside the cluster, are forwarded.
     pub fn is_forwarded(&self, name: &wire::Name) -> bool {
         self.forwarding && (self.forwarded_only.is_empty() || lies_in(name, &self.forwarded_only))
     }
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_from_text() {
+    fn networks_parse_and_contain_their_addresses() {
         for (text, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.4"),

@@ -1,6 +1,6 @@
-//! Public top-level domains: the labels of the root zone (IANA), one a line in `tld.txt`.
+//! Public top-level domains: the labels of the root zone (IANA), one per line in `tld.txt`.
 //!
-//! A namespace that is called like one must not capture names of the public DNS.
+//! A namespace with the name of a top-level domain must not capture names of the public DNS.
 
 const TEXT: &str = include_str!("tld.txt");
 
@@ -13,7 +13,7 @@ const COUNT: usize = {
     count
 };
 
-/// Split when the program is compiled: the first question must not have to.
+/// Split at compile time, so that the first query does not pay for it.
 static LABELS: [&str; COUNT] = {
     let mut labels = [""; COUNT];
     let (mut rest, mut at, mut index) = (TEXT, 0, 0);
@@ -35,7 +35,7 @@ pub fn is_public(label: &str) -> bool {
     LABELS.binary_search(&label).is_ok()
 }
 
-/// The same for a label with its length octet.
+/// Whether a lower-case label with its length octet is a public top-level domain.
 pub fn is_public_label(label: &[u8]) -> bool {
     label.get(1..).and_then(|text| std::str::from_utf8(text).ok()).is_some_and(is_public)
 }
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_the_root_zone_and_no_more() {
+    fn only_labels_of_the_root_zone_are_public() {
         for label in ["com", "dev", "app", "io", "arpa", "xn--p1ai", "museum"] {
             assert!(is_public(label), "{label}");
         }

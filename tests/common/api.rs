@@ -1,5 +1,5 @@
 //! A scripted API server that speaks the real HTTP protocol: list pages, watches with bookmarks, streamed lists, 410 as an
-//! event and as a status, resets, silence, slow bodies, and answers that no API should give.
+//! event and as a status, resets, silence, slow bodies, and responses that no API server should send.
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,16 +18,16 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
-/// What the server does with one request instead of answering it.
+/// A fault that replaces the response to one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// A status and a body, as JSON or not.
-    SharedStatus(u16, String),
+    /// A status and its reason as JSON, or an HTML body.
+    Status(u16, String),
     /// A status with Retry-After.
     RetryAfter(u16, u64),
-    /// 200 and then the connection breaks, after so many events or half a page.
+    /// 200 and half an event, then the connection breaks.
     Reset,
-    /// 200 and then nothing.
+    /// 200, then no data.
     Silence,
     /// 200 and an ERROR event with this code.
     ErrorEvent(u16),
@@ -35,19 +35,19 @@ pub enum Fault {
     Body(String),
 }
 
-/// What the server does with `sendInitialEvents`.
+/// How the server handles `sendInitialEvents`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Streams {
-    /// It has streamed lists.
+pub enum WatchListSupport {
+    /// It supports streamed lists.
     Yes,
-    /// It refuses the parameter: 422.
+    /// It rejects the parameter with 422.
     Refused,
-    /// It does not know the parameter and takes the request for a plain watch.
+    /// It ignores the parameter and treats the request as a plain watch.
     Unknown,
 }
 
-/// Something that happened, with the event that watches are told, written once for all of them.
-struct Past {
+/// A change, with its watch event, which is serialized once for all watches.
+struct HistoryEntry {
     version: u64,
     resource: String,
     object: Arc<Value>,
@@ -57,9 +57,9 @@ struct Past {
 struct State {
     objects: BTreeMap<(String, String), Arc<Value>>,
     version: u64,
-    history: Vec<Past>,
+    history: Vec<HistoryEntry>,
     compacted: u64,
-    streams: Streams,
+    streams: WatchListSupport,
     gone_as_event: bool,
     faults: VecDeque<(String, Fault)>,
     requests: Vec<String>,
@@ -70,7 +70,7 @@ struct State {
     slow: Option<Duration>,
 }
 
-/// See the module's documentation.
+/// The scripted API server.
 pub struct Api {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
@@ -91,10 +91,10 @@ impl Body for Stream {
     }
 }
 
-type Answer = Response<Either<Full<Bytes>, Stream>>;
+type ApiResponse = Response<Either<Full<Bytes>, Stream>>;
 
 impl Api {
-    pub fn start(streams: Streams) -> Api {
+    pub fn start(streams: WatchListSupport) -> Api {
         let state = State {
             objects: BTreeMap::new(),
             version: 100,
@@ -118,7 +118,7 @@ impl Api {
         api
     }
 
-    /// Starts to answer, on the address it had before if it had one.
+    /// Starts to serve, on its previous address if it had one.
     pub fn resume(&mut self) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(async {
@@ -136,7 +136,7 @@ impl Api {
         runtime.spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                // As API servers do: a small event does not wait for the acknowledgement of the one before.
+                // As API servers do, so that a small event does not wait for the previous acknowledgement.
                 stream.set_nodelay(true).unwrap();
                 let (state, changed) = (state.clone(), changed.clone());
                 tokio::spawn(async move {
@@ -150,12 +150,12 @@ impl Api {
         self.runtime = Some(runtime);
     }
 
-    /// Dies: every connection breaks.
+    /// Stops the server and breaks every connection.
     pub fn kill(&mut self) {
         self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(1));
     }
 
-    /// The text of a kubeconfig for it.
+    /// Returns a kubeconfig for this server.
     pub fn kubeconfig(&self) -> String {
         format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: it\nclusters: [{{name: it, cluster: {{server: 'http://{}'}}}}]\n\
@@ -175,12 +175,12 @@ impl Api {
         self.with(|state| state.put(object))
     }
 
-    /// Deletes an object; says whether it was there.
+    /// Deletes an object; returns whether it existed.
     pub fn delete(&self, resource: &str, namespace: &str, name: &str) -> bool {
         self.with(|state| state.delete(resource, namespace, name))
     }
 
-    /// Forgets the history: watches from before get 410.
+    /// Drops the history, so that watches from earlier versions get 410.
     pub fn compact(&self) {
         self.with(|state| {
             state.compacted = state.version;
@@ -188,12 +188,12 @@ impl Api {
         });
     }
 
-    /// Tells 410 of a watch as an event instead of a status.
+    /// Reports 410 to a watch as an event instead of a status.
     pub fn gone_as_event(&self, yes: bool) {
         self.with(|state| state.gone_as_event = yes);
     }
 
-    /// The next request for `resource` gets this instead.
+    /// Applies the fault to the next request for `resource`.
     pub fn fault(&self, resource: &str, fault: Fault) {
         self.with(|state| state.faults.push_back((resource.to_owned(), fault)));
     }
@@ -202,17 +202,17 @@ impl Api {
         self.with(|state| state.faults.len())
     }
 
-    /// Breaks every watch that is open.
+    /// Breaks every open watch.
     pub fn break_watches(&self) {
         self.with(|state| state.epoch += 1);
     }
 
-    /// Ends every watch that is open, in order.
+    /// Ends every open watch cleanly.
     pub fn end_watches(&self) {
         self.with(|state| state.ends += 1);
     }
 
-    /// Changes an object behind the watch's back: no event tells of it.
+    /// Creates or replaces an object without an event for it.
     pub fn put_silently(&self, object: Value) {
         self.with(|state| {
             state.put(object);
@@ -220,12 +220,12 @@ impl Api {
         });
     }
 
-    /// Bodies arrive in two halves with this between them.
+    /// Sends list bodies in two halves, with this pause between them.
     pub fn slow(&self, pause: Option<Duration>) {
         self.with(|state| state.slow = pause);
     }
 
-    /// Sets the version back, as a restore of the store does.
+    /// Resets the version, as a restore of etcd does.
     pub fn restore(&self, version: u64) {
         self.with(|state| {
             state.version = version;
@@ -265,7 +265,7 @@ pub fn resource_of(kind: &str) -> &'static str {
         "EndpointSlice" => "endpointslices",
         "Namespace" => "namespaces",
         "Pod" => "pods",
-        other => panic!("no kind {other}"),
+        other => panic!("unknown kind {other}"),
     }
 }
 
@@ -301,7 +301,7 @@ impl State {
 
     fn happened(&mut self, resource: &str, kind: &'static str, object: Arc<Value>) {
         let event = event(kind, &object);
-        self.history.push(Past { version: self.version, resource: resource.to_owned(), object, event });
+        self.history.push(HistoryEntry { version: self.version, resource: resource.to_owned(), object, event });
     }
 
     fn all(&self, resource: &str, node: Option<&str>) -> Vec<&Value> {
@@ -310,16 +310,16 @@ impl State {
     }
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Answer {
-    let body = json!({"kind": "SharedStatus", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
-    whole(code, "application/json", body.to_string())
+fn status(code: u16, reason: &str, message: &str) -> ApiResponse {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code});
+    full_response(code, "application/json", body.to_string())
 }
 
-fn whole(code: u16, kind: &str, body: String) -> Answer {
+fn full_response(code: u16, kind: &str, body: String) -> ApiResponse {
     Response::builder().status(code).header("content-type", kind).body(Either::Left(Full::new(body.into()))).unwrap()
 }
 
-fn gone() -> Answer {
+fn gone() -> ApiResponse {
     status(410, "Expired", "too old resource version")
 }
 
@@ -331,7 +331,7 @@ async fn respond(
     request: Request<Incoming>,
     state: Arc<Mutex<State>>,
     changed: watch::Sender<u64>,
-) -> Result<Answer, Infallible> {
+) -> Result<ApiResponse, Infallible> {
     let path = request.uri().path().to_owned();
     let query: BTreeMap<String, String> = request
         .uri()
@@ -361,7 +361,7 @@ async fn respond(
         let answer = match (method, name) {
             (Method::DELETE, Some(name)) => match held.delete(&resource, &namespace, &name) {
                 true => {
-                    whole(200, "application/json", json!({"kind": "SharedStatus", "status": "Success"}).to_string())
+                    full_response(200, "application/json", json!({"kind": "Status", "status": "Success"}).to_string())
                 }
                 false => status(404, "NotFound", "no such object"),
             },
@@ -371,9 +371,9 @@ async fn respond(
                     object["metadata"]["namespace"] = namespace.into();
                 }
                 held.put(object.clone());
-                whole(201, "application/json", object.to_string())
+                full_response(201, "application/json", object.to_string())
             }
-            _ => status(405, "MethodNotAllowed", "no"),
+            _ => status(405, "MethodNotAllowed", "method not allowed"),
         };
         drop(held);
         changed.send_modify(|turn| *turn += 1);
@@ -386,15 +386,15 @@ async fn respond(
         at.and_then(|at| held.faults.remove(at)).map(|(_, fault)| fault)
     };
     Ok(match fault {
-        Some(fault) => faulty(fault),
+        Some(fault) => fault_response(fault),
         None if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => {
-            watching(resource, &query, state, changed.subscribe())
+            watch_response(resource, &query, state, changed.subscribe())
         }
-        None => listing(resource, &query, &state),
+        None => list_response(resource, &query, &state),
     })
 }
 
-fn faulty(fault: Fault) -> Answer {
+fn fault_response(fault: Fault) -> ApiResponse {
     let stream = |first: Option<Bytes>, then: Option<std::io::Error>| {
         let (send, receive) = mpsc::channel(2);
         tokio::spawn(async move {
@@ -409,8 +409,8 @@ fn faulty(fault: Fault) -> Answer {
         Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
     };
     match fault {
-        Fault::SharedStatus(code, body) if body.starts_with('<') => whole(code, "text/html", body),
-        Fault::SharedStatus(code, body) => status(code, &body, &body),
+        Fault::Status(code, body) if body.starts_with('<') => full_response(code, "text/html", body),
+        Fault::Status(code, body) => status(code, &body, &body),
         Fault::RetryAfter(code, seconds) => {
             let mut answer = status(code, "TooManyRequests", "too many requests, please try again later");
             answer.headers_mut().insert("retry-after", seconds.into());
@@ -419,17 +419,17 @@ fn faulty(fault: Fault) -> Answer {
         Fault::Reset => stream(Some("{\"type\": \"ADDED\", \"obj".into()), Some(std::io::Error::other("reset"))),
         Fault::Silence => stream(None, None),
         Fault::ErrorEvent(code) => {
-            let object = json!({"kind": "SharedStatus", "status": "Failure", "message": "something broke", "reason": "InternalError", "code": code});
-            whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})))
+            let object = json!({"kind": "Status", "status": "Failure", "message": "something broke", "reason": "InternalError", "code": code});
+            full_response(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})))
         }
-        Fault::Body(body) => whole(200, "application/json", body),
+        Fault::Body(body) => full_response(200, "application/json", body),
     }
 }
 
-fn listing(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State>) -> Answer {
+fn list_response(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State>) -> ApiResponse {
     let held = state.lock().unwrap();
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
-    // A token names the version of its list and where it goes on.
+    // A continue token holds the version of its list and the last name sent.
     let token = query
         .get("continue")
         .and_then(|token| token.split_once(':'))
@@ -458,7 +458,7 @@ fn listing(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State
     let body =
         json!({"kind": format!("{kind}List"), "apiVersion": group, "metadata": metadata, "items": page}).to_string();
     match held.slow {
-        None => whole(200, "application/json", body),
+        None => full_response(200, "application/json", body),
         Some(pause) => {
             let (send, receive) = mpsc::channel(2);
             tokio::spawn(async move {
@@ -472,12 +472,12 @@ fn listing(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State
     }
 }
 
-fn watching(
+fn watch_response(
     resource: &str,
     query: &BTreeMap<String, String>,
     state: Arc<Mutex<State>>,
     mut changed: watch::Receiver<u64>,
-) -> Answer {
+) -> ApiResponse {
     let resource = resource.to_owned();
     let initial = query.get("sendInitialEvents").is_some_and(|yes| yes == "true");
     let node =
@@ -492,21 +492,26 @@ fn watching(
         let held = state.lock().unwrap();
         let mut first = Vec::new();
         let from = match query.get("resourceVersion").and_then(|version| version.parse::<u64>().ok()) {
-            _ if initial && held.streams == Streams::Refused => {
+            _ if initial && held.streams == WatchListSupport::Refused => {
                 return status(
                     422,
                     "Invalid",
                     "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
                 );
             }
-            _ if initial && held.streams == Streams::Yes => {
+            _ if initial && held.streams == WatchListSupport::Yes => {
                 first.extend(held.all(&resource, node.as_deref()).into_iter().map(|object| event("ADDED", object)));
                 first.push(bookmark(held.version, json!({"k8s.io/initial-events-end": "true"})));
                 held.version
             }
             Some(version) if version < held.compacted && held.gone_as_event => {
-                let object = json!({"kind": "SharedStatus", "code": 410, "reason": "Expired", "message": "too old resource version"});
-                return whole(200, "application/json", format!("{}\n", json!({"type": "ERROR", "object": object})));
+                let object =
+                    json!({"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"});
+                return full_response(
+                    200,
+                    "application/json",
+                    format!("{}\n", json!({"type": "ERROR", "object": object})),
+                );
             }
             Some(version) if version < held.compacted => return gone(),
             Some(version) if version > held.version => {

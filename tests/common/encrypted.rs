@@ -1,4 +1,4 @@
-//! Clients of encrypted transports, by the libraries that speak them; authorities and certificates made for a test.
+//! Clients for the encrypted transports, and authorities and certificates for tests.
 #![allow(dead_code, clippy::large_stack_frames)]
 
 use std::io;
@@ -23,14 +23,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-pub type Failed = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Nothing that is waited for in a test takes longer.
-const PATIENCE: Duration = Duration::from_secs(15);
-/// The name that servers' certificates are for.
+/// Timeout of each operation.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// The DNS name in certificates of servers.
 pub const NAME: &str = "dns.example";
 
-/// Who issues certificates.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -63,14 +63,14 @@ impl Authority {
         self.issue_for(name, 2020..2090)
     }
 
-    /// From and to the first day of these years.
+    /// Issues a certificate that is valid between the first days of these years.
     pub fn issue_for(&self, name: &str, years: std::ops::Range<i32>) -> Pair {
         let mut params = params(name);
         (params.not_before, params.not_after) = (date_time_ymd(years.start, 1, 1), date_time_ymd(years.end, 1, 1));
         self.sign(params)
     }
 
-    /// Expires so many seconds after 1970 began.
+    /// Issues a certificate that expires at `end`, in seconds since the Unix epoch.
     pub fn issue_until(&self, name: &str, end: u64) -> Pair {
         let mut params = params(name);
         params.not_before = date_time_ymd(2020, 1, 1);
@@ -85,19 +85,19 @@ impl Authority {
 }
 
 impl Pair {
-    /// Writes both into a folder, as cert-manager names them.
+    /// Writes both into a folder, under the file names of cert-manager.
     pub fn write(&self, folder: &Path) {
         std::fs::write(folder.join("tls.crt"), &self.certificate).unwrap();
         std::fs::write(folder.join("tls.key"), &self.key).unwrap();
     }
 
-    /// What a client says that it got.
+    /// Returns the certificate in DER, as clients receive it.
     pub fn der(&self) -> Vec<u8> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap().to_vec()
     }
 }
 
-/// Whom a client trusts, and who it is itself.
+/// The authority that a client trusts, and its own certificate.
 #[derive(Clone)]
 pub struct Trust {
     pub authority: String,
@@ -134,34 +134,34 @@ pub enum Client {
     H3(quinn::Endpoint, quinn::Connection, h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>),
 }
 
-async fn in_time<T, E: Into<Failed>>(future: impl Future<Output = Result<T, E>>) -> Result<T, Failed> {
-    timeout(PATIENCE, future).await.map_err(|_| Failed::from("too long"))?.map_err(Into::into)
+async fn with_timeout<T, E: Into<BoxError>>(future: impl Future<Output = Result<T, E>>) -> Result<T, BoxError> {
+    timeout(TIMEOUT, future).await.map_err(|_| BoxError::from("timed out"))?.map_err(Into::into)
 }
 
-pub async fn tls(address: SocketAddr, config: rustls::ClientConfig) -> Result<TlsStream<TcpStream>, Failed> {
+pub async fn tls(address: SocketAddr, config: rustls::ClientConfig) -> Result<TlsStream<TcpStream>, BoxError> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    in_time(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream)).await
+    with_timeout(TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream)).await
 }
 
 pub async fn quic(
     address: SocketAddr,
     config: rustls::ClientConfig,
-) -> Result<(quinn::Endpoint, quinn::Connection), Failed> {
+) -> Result<(quinn::Endpoint, quinn::Connection), BoxError> {
     let endpoint = quinn::Endpoint::client(if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }.parse()?)?;
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?));
-    let connection = in_time(endpoint.connect_with(config, address, NAME)?).await?;
+    let connection = with_timeout(endpoint.connect_with(config, address, NAME)?).await?;
     Ok((endpoint, connection))
 }
 
 impl Client {
-    pub async fn tcp(address: SocketAddr) -> Result<Client, Failed> {
+    pub async fn tcp(address: SocketAddr) -> Result<Client, BoxError> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Client::Tcp(stream))
     }
 
-    pub async fn connect(to: ListenUrl, trust: &Trust) -> Result<Client, Failed> {
+    pub async fn connect(to: ListenUrl, trust: &Trust) -> Result<Client, BoxError> {
         match to.transport {
             Transport::Tls => Ok(Client::Tls(Box::new(tls(to.address, trust.config(Some("dot"))).await?))),
             Transport::Https => {
@@ -183,7 +183,7 @@ impl Client {
         }
     }
 
-    pub async fn http1(address: SocketAddr, trust: &Trust) -> Result<Client, Failed> {
+    pub async fn http1(address: SocketAddr, trust: &Trust) -> Result<Client, BoxError> {
         let stream = TokioIo::new(tls(address, trust.config(Some("http/1.1"))).await?);
         let (client, connection) = http1::handshake(stream).await?;
         tokio::spawn(connection);
@@ -191,10 +191,10 @@ impl Client {
     }
 
     /// Asks one question and waits for the reply.
-    pub async fn ask(&mut self, query: &[u8]) -> Result<Vec<u8>, Failed> {
+    pub async fn ask(&mut self, query: &[u8]) -> Result<Vec<u8>, BoxError> {
         match self {
-            Client::Tcp(stream) => in_time(ask_stream(stream, query)).await,
-            Client::Tls(stream) => in_time(ask_stream(stream, query)).await,
+            Client::Tcp(stream) => with_timeout(ask_stream(stream, query)).await,
+            Client::Tls(stream) => with_timeout(ask_stream(stream, query)).await,
             Client::Quic(_, connection) => ask_quic(connection, query).await,
             _ => {
                 let request = Request::post(format!("https://{NAME}/dns-query"))
@@ -210,24 +210,24 @@ impl Client {
     }
 
     /// Sends an HTTP request and waits for the response.
-    pub async fn request(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, Failed> {
+    pub async fn request(&mut self, request: Request<Bytes>) -> Result<Response<Bytes>, BoxError> {
         let (head, body) = match self {
             Client::Http1(client) => {
                 let (mut head, body) = request.into_parts();
                 let authority = head.uri.authority().map_or("", |authority| authority.as_str()).parse()?;
                 head.headers.insert("host", authority);
                 head.uri = head.uri.path_and_query().unwrap().as_str().parse()?;
-                in_time(client.ready()).await?;
-                in_time(client.send_request(Request::from_parts(head, Full::new(body)))).await?.into_parts()
+                with_timeout(client.ready()).await?;
+                with_timeout(client.send_request(Request::from_parts(head, Full::new(body)))).await?.into_parts()
             }
             Client::Http2(client) => {
-                in_time(client.ready()).await?;
-                in_time(client.send_request(request.map(Full::new))).await?.into_parts()
+                with_timeout(client.ready()).await?;
+                with_timeout(client.send_request(request.map(Full::new))).await?.into_parts()
             }
-            Client::H3(_, _, client) => return in_time(h3_request(client, request)).await,
-            _ => return Err("this is no HTTP".into()),
+            Client::H3(_, _, client) => return with_timeout(h3_request(client, request)).await,
+            _ => return Err("not an HTTP client".into()),
         };
-        let body = in_time(body.collect()).await?.to_bytes();
+        let body = with_timeout(body.collect()).await?.to_bytes();
         Ok(Response::from_parts(head, body))
     }
 }
@@ -235,10 +235,10 @@ impl Client {
 async fn h3_request(
     client: &mut h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
     request: Request<Bytes>,
-) -> Result<Response<Bytes>, Failed> {
+) -> Result<Response<Bytes>, BoxError> {
     let (head, body) = request.into_parts();
     let mut stream = client.send_request(Request::from_parts(head, ())).await?;
-    // Who refuses a request need not read it.
+    // A server that refuses a request need not read it.
     let _ = stream.send_data(body).await;
     let _ = stream.finish().await;
     let response = stream.recv_response().await?;
@@ -261,14 +261,14 @@ pub fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-pub async fn ask_quic(connection: &quinn::Connection, query: &[u8]) -> Result<Vec<u8>, Failed> {
-    let (mut question, mut reply) = in_time(connection.open_bi()).await?;
+pub async fn ask_quic(connection: &quinn::Connection, query: &[u8]) -> Result<Vec<u8>, BoxError> {
+    let (mut question, mut reply) = with_timeout(connection.open_bi()).await?;
     question.write_all(&framed(query)).await?;
     question.finish()?;
-    let octets = in_time(reply.read_to_end(65_537)).await?;
+    let octets = with_timeout(reply.read_to_end(65_537)).await?;
     let (length, reply) = octets.split_first_chunk().ok_or("half a frame")?;
     if usize::from(u16::from_be_bytes(*length)) != reply.len() {
-        return Err("another length than it says".into());
+        return Err("the length prefix does not match".into());
     }
     Ok(reply.to_vec())
 }

@@ -1,4 +1,4 @@
-//! A server of ours that follows an API, and objects to put into it.
+//! A Callsign server that watches an API server, and objects for that API server.
 #![allow(dead_code)]
 
 use std::net::{SocketAddr, UdpSocket};
@@ -8,9 +8,9 @@ use callsign::app;
 use serde_json::{Value, json};
 
 use super::common::{self, Scratch};
-use super::scripted::{Api, Streams};
+use super::scripted::{Api, WatchListSupport};
 
-/// A server of ours that follows an API.
+/// A Callsign server, in this process, that watches an API server.
 pub struct Follower {
     running: Option<app::Running>,
     _config: Scratch,
@@ -51,7 +51,7 @@ impl Follower {
         text
     }
 
-    /// The reply, shortened: the rcode, or the first address.
+    /// Returns the data of the answers, or the rcode if there are none.
     pub fn ask(&self, question: &str) -> String {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(self.address()).unwrap();
@@ -69,12 +69,12 @@ impl Follower {
         if answers.is_empty() { text.split([' ', '\n']).next().unwrap().to_owned() } else { answers.join(" ") }
     }
 
-    /// Waits until the answer is this.
-    pub fn becomes(&self, question: &str, expected: &str) {
-        self.becomes_within(question, expected, Duration::from_secs(10));
+    /// Waits until the answer is `expected`.
+    pub fn wait_for_answer(&self, question: &str, expected: &str) {
+        self.wait_for_answer_within(question, expected, Duration::from_secs(10));
     }
 
-    pub fn becomes_within(&self, question: &str, expected: &str, time: Duration) {
+    pub fn wait_for_answer_within(&self, question: &str, expected: &str, time: Duration) {
         let start = Instant::now();
         loop {
             let found = self.ask(question);
@@ -117,7 +117,7 @@ pub fn slice(name: &str, service: &str, addresses: &[&str]) -> Value {
 
 pub const API: &str = "api.web.svc.cluster.local A";
 
-pub fn with_api(streams: Streams) -> Api {
+pub fn with_api(streams: WatchListSupport) -> Api {
     let api = Api::start(streams);
     api.put(namespace("web"));
     api.put(service("api", "10.96.0.10"));

@@ -1,4 +1,4 @@
-//! What the tests share: a table from manifests and flags, and replies as text, read by another parser than ours.
+//! Shared by the tests: a zone from manifests and flags, and replies as text, read by an independent parser.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +14,7 @@ use clap::Parser;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-/// The client of questions that do not say who asks.
+/// The caller in tests where the caller does not matter.
 pub const CLIENT: Caller<'static> = Caller::Address(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 #[derive(Parser)]
@@ -23,22 +23,22 @@ struct Flags {
     serve: ServeArgs,
 }
 
-/// What keeps a server that is told of no upstream from asking those of the machine that the tests run on.
-pub fn nobody_to_ask(flags: &[&str]) -> &'static [&'static str] {
+/// Returns flags that prevent a server without `--upstream` from using the host's upstreams.
+pub fn default_upstream_flags(flags: &[&str]) -> &'static [&'static str] {
     if flags.iter().any(|flag| flag.starts_with("--upstream")) { &[] } else { &["--upstream=none"] }
 }
 
-/// The configuration that these flags of `callsign serve` make.
+/// Returns the configuration for these flags of `callsign serve`.
 pub fn config(flags: &[&str]) -> Config {
-    let flags = ["callsign"].iter().chain(nobody_to_ask(flags)).chain(flags);
+    let flags = ["callsign"].iter().chain(default_upstream_flags(flags)).chain(flags);
     Flags::try_parse_from(flags).unwrap_or_else(|error| panic!("{error}")).serve.config().unwrap()
 }
 
-/// A file that is removed at the end of the test.
+/// A temporary folder that is removed at the end of the test.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// A folder of its own.
+    /// Creates a folder with a unique name.
     pub fn folder(name: &str) -> Scratch {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -48,7 +48,7 @@ impl Scratch {
         Scratch(path)
     }
 
-    /// A file in it.
+    /// Writes a file in the folder; returns its path.
     pub fn file(&self, name: &str, text: &str) -> PathBuf {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
@@ -62,8 +62,8 @@ impl Drop for Scratch {
     }
 }
 
-/// The table of these objects, made as the server makes it; and what was complained about.
-pub fn zone_and_complaints(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<String>) {
+/// Builds the zone for these objects as the server does; returns it with the rejected objects and the diagnostics.
+pub fn zone_and_diagnostics(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<String>) {
     let config = config(flags);
     let scratch = Scratch::folder("objects");
     let options = ManifestOptions {
@@ -79,16 +79,16 @@ pub fn zone_and_complaints(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<Str
         Event::Rejected(rejected) => Some(rejected.to_string()),
         _ => None,
     });
-    let complaints = rejected.chain(builder.take_reports().iter().map(|report| format!("{report:?}"))).collect();
-    (zone, complaints)
+    let diagnostics = rejected.chain(builder.take_diagnostics().iter().map(|report| format!("{report:?}"))).collect();
+    (zone, diagnostics)
 }
 
-/// The table of these objects.
+/// Builds the zone for these objects.
 pub fn zone(objects: &str, flags: &[&str]) -> Arc<Zone> {
-    zone_and_complaints(objects, flags).0
+    zone_and_diagnostics(objects, flags).0
 }
 
-/// A query for `NAME TYPE`; with EDNS if a payload is given.
+/// Returns a query for `NAME TYPE`, with EDNS if `payload` is set.
 pub fn query(question: &str, payload: Option<u16>) -> Vec<u8> {
     let (name, rtype) = question.split_once(' ').unwrap_or_else(|| panic!("'{question}' has no type"));
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
@@ -108,7 +108,7 @@ pub fn query(question: &str, payload: Option<u16>) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
-/// The reply of `answer()` to a message, if there is one.
+/// Returns the reply of `answer()` to a message, if there is one.
 pub fn reply(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit) -> Option<Vec<u8>> {
     let mut buffer = vec![0; 65_535];
     match answer(zone, caller, query, limit, &mut callsign::answer::Scratch::new(u16::MAX), &mut buffer) {
@@ -126,8 +126,8 @@ pub fn ask(zone: &Zone, caller: Caller<'_>, question: &str) -> String {
     text(&reply(zone, caller, &query(question, Some(1232)), Limit::Stream).unwrap())
 }
 
-/// A reply as text, a line a record: the rcode and the flags AA and TC; answers as they are; `soa OWNER` for the SOA of
-/// an authority section, whose numbers differ from run to run; `glue RECORD`.
+/// Formats a reply as text: the rcode and the flags AA and TC, then one record per line. Answers are complete. The SOA
+/// of an authority section becomes `soa OWNER`, because its numbers vary; an additional record becomes `glue RECORD`.
 pub fn text(reply: &[u8]) -> String {
     let message = Message::from_vec(reply).unwrap_or_else(|error| panic!("{error}: {reply:?}"));
     let mut lines = vec![format!("{:?}", message.metadata.response_code).to_uppercase()];
@@ -140,7 +140,7 @@ pub fn text(reply: &[u8]) -> String {
     lines.extend(message.answers.iter().map(line));
     for record in &message.authorities {
         lines.push(format!("soa {}", record.name));
-        assert_eq!(record.record_type(), RecordType::SOA, "only a SOA stands in authority");
+        assert_eq!(record.record_type(), RecordType::SOA, "the authority section holds only a SOA");
     }
     lines.extend(message.additionals.iter().map(|record| format!("glue {}", line(record))));
     lines.join("\n")

@@ -1,4 +1,4 @@
-//! The program in a process of its own.
+//! The program as a child process.
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,14 +12,14 @@ pub fn callsign() -> Command {
     with(std::path::Path::new(env!("CARGO_BIN_EXE_callsign")))
 }
 
-/// The program by this path.
+/// Returns a command for this program, without the environment variables that Callsign reads.
 pub fn with(program: &std::path::Path) -> Command {
     let mut command = Command::new(program);
-    for told in ["KUBERNETES_SERVICE_HOST", "POD_NAMESPACE", "KUBECONFIG"] {
-        command.env_remove(told);
+    for inherited in ["KUBERNETES_SERVICE_HOST", "POD_NAMESPACE", "KUBECONFIG"] {
+        command.env_remove(inherited);
     }
-    let told = std::env::vars_os().map(|(name, _)| name);
-    for name in told.filter(|name| name.to_string_lossy().starts_with("CALLSIGN_")) {
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    for name in inherited.filter(|name| name.to_string_lossy().starts_with("CALLSIGN_")) {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
@@ -30,24 +30,24 @@ pub fn run(arguments: &[&str]) -> Output {
     callsign().args(arguments).output().unwrap()
 }
 
-/// A server in a process of its own.
+/// A server in a child process.
 pub struct Server {
     pub child: Child,
     pub dns: SocketAddr,
     pub admin: SocketAddr,
-    /// What it said when it started.
+    /// The line that it printed when it started.
     pub line: String,
 }
 
 impl Server {
     pub fn start(arguments: &[&str], input: Option<&str>) -> Server {
-        Server::start_by(callsign(), arguments, input)
+        Server::start_with(callsign(), arguments, input)
     }
 
-    /// Started by this command.
-    pub fn start_by(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
+    /// Starts a server with this command.
+    pub fn start_with(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
-        command.args(common::nobody_to_ask(arguments));
+        command.args(common::default_upstream_flags(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if let Some(text) = input {
@@ -66,7 +66,7 @@ impl Server {
         ask(self.dns, question).expect("a reply")
     }
 
-    pub fn becomes(&self, question: &str, expected: &str, time: Duration) {
+    pub fn wait_for_answer(&self, question: &str, expected: &str, time: Duration) {
         let start = Instant::now();
         while !self.ask(question).contains(expected) {
             assert!(start.elapsed() < time, "{question}: {}", self.ask(question));
@@ -87,14 +87,14 @@ impl Server {
         assert!(status.success());
     }
 
-    /// A number of `/proc/PID/status`.
+    /// Returns a number from `/proc/PID/status`.
     pub fn status(&self, key: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Waits for the end; returns the status and what was logged.
+    /// Waits for the process to exit; returns its status and its log.
     pub fn wait(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();

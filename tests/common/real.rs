@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::common::Scratch;
 
-pub struct Real {
+pub struct RealApi {
     children: Vec<Child>,
     folder: Scratch,
     port: u16,
@@ -26,9 +26,9 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl Real {
-    /// `None` where there is nothing to start.
-    pub fn start() -> Option<Real> {
+impl RealApi {
+    /// Starts both; returns `None` if `KUBEBUILDER_ASSETS` is not set.
+    pub fn start() -> Option<RealApi> {
         let assets = PathBuf::from(std::env::var_os("KUBEBUILDER_ASSETS")?);
         let folder = Scratch::folder("kube");
         let path = |name: &str| folder.0.join(name).display().to_string();
@@ -51,10 +51,10 @@ impl Real {
             "etcd.log",
         ));
         folder.file("tokens.csv", &format!("{TOKEN},admin,1,system:masters\n"));
-        // Any key does for service accounts that nobody uses.
+        // Service accounts are not used, so any key will do.
         let key =
             Command::new("openssl").args(["genrsa", "-out", &path("sa.key"), "2048"]).stderr(Stdio::null()).status();
-        assert!(key.is_ok_and(|status| status.success()), "openssl makes a key");
+        assert!(key.is_ok_and(|status| status.success()), "openssl must create a key");
         children.push(quiet(
             Command::new(assets.join("kube-apiserver"))
                 .args([
@@ -85,7 +85,7 @@ impl Real {
             let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await.unwrap();
             kube::Client::try_from(config).unwrap()
         });
-        let real = Real { children, folder, port, runtime, client };
+        let real = RealApi { children, folder, port, runtime, client };
         let start = Instant::now();
         while real.send("GET", "/readyz", None) != Some(200) {
             assert!(
@@ -113,7 +113,7 @@ impl Real {
         self.runtime.block_on(async {
             let response = self.client.send(request).await.ok()?;
             let status = response.status().as_u16();
-            // A connection whose answer was read is used again.
+            // The client reuses a connection only if the response was read.
             let _ = response.into_body().collect().await;
             Some(status)
         })
@@ -152,9 +152,9 @@ fn kubeconfig(port: u16) -> String {
     )
 }
 
-impl Drop for Real {
+impl Drop for RealApi {
     fn drop(&mut self) {
-        // The API server first: without its etcd it would not end.
+        // The API server first, because it does not exit without its etcd.
         for child in self.children.iter_mut().rev() {
             let _ = Command::new("kill").arg(child.id().to_string()).status();
             let start = Instant::now();

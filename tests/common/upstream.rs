@@ -1,4 +1,4 @@
-//! An upstream that does as it is told: what it answers is a function of what it is asked.
+//! A scripted upstream: its replies are a function of the query.
 #![allow(dead_code, clippy::disallowed_methods)]
 
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record};
 
-/// Over what a question came.
+/// The transport of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
     Udp,
@@ -19,7 +19,7 @@ pub enum Over {
 
 type Answer = dyn Fn(&Message, Over) -> Vec<Vec<u8>> + Send + Sync;
 
-/// A server on a port of its own, UDP and TCP, until it is dropped.
+/// An upstream on its own port, over UDP and TCP.
 pub struct Upstream {
     pub address: SocketAddr,
     asked: Arc<AtomicUsize>,
@@ -28,7 +28,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers with what `answer` returns: none, one or several messages.
+    /// Starts an upstream that sends the messages that `answer` returns, if any.
     pub fn start(answer: impl Fn(&Message, Over) -> Vec<Vec<u8>> + Send + Sync + 'static) -> Upstream {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -47,7 +47,7 @@ impl Upstream {
         let take = move |query: &[u8], over| {
             let Ok(message) = Message::from_vec(query) else { return Vec::new() };
             let Some(question) = message.queries.first() else { return Vec::new() };
-            // What looks for loops is no question of anybody's.
+            // A loop probe is not a client's question.
             if !silent.load(Ordering::SeqCst) && question.query_type() == hickory_proto::rr::RecordType::HINFO {
                 return vec![reply(&message, ResponseCode::NXDomain, &[]).to_vec().unwrap()];
             }
@@ -83,14 +83,14 @@ impl Upstream {
         upstream
     }
 
-    /// Answers questions for these records (`OWNER TTL TYPE DATA`, as in a zone file) and NXDOMAIN, with a SOA of 60
-    /// seconds, for the rest.
+    /// Starts an upstream that answers from these records (`OWNER TTL TYPE DATA`, as in a zone file). Other names get
+    /// NXDOMAIN with a SOA of 60 seconds.
     pub fn serving(records: &str) -> Upstream {
         let records = parse(records);
         Upstream::start(move |query, _| vec![from_zone(&records, query)])
     }
 
-    /// Questions so far.
+    /// Returns the number of queries so far, without loop probes.
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -99,24 +99,24 @@ impl Upstream {
         self.questions.lock().unwrap().clone()
     }
 
-    /// Says nothing any more, or again.
-    pub fn be_silent(&self, silent: bool) {
+    /// Stops replying, or starts again.
+    pub fn set_silent(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
     }
 
-    /// The flag that names it.
+    /// Returns the flag that selects this upstream.
     pub fn flag(&self) -> String {
         format!("--upstream={}", self.address)
     }
 }
 
-/// Records as in a zone file.
+/// Parses records in zone file syntax.
 pub fn parse(records: &str) -> Vec<Record> {
     let lines = records.lines().map(str::trim).filter(|line| !line.is_empty());
     lines
         .map(|line| {
             let mut words = line.splitn(4, ' ');
-            let mut next = || words.next().unwrap_or_else(|| panic!("'{line}' is no record"));
+            let mut next = || words.next().unwrap_or_else(|| panic!("'{line}' is not a record"));
             let (owner, ttl, rtype, data) = (next(), next().parse().unwrap(), next().parse().unwrap(), next());
             let data = RData::try_from_str(rtype, data).unwrap_or_else(|error| panic!("'{line}': {error}"));
             Record::from_rdata(name(owner), ttl, data)
@@ -130,7 +130,7 @@ pub fn name(text: &str) -> Name {
     name
 }
 
-/// A reply to a query.
+/// Returns a reply to the query with this rcode and these answers.
 pub fn reply(query: &Message, rcode: ResponseCode, answers: &[Record]) -> Message {
     let mut reply = query.clone().into_response();
     reply.metadata.response_code = rcode;
@@ -139,7 +139,7 @@ pub fn reply(query: &Message, rcode: ResponseCode, answers: &[Record]) -> Messag
     reply
 }
 
-/// What a resolver would say that knows these records: aliases are followed.
+/// Returns the reply of a resolver that knows these records and follows CNAMEs.
 pub fn from_zone(records: &[Record], query: &Message) -> Vec<u8> {
     let question = query.queries.first().unwrap();
     let mut owner = question.name().to_lowercase();
@@ -168,7 +168,7 @@ pub fn from_zone(records: &[Record], query: &Message) -> Vec<u8> {
     reply.to_vec().unwrap()
 }
 
-/// Waits until something holds.
+/// Waits up to ten seconds for a condition.
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..500 {
         if holds() {
@@ -176,5 +176,5 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("never: {what}");
+    panic!("timed out; expected: {what}");
 }

@@ -1,7 +1,8 @@
-//! What HTTP/3 asks of QUIC, answered by quinn, within bounds.
+//! Implements h3's QUIC traits with quinn, and bounds the memory that a client can use.
 //!
-//! h3 keeps a frame until it is whole, however long it says it is: what a client may say on one stream is counted here, where
-//! it is read. What is read comes in pieces as large as there is, since h3 walks all pieces of a frame at each one that comes.
+//! h3 buffers a frame until it is complete, whatever length the frame announces. The limits are therefore enforced
+//! here, where the stream is read. Chunks are as large as the data allows, because h3 walks all chunks of a frame
+//! whenever one arrives.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,33 +15,34 @@ use hyper::body::{Buf, Bytes};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
 use super::http::HEAD;
-use crate::server::BACKLOG;
-use crate::server::handler::QUERY;
+use crate::server::MAX_BACKLOG;
+use crate::server::handler::MAX_QUERY;
 
-/// Octets that a request may have, its head, its body and frames that nobody knows.
-const REQUEST: usize = HEAD + 2 * QUERY;
-/// And all requests of a connection together.
-const REQUESTS: usize = BACKLOG;
-/// What a piece takes in any case, however few octets are in it.
-const AT_LEAST: usize = 64;
-/// Octets of all control streams together, and what each request adds: priorities are told there.
-const CONTROL: usize = 16 * 1024;
-const CONTROL_A_REQUEST: usize = 256;
-/// Octets that are read at a time.
-const PIECE: usize = 2048;
+/// Limit on the size of a request, in bytes: its head, its body and any frames of unknown type.
+const MAX_REQUEST: usize = HEAD + 2 * MAX_QUERY;
+/// Limit on the total size of all open requests of a connection, in bytes.
+const MAX_OPEN_REQUESTS: usize = MAX_BACKLOG;
+/// Minimum charge for a chunk, in bytes, because even a tiny chunk has overhead.
+const MIN_CHARGE: usize = 64;
+/// Budget of all control streams together, in bytes, and the credit that each request adds to it. Clients send priority
+/// updates on the control stream.
+const CONTROL_BUDGET: usize = 16 * 1024;
+const CONTROL_CREDIT_PER_REQUEST: usize = 256;
+/// Size of the read buffer, in bytes.
+const CHUNK: usize = 2048;
 
 type Accepting<T> = Pin<Box<dyn Future<Output = Result<T, ConnectionError>> + Send>>;
 
-/// One connection.
+/// One HTTP/3 connection.
 pub(super) struct H3Connection {
     connection: quinn::Connection,
     requests: Accepting<(quinn::SendStream, quinn::RecvStream)>,
     controls: Accepting<quinn::RecvStream>,
     opener: StreamOpener,
-    /// What control streams may still say.
-    left: Arc<AtomicUsize>,
-    /// What requests may hold.
-    room: Arc<AtomicUsize>,
+    /// Remaining budget of the control streams, in bytes.
+    remaining: Arc<AtomicUsize>,
+    /// Remaining budget of the requests, in bytes.
+    budget: Arc<AtomicUsize>,
 }
 
 impl H3Connection {
@@ -52,8 +54,8 @@ impl H3Connection {
             requests,
             controls,
             opener,
-            left: Arc::new(AtomicUsize::new(CONTROL)),
-            room: Arc::new(AtomicUsize::new(REQUESTS)),
+            remaining: Arc::new(AtomicUsize::new(CONTROL_BUDGET)),
+            budget: Arc::new(AtomicUsize::new(MAX_OPEN_REQUESTS)),
         }
     }
 }
@@ -74,20 +76,28 @@ impl quic::Connection<Bytes> for H3Connection {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<BoundedRecvStream, ConnectionErrorIncoming>> {
-        let stream = ready!(self.controls.as_mut().poll(context)).map_err(lost)?;
+        let stream = ready!(self.controls.as_mut().poll(context)).map_err(connection_error)?;
         self.controls = accept_uni(self.connection.clone());
-        Poll::Ready(Ok(BoundedRecvStream { stream, left: usize::MAX, room: self.left.clone(), held: None }))
+        Poll::Ready(Ok(BoundedRecvStream {
+            stream,
+            remaining: usize::MAX,
+            budget: self.remaining.clone(),
+            charged: None,
+        }))
     }
 
     fn poll_accept_bidi(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Result<BoundedBidiStream, ConnectionErrorIncoming>> {
-        let (sending, stream) = ready!(self.requests.as_mut().poll(context)).map_err(lost)?;
+        let (sending, stream) = ready!(self.requests.as_mut().poll(context)).map_err(connection_error)?;
         self.requests = accept_bi(self.connection.clone());
-        // What has been said is forgiven bit by bit, not saved up.
-        let _ = self.left.fetch_update(Relaxed, Relaxed, |left| Some((left + CONTROL_A_REQUEST).min(CONTROL)));
-        let receiving = BoundedRecvStream { stream, left: REQUEST, room: self.room.clone(), held: Some(0) };
+        // Each request adds some credit, up to the initial budget.
+        let _ = self.remaining.fetch_update(Relaxed, Relaxed, |remaining| {
+            Some((remaining + CONTROL_CREDIT_PER_REQUEST).min(CONTROL_BUDGET))
+        });
+        let receiving =
+            BoundedRecvStream { stream, remaining: MAX_REQUEST, budget: self.budget.clone(), charged: Some(0) };
         Poll::Ready(Ok(BoundedBidiStream { sending: BoundedSendStream::new(sending), receiving }))
     }
 
@@ -123,9 +133,9 @@ impl quic::OpenStreams<Bytes> for StreamOpener {
     type BidiStream = BoundedBidiStream;
     type SendStream = BoundedSendStream;
 
-    /// A server opens no requests.
+    /// Always fails: a server never opens request streams.
     fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<BoundedBidiStream, StreamErrorIncoming>> {
-        Poll::Ready(Err(StreamErrorIncoming::Unknown("a server opens no requests".into())))
+        Poll::Ready(Err(StreamErrorIncoming::Unknown("a server cannot open request streams".into())))
     }
 
     fn poll_open_send(&mut self, context: &mut Context<'_>) -> Poll<Result<BoundedSendStream, StreamErrorIncoming>> {
@@ -136,28 +146,28 @@ impl quic::OpenStreams<Bytes> for StreamOpener {
         });
         let opened = ready!(opening.as_mut().poll(context));
         self.opening = None;
-        let stream = opened.map_err(lost_stream)?;
+        let stream = opened.map_err(stream_error)?;
         Poll::Ready(Ok(BoundedSendStream::new(stream)))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        self.connection.close(number(code.value()), reason);
+        self.connection.close(varint(code.value()), reason);
     }
 }
 
-/// A stream that the client speaks on, and how much it may still say.
+/// A stream from the client, with a limit on the bytes it may still carry.
 pub(super) struct BoundedRecvStream {
     stream: quinn::RecvStream,
-    left: usize,
-    /// And all of its kind together.
-    room: Arc<AtomicUsize>,
-    /// What it has taken of that, if it gives it back at its end.
-    held: Option<usize>,
+    remaining: usize,
+    /// Remaining budget that all streams of this kind share.
+    budget: Arc<AtomicUsize>,
+    /// Bytes taken from the shared budget, if they are returned on drop.
+    charged: Option<usize>,
 }
 
 impl Drop for BoundedRecvStream {
     fn drop(&mut self) {
-        self.room.fetch_add(self.held.unwrap_or(0), Relaxed);
+        self.budget.fetch_add(self.charged.unwrap_or(0), Relaxed);
     }
 }
 
@@ -165,27 +175,27 @@ impl quic::RecvStream for BoundedRecvStream {
     type Buf = Bytes;
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        let mut piece = [0; PIECE];
-        let length = match ready!(self.stream.poll_read(context, &mut piece)) {
+        let mut chunk = [0; CHUNK];
+        let length = match ready!(self.stream.poll_read(context, &mut chunk)) {
             Ok(0) => return Poll::Ready(Ok(None)),
             Ok(length) => length,
-            Err(ReadError::Reset(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
-            Err(ReadError::ConnectionLost(error)) => return Poll::Ready(Err(lost_stream(error))),
+            Err(ReadError::Reset(code)) => return Poll::Ready(Err(stream_terminated(code.into_inner()))),
+            Err(ReadError::ConnectionLost(error)) => return Poll::Ready(Err(stream_error(error))),
             Err(error) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(error.into()))),
         };
-        let taken = length.max(AT_LEAST);
-        let has_room = || self.room.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(taken)).is_ok();
-        if self.left < taken || !has_room() {
-            let _ = self.stream.stop(number(Code::H3_EXCESSIVE_LOAD.value()));
-            return Poll::Ready(Err(terminated(Code::H3_EXCESSIVE_LOAD.value())));
+        let taken = length.max(MIN_CHARGE);
+        let has_room = || self.budget.fetch_update(Relaxed, Relaxed, |budget| budget.checked_sub(taken)).is_ok();
+        if self.remaining < taken || !has_room() {
+            let _ = self.stream.stop(varint(Code::H3_EXCESSIVE_LOAD.value()));
+            return Poll::Ready(Err(stream_terminated(Code::H3_EXCESSIVE_LOAD.value())));
         }
-        self.left -= taken;
-        self.held = self.held.map(|held| held + taken);
-        Poll::Ready(Ok(Some(Bytes::copy_from_slice(&piece[..length]))))
+        self.remaining -= taken;
+        self.charged = self.charged.map(|charged| charged + taken);
+        Poll::Ready(Ok(Some(Bytes::copy_from_slice(&chunk[..length]))))
     }
 
     fn stop_sending(&mut self, code: u64) {
-        let _ = self.stream.stop(number(code));
+        let _ = self.stream.stop(varint(code));
     }
 
     fn recv_id(&self) -> StreamId {
@@ -193,7 +203,7 @@ impl quic::RecvStream for BoundedRecvStream {
     }
 }
 
-/// A stream that the server speaks on.
+/// A stream from the server.
 pub(super) struct BoundedSendStream {
     stream: quinn::SendStream,
     data: Option<WriteBuf<Bytes>>,
@@ -208,9 +218,9 @@ impl BoundedSendStream {
 
 impl Drop for BoundedSendStream {
     fn drop(&mut self) {
-        // Else quinn would end it as if what was sent were all.
+        // Otherwise quinn would finish the stream, and a truncated response would look complete.
         if !self.finished {
-            let _ = self.stream.reset(number(Code::H3_INTERNAL_ERROR.value()));
+            let _ = self.stream.reset(varint(Code::H3_INTERNAL_ERROR.value()));
         }
     }
 }
@@ -220,8 +230,8 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
         while let Some(data) = self.data.as_mut().filter(|data| data.has_remaining()) {
             let written = match ready!(Pin::new(&mut self.stream).poll_write(context, data.chunk())) {
                 Ok(written) => written,
-                Err(WriteError::Stopped(code)) => return Poll::Ready(Err(terminated(code.into_inner()))),
-                Err(WriteError::ConnectionLost(error)) => return Poll::Ready(Err(lost_stream(error))),
+                Err(WriteError::Stopped(code)) => return Poll::Ready(Err(stream_terminated(code.into_inner()))),
+                Err(WriteError::ConnectionLost(error)) => return Poll::Ready(Err(stream_error(error))),
                 Err(error) => return Poll::Ready(Err(StreamErrorIncoming::Unknown(error.into()))),
             };
             data.advance(written);
@@ -232,7 +242,7 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
         if self.data.is_some() {
-            return Err(StreamErrorIncoming::Unknown("what was to be sent before has not been".into()));
+            return Err(StreamErrorIncoming::Unknown("the previous data has not been sent yet".into()));
         }
         self.data = Some(data.into());
         Ok(())
@@ -246,7 +256,7 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
 
     fn reset(&mut self, code: u64) {
         self.finished = true;
-        let _ = self.stream.reset(number(code));
+        let _ = self.stream.reset(varint(code));
     }
 
     fn send_id(&self) -> StreamId {
@@ -254,7 +264,7 @@ impl quic::SendStream<Bytes> for BoundedSendStream {
     }
 }
 
-/// Both directions of a request.
+/// Both directions of a request stream.
 pub(super) struct BoundedBidiStream {
     sending: BoundedSendStream,
     receiving: BoundedRecvStream,
@@ -307,20 +317,20 @@ impl quic::SendStream<Bytes> for BoundedBidiStream {
     }
 }
 
-fn number(code: u64) -> VarInt {
+fn varint(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
 
-#[expect(clippy::expect_used, reason = "ids of both crates have the same 62 bits")]
+#[expect(clippy::expect_used, reason = "stream IDs have 62 bits in both crates")]
 fn id(id: quinn::StreamId) -> StreamId {
-    StreamId::try_from(VarInt::from(id).into_inner()).expect("62 bits")
+    StreamId::try_from(VarInt::from(id).into_inner()).expect("stream ID fits into 62 bits")
 }
 
-fn terminated(error_code: u64) -> StreamErrorIncoming {
+fn stream_terminated(error_code: u64) -> StreamErrorIncoming {
     StreamErrorIncoming::StreamTerminated { error_code }
 }
 
-fn lost(error: ConnectionError) -> ConnectionErrorIncoming {
+fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
     match error {
         ConnectionError::ApplicationClosed(close) => {
             ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into_inner() }
@@ -330,6 +340,6 @@ fn lost(error: ConnectionError) -> ConnectionErrorIncoming {
     }
 }
 
-fn lost_stream(error: ConnectionError) -> StreamErrorIncoming {
-    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(error) }
+fn stream_error(error: ConnectionError) -> StreamErrorIncoming {
+    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: connection_error(error) }
 }

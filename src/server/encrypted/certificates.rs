@@ -1,5 +1,5 @@
-//! The certificate that clients are shown, its key, and the authorities of client certificates: read, checked, and read
-//! again when the files change.
+//! The server certificate, its key, and the authorities for client certificates. The files are read and checked at the
+//! start, and reloaded when they change.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,38 +19,38 @@ use x509_cert::der::Decode;
 
 use super::EncryptedStats;
 use crate::tls;
-use crate::watched::Watched;
+use crate::watched::FolderWatch;
 
-/// Files are looked at this often even if the kernel tells nothing: on a network file system, and behind a link that leads
-/// to another folder, it does not.
-const LOOK: Duration = Duration::from_secs(60);
-/// Time between the first change and a look: certificate and key are written one after the other.
-const SETTLE: Duration = Duration::from_millis(200);
+/// Interval at which the files are checked without a notification. The kernel sends none for changes on a network file
+/// system, or behind a symbolic link to another folder.
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
+/// Delay between the first change and the reload, because certificate and key are written one after the other.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Files in PEM.
+/// Paths of the PEM files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// `--tls-cert`: the server's certificate, then those that lead from it to an authority.
+    /// `--tls-cert`: the server's certificate, followed by its intermediate certificates.
     pub certificate: PathBuf,
-    /// `--tls-key`.
+    /// `--tls-key`: the certificate's private key.
     pub key: PathBuf,
-    /// `--tls-client-ca`: clients have to show a certificate by one of these.
+    /// `--tls-client-ca`: clients must present a certificate issued by one of these authorities.
     pub client_authorities: Option<PathBuf>,
 }
 
-/// Why a file will not do.
+/// An unusable file.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{flag} {}: {reason}", file.display())]
+#[error("cannot use {flag} {}: {reason}", file.display())]
 pub struct CertificateError {
     /// The flag that names the file.
     pub flag: &'static str,
-    /// The file.
+    /// Path of the file.
     pub file: PathBuf,
-    /// What is wrong with it, and what to do.
+    /// Reason, and how to fix it.
     pub reason: String,
 }
 
-/// What the files hold.
+/// Contents of the files.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Contents {
     certificate: Vec<u8>,
@@ -58,18 +58,18 @@ pub(super) struct Contents {
     client_authorities: Option<Vec<u8>>,
 }
 
-/// How handshakes are made, by transport.
+/// TLS configuration for each transport.
 pub(super) struct Configs {
     pub(super) tls: Arc<ServerConfig>,
     pub(super) https: Arc<ServerConfig>,
     pub(super) quic: Arc<ServerConfig>,
     pub(super) h3: Arc<ServerConfig>,
-    /// The end of the certificate's time, in seconds since 1970.
+    /// Expiry of the certificate, in seconds since 1970.
     pub(super) not_after: i64,
 }
 
 impl Files {
-    fn unfit(&self, flag: &'static str, error: impl ToString) -> CertificateError {
+    fn rejected(&self, flag: &'static str, error: impl ToString) -> CertificateError {
         let file = match flag {
             "--tls-cert" => Some(&self.certificate),
             "--tls-key" => Some(&self.key),
@@ -78,12 +78,12 @@ impl Files {
         CertificateError { flag, file: file.cloned().unwrap_or_default(), reason: error.to_string() }
     }
 
-    /// Reads them.
+    /// Reads the files.
     ///
     /// # Errors
-    /// Names the file.
+    /// The error names the file that cannot be read.
     pub(super) fn read(&self) -> Result<Contents, CertificateError> {
-        let read = |flag, path: &Path| fs::read(path).map_err(|error| self.unfit(flag, error));
+        let read = |flag, path: &Path| fs::read(path).map_err(|error| self.rejected(flag, error));
         let authorities = self.client_authorities.as_ref().map(|path| read("--tls-client-ca", path));
         Ok(Contents {
             certificate: read("--tls-cert", &self.certificate)?,
@@ -92,28 +92,28 @@ impl Files {
         })
     }
 
-    /// Makes of them what handshakes need.
+    /// Builds the TLS configurations from the contents.
     ///
     /// # Errors
-    /// Names the file and says what is wrong with it: no PEM, out of its time, not the certificate's key.
+    /// The error names the file and the reason: invalid PEM, an expired certificate, or a key that does not match.
     pub(super) fn configs(&self, contents: &Contents, now: Timestamp) -> Result<Configs, CertificateError> {
-        let certificate = |error: &dyn ToString| self.unfit("--tls-cert", error.to_string());
+        let certificate = |error: &dyn ToString| self.rejected("--tls-cert", error.to_string());
         let chain = tls::certificates(&contents.certificate).map_err(|error| certificate(&error))?;
-        // There is one: else it would have been an error.
+        // The chain is never empty: `tls::certificates` rejects a file without certificates.
         let not_after =
-            chain.first().map_or(Ok(0), |first| lifetime(first, now)).map_err(|error| certificate(&error))?;
-        let key = tls::private_key(&contents.key).map_err(|error| self.unfit("--tls-key", error))?;
+            chain.first().map_or(Ok(0), |first| check_validity(first, now)).map_err(|error| certificate(&error))?;
+        let key = tls::private_key(&contents.key).map_err(|error| self.rejected("--tls-key", error))?;
         let certified = CertifiedKey::from_der(chain, key, &tls::provider()).map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => {
                 let certificate = self.certificate.display();
-                self.unfit("--tls-key", format!("it is not the key of the certificate in {certificate}"))
+                self.rejected("--tls-key", format!("it is not the key of the certificate in {certificate}"))
             }
             rustls::Error::InvalidCertificate(_) => certificate(&error),
-            error => self.unfit("--tls-key", error),
+            error => self.rejected("--tls-key", error),
         })?;
-        let shown = Arc::new(Shown(Arc::new(certified)));
+        let shown = Arc::new(FixedCertificate(Arc::new(certified)));
         let verifier = contents.client_authorities.as_ref().map(|pem| {
-            let authority = |error: &dyn ToString| self.unfit("--tls-client-ca", error.to_string());
+            let authority = |error: &dyn ToString| self.rejected("--tls-client-ca", error.to_string());
             let roots = tls::authorities(pem).map_err(|error| authority(&error))?;
             let builder = WebPkiClientVerifier::builder_with_provider(roots.into(), tls::provider());
             builder.build().map_err(|error| authority(&error))
@@ -129,9 +129,10 @@ impl Files {
             };
             let mut config = config.with_cert_resolver(shown.clone());
             config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-            // There is no early data (0-RTT): what is sent again by somebody else must not be answered again (RFC 9250
-            // section 4.5). Clients keep their sessions themselves, sealed: nothing of theirs is kept here. Who has to show a
-            // certificate shows it each time: with a session it would stay good for as long as it comes back, expired or not.
+            // Early data (0-RTT) is disabled because an attacker could replay it (RFC 9250 section 4.5). Session
+            // tickets are stateless: the client stores them, and the server stores nothing. With client certificates
+            // there are no tickets: a resumed session would skip the check, and a client could keep resuming after its
+            // certificate has expired.
             config.session_storage = Arc::new(NoServerSessionStorage {});
             match verifier {
                 Some(_) => config.send_tls13_tickets = 0,
@@ -149,8 +150,8 @@ impl Files {
         })
     }
 
-    /// Watches the folders that they are in, each once. To be called before they are read: what changes in between is told.
-    pub(super) fn watch(&self) -> Vec<Watched> {
+    /// Watches the folders of the files. Call this before reading the files, so that no change in between is missed.
+    pub(super) fn watch(&self) -> Vec<FolderWatch> {
         let files = [Some(&self.certificate), Some(&self.key), self.client_authorities.as_ref()];
         let folders = files.into_iter().flatten().map(|file| match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -159,67 +160,67 @@ impl Files {
         let mut folders: Vec<_> = folders.collect();
         folders.sort();
         folders.dedup();
-        let watched = folders.iter().filter_map(|folder| match Watched::new(folder, "certificates") {
+        let watched = folders.iter().filter_map(|folder| match FolderWatch::new(folder, "certificates") {
             Ok(watched) => Some(watched),
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "changes of the certificate are seen once a minute");
+                tracing::warn!(folder = %folder.display(), %error, "cannot watch certificate folder; polling instead");
                 None
             }
         });
         watched.collect()
     }
 
-    /// Looks at the files when they change, and publishes what is in them. What will not do is told, and what was before
-    /// stays.
+    /// Reloads the files when they change and publishes the new configurations. If the files are unusable, it logs the
+    /// reason, and the previous configurations stay in use.
     pub(super) async fn follow(
         self,
-        watched: Vec<Watched>,
+        watched: Vec<FolderWatch>,
         first: Contents,
         configs: watch::Sender<Arc<Configs>>,
         stats: Arc<EncryptedStats>,
     ) {
-        // What is shown, and what was said of what is not.
-        let (mut used, mut told, mut expired) = (first, None, false);
+        // The contents in use, the last error logged, and whether expiry has been logged.
+        let (mut used, mut reported, mut expired) = (first, None, false);
         loop {
             let changes = watched.iter().map(|folder| Box::pin(folder.changed()));
             tokio::select! {
-                () = any(changes) => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(LOOK) => {}
+                () = any(changes) => tokio::time::sleep(SETTLE_TIME).await,
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = configs.closed() => return,
             }
-            // A file system that hangs must not hang those that are served.
+            // A hung file system must not block the connections.
             let files = self.clone();
             let Ok(found) = tokio::task::spawn_blocking(move || files.read()).await else { return };
             let made = found.and_then(|contents| match contents == used {
                 true => Ok(None),
-                // What will not do is looked at again each time: it may only be too early for it.
+                // Unusable files are checked again each time: a certificate may not be valid yet.
                 false => self.configs(&contents, Timestamp::now()).map(|made| Some((contents, made))),
             });
             match made {
-                Ok(None) => told = None,
+                Ok(None) => reported = None,
                 Ok(Some((contents, made))) => {
-                    (used, told) = (contents, None);
+                    (used, reported) = (contents, None);
                     stats.not_after.store(made.not_after, Relaxed);
-                    tracing::info!(until = %moment(made.not_after), "the certificate has been read again");
+                    tracing::info!(until = %timestamp(made.not_after), "certificate reloaded");
                     configs.send_replace(Arc::new(made));
                 }
-                Err(error) if told.as_ref() != Some(&error) => {
-                    stats.unfit.fetch_add(1, Relaxed);
-                    tracing::warn!(%error, "the certificate of before stays");
-                    told = Some(error);
+                Err(error) if reported.as_ref() != Some(&error) => {
+                    stats.rejected.fetch_add(1, Relaxed);
+                    tracing::warn!(%error, "certificate reload failed; still using the previous one");
+                    reported = Some(error);
                 }
                 Err(_) => {}
             }
             let until = stats.not_after.load(Relaxed);
             if until < Timestamp::now().as_second() && !expired {
-                tracing::error!(until = %moment(until), "the certificate that is shown has expired");
+                tracing::error!(until = %timestamp(until), "the certificate in use has expired");
             }
             expired = until < Timestamp::now().as_second();
         }
     }
 }
 
-/// Returns when the first of these does; if there are none, never.
+/// Waits for the first of the futures to complete; never returns if there are none.
 async fn any<F: Future<Output = ()> + Unpin>(futures: impl Iterator<Item = F>) {
     let mut futures: Vec<F> = futures.collect();
     std::future::poll_fn(|context| {
@@ -229,29 +230,29 @@ async fn any<F: Future<Output = ()> + Unpin>(futures: impl Iterator<Item = F>) {
     .await;
 }
 
-fn moment(seconds: i64) -> Timestamp {
+fn timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX)
 }
 
-/// The end of a certificate's time, if now is within it.
-fn lifetime(certificate: &CertificateDer<'_>, now: Timestamp) -> Result<i64, String> {
+/// Checks that a certificate is valid now; returns its expiry in seconds since 1970.
+fn check_validity(certificate: &CertificateDer<'_>, now: Timestamp) -> Result<i64, String> {
     let certificate =
-        x509_cert::Certificate::from_der(certificate).map_err(|error| format!("it is no certificate: {error}"))?;
+        x509_cert::Certificate::from_der(certificate).map_err(|error| format!("not an X.509 certificate: {error}"))?;
     let validity = certificate.tbs_certificate().validity();
     let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs().try_into().unwrap_or(i64::MAX);
     let (from, until): (i64, i64) = (seconds(validity.not_before), seconds(validity.not_after));
     match now.as_second() {
-        now if now > until => Err(format!("it expired at {}; no client would accept it", moment(until))),
-        now if now < from => Err(format!("it is not valid before {}; look at the clock", moment(from))),
+        now if now > until => Err(format!("the certificate expired at {}; renew it", timestamp(until))),
+        now if now < from => Err(format!("the certificate is not valid before {}; check the clock", timestamp(from))),
         _ => Ok(until),
     }
 }
 
-/// One certificate, whatever name the client asks for: clients check it, and know other names of this server.
+/// Selects the same certificate for every server name. The client checks it, and may know the server by another name.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct FixedCertificate(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for FixedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }

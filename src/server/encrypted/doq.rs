@@ -1,4 +1,4 @@
-//! DNS over QUIC (RFC 9250): each question has a stream of its own.
+//! DNS over QUIC (RFC 9250): each query has a stream of its own.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{EncryptedContext, HANDSHAKE, end, quic};
+use super::{EncryptedContext, HANDSHAKE_TIMEOUT, quic, stopped};
 use crate::server::clients::ConnectionSlot;
-use crate::server::handler::{NoReply, QUERY};
+use crate::server::handler::{MAX_QUERY, NoReply};
 use crate::server::tcp::Frame;
 use crate::wire::has_option;
 
@@ -19,52 +19,52 @@ const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 const UNSPECIFIED_ERROR: VarInt = VarInt::from_u32(5);
 
-/// EDNS option that says how long a TCP connection may be idle (RFC 7828); QUIC has its own way.
+/// The EDNS option edns-tcp-keepalive (RFC 7828), which is forbidden over QUIC.
 const TCP_KEEPALIVE: u16 = 11;
 
-/// The question on a stream, all of which has come, or as much as is read of what is too long.
+/// Extracts the query from the complete contents of a stream, or from the first bytes of a stream that is too long.
 ///
 /// # Errors
-/// What is against RFC 9250 section 4.3.3, for which the whole connection is closed.
+/// Returns the violation of RFC 9250 section 4.3.3 for which the connection has to be closed.
 pub fn question(octets: &[u8]) -> Result<&[u8], &'static str> {
     let (message, length) = match Frame::parse(octets) {
-        None => return Err("the stream ended before its message"),
+        None => return Err("the stream ended before its message was complete"),
         Some(Frame::Whole(message)) => (message, message.len()),
-        // Answered in its place: a header that has no question.
+        // Only its head is answered: a header without a question, which gets FORMERR.
         Some(Frame::Overlong { head, length }) => (head, length),
     };
     if octets.len() > 2 + length {
-        return Err("there is more than one message on a stream");
+        return Err("the stream carries more than one message");
     }
     if !message.starts_with(&[0, 0]) {
-        return Err("the id is not 0");
+        return Err("the message ID is not 0");
     }
     if has_option(message, TCP_KEEPALIVE) {
-        return Err("the option is TCP's");
+        return Err("the edns-tcp-keepalive option is not allowed");
     }
     Ok(message)
 }
 
-/// Answers what a client asks, until it goes, asks nothing for too long, or the server ends.
-pub(super) async fn serve(connection: Connection, place: ConnectionSlot, shared: &Arc<EncryptedContext>) {
-    let place = Arc::new(place);
-    // They end with the connection.
-    let mut asked = JoinSet::new();
+/// Answers queries until the client disconnects, the connection is idle for too long, or the server stops.
+pub(super) async fn serve(connection: Connection, slot: ConnectionSlot, shared: &Arc<EncryptedContext>) {
+    let slot = Arc::new(slot);
+    // Dropping the set aborts its tasks together with the connection.
+    let mut in_flight = JoinSet::new();
     let (mut stopping, mut leaving) = (shared.stopping.clone(), false);
-    while !(leaving && asked.is_empty()) {
+    while !(leaving && in_flight.is_empty()) {
         tokio::select! {
-            // What has come is answered, though the server ends.
+            // Queries that have already arrived are answered even if the server is stopping.
             biased;
             stream = connection.accept_bi(), if !leaving => match stream {
                 Ok((reply, question)) => {
-                    asked.spawn(answer(connection.clone(), question, reply, place.clone(), shared.clone()));
+                    in_flight.spawn(answer(connection.clone(), question, reply, slot.clone(), shared.clone()));
                 }
-                // The client has gone, or broke a rule.
+                // The client has disconnected or violated the protocol.
                 Err(_) => return,
             },
-            Some(_) = asked.join_next() => {}
-            () = quic::idle(&place), if !leaving => leaving = true,
-            () = end(&mut stopping), if !leaving => leaving = true,
+            Some(_) = in_flight.join_next() => {}
+            () = quic::idle(&slot), if !leaving => leaving = true,
+            () = stopped(&mut stopping), if !leaving => leaving = true,
         }
     }
     connection.close(NO_ERROR, b"");
@@ -74,10 +74,10 @@ async fn answer(
     connection: Connection,
     mut question: RecvStream,
     mut reply: SendStream,
-    place: Arc<ConnectionSlot>,
+    slot: Arc<ConnectionSlot>,
     shared: Arc<EncryptedContext>,
 ) {
-    let Ok(Some(octets)) = timeout(HANDSHAKE, read(&mut question)).await else {
+    let Ok(Some(octets)) = timeout(HANDSHAKE_TIMEOUT, read(&mut question)).await else {
         let _ = question.stop(UNSPECIFIED_ERROR);
         let _ = reply.reset(UNSPECIFIED_ERROR);
         return;
@@ -86,30 +86,30 @@ async fn answer(
         Ok(message) => message,
         Err(error) => return connection.close(PROTOCOL_ERROR, error.as_bytes()),
     };
-    let found = match shared.reply(&place, message).await {
+    let found = match shared.reply(&slot, message).await {
         Ok(found) => found,
-        Err(NoReply::NoQuery) => return connection.close(PROTOCOL_ERROR, b"this is no query"),
+        Err(NoReply::NoQuery) => return connection.close(PROTOCOL_ERROR, b"the message is not a query"),
         Err(NoReply::Busy) => {
             let _ = reply.reset(INTERNAL_ERROR);
             return;
         }
     };
     let length = Bytes::copy_from_slice(&(found.len() as u16).to_be_bytes());
-    let (idle, mut framed) = (place.limits().idle, [length, found]);
+    let (idle, mut framed) = (slot.limits().idle, [length, found]);
     match timeout(idle, reply.write_all_chunks(&mut framed)).await {
-        Ok(Ok(())) if reply.finish().is_ok() => quic::taken(&reply, idle).await,
-        // Else it would end as if this were all.
+        Ok(Ok(())) if reply.finish().is_ok() => quic::wait_received(&reply, idle).await,
+        // Without a reset, a truncated reply would look complete.
         _ => drop(reply.reset(UNSPECIFIED_ERROR)),
     }
 }
 
-/// All that comes on a stream, or as much of it as shows that it is longer than any question; `None` if it breaks off.
+/// Reads a whole stream, or until it is longer than any query may be; `None` if the stream fails.
 async fn read(stream: &mut RecvStream) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
-    while let Some(chunk) = stream.read_chunk(QUERY, true).await.ok()? {
+    while let Some(chunk) = stream.read_chunk(MAX_QUERY, true).await.ok()? {
         octets.reserve_exact(chunk.bytes.len());
         octets.extend_from_slice(&chunk.bytes);
-        if octets.len() > QUERY + 2 {
+        if octets.len() > MAX_QUERY + 2 {
             break;
         }
     }

@@ -1,4 +1,4 @@
-//! DNS over HTTPS (RFC 8484) by HTTP/2 and HTTP/1.1.
+//! DNS over HTTPS (RFC 8484) with HTTP/2 and HTTP/1.1.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,76 +17,79 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{EncryptedContext, LEAVE, STREAMS, end, http as doh};
+use super::{CLOSE_TIMEOUT, EncryptedContext, MAX_STREAMS, http as doh, stopped};
 use crate::server::clients::ConnectionSlot;
-use crate::server::handler::QUERY;
-use crate::server::{BACKLOG, UPSTREAM, tcp};
+use crate::server::handler::MAX_QUERY;
+use crate::server::{MAX_BACKLOG, UPSTREAM_TIMEOUT, tcp};
 
-/// What a client may send before it is read, of one request and of all.
+/// HTTP/2 flow-control window in bytes, of each stream and of the connection.
 const WINDOW: u32 = 65_535;
 
-/// Serves a listener until the server ends.
+/// Serves a listener until the server stops.
 pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) -> io::Result<()> {
     tcp::accept(listener, shared.stopping.clone(), |stream, from| {
         let (config, shared) = (shared.configs.borrow().https.clone(), shared.clone());
-        shared.stream.clients.clone().admit(from, |place| async move {
+        shared.stream.clients.clone().admit(from, |slot| async move {
             let Some(stream) = shared.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
-            let place = Arc::new(place);
+            let slot = Arc::new(slot);
             let service = service_fn(|request| {
-                let (place, shared) = (place.clone(), shared.clone());
-                async move { Ok::<_, Infallible>(respond(request, &place, &shared).await) }
+                let (slot, shared) = (slot.clone(), shared.clone());
+                async move { Ok::<_, Infallible>(respond(request, &slot, &shared).await) }
             });
             let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let stream = TokioIo::new(stream);
             if is_2 {
                 let mut server = http2::Builder::new(TokioExecutor::new());
-                server.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(doh::HEAD as u32);
+                server
+                    .timer(TokioTimer::new())
+                    .max_concurrent_streams(MAX_STREAMS)
+                    .max_header_list_size(doh::HEAD as u32);
                 server
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(WINDOW)
-                    .max_send_buf_size(BACKLOG);
-                drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
+                    .max_send_buf_size(MAX_BACKLOG);
+                drive(server.serve_connection(stream, service), &slot, shared.stopping.clone()).await;
             } else {
                 let mut server = http1::Builder::new();
-                // A slow head is idle: the place's own time ends it.
+                // The connection's idle timeout covers a slow request head.
                 server.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(doh::HEAD);
-                drive(server.serve_connection(stream, service), &place, shared.stopping.clone()).await;
+                drive(server.serve_connection(stream, service), &slot, shared.stopping.clone()).await;
             }
         });
     })
     .await
 }
 
-/// Serves a connection until its client goes, asks nothing for too long, or the server ends.
-async fn drive(connection: impl GracefulConnection, place: &ConnectionSlot, mut stopping: watch::Receiver<bool>) {
+/// Serves a connection until the client disconnects, the connection is idle for too long, or the server stops.
+async fn drive(connection: impl GracefulConnection, slot: &ConnectionSlot, mut stopping: watch::Receiver<bool>) {
     let mut connection = pin!(connection);
     loop {
-        let deadline = place.deadline();
+        let deadline = slot.deadline();
         tokio::select! {
             _ = connection.as_mut() => return,
-            () = sleep_until(deadline) => if place.deadline() <= Instant::now() { break },
-            () = end(&mut stopping) => {
+            () = sleep_until(deadline) => if slot.deadline() <= Instant::now() { break },
+            () = stopped(&mut stopping) => {
                 connection.as_mut().graceful_shutdown();
-                let _ = timeout(UPSTREAM, connection).await;
+                let _ = timeout(UPSTREAM_TIMEOUT, connection).await;
                 return;
             }
         }
     }
     connection.as_mut().graceful_shutdown();
-    let _ = timeout(LEAVE, connection).await;
+    let _ = timeout(CLOSE_TIMEOUT, connection).await;
 }
 
 async fn respond(
     request: Request<Incoming>,
-    place: &Arc<ConnectionSlot>,
+    slot: &Arc<ConnectionSlot>,
     shared: &EncryptedContext,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = async {
-        let body = Limited::new(body, QUERY).collect().await;
+        let body = Limited::new(body, MAX_QUERY).collect().await;
         let body =
             body.map_err(|error| if error.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
         Ok(body.to_bytes().into())
     };
-    shared.exchange(place, head, body).await.map(Full::new)
+    shared.exchange(slot, head, body).await.map(Full::new)
 }

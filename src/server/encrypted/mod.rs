@@ -1,5 +1,5 @@
-//! The same answers where nobody on the wire can read or change them: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and
-//! HTTP/3, on one thread of their own. Handshakes and floods cost that thread's time and nobody else's.
+//! Encrypted transports with the same answers: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and HTTP/3. They run
+//! on one thread of their own, so that handshakes and floods do not slow down plain DNS.
 
 mod bounded_quinn;
 mod certificates;
@@ -27,18 +27,18 @@ use tokio::time::timeout;
 
 use super::clients::ConnectionSlot;
 use super::handler::NoReply;
-use super::{BindError, Clients, Handler, LEAVE, Limits, TransportCounters, tcp};
-use crate::watched::Watched;
+use super::{BindError, CLOSE_TIMEOUT, Clients, Handler, Limits, TransportCounters, tcp};
+use crate::watched::FolderWatch;
 use certificates::{Configs, Contents};
 
 pub use certificates::{CertificateError, Files};
 
-/// Time for a handshake, and for the rest of a request that has begun.
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Requests of one connection at a time; RFC 9113 section 6.5.2 wants no fewer.
-const STREAMS: u32 = 100;
+/// Timeout of a handshake, and of receiving the rest of a request that has begun.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of concurrent requests per connection; RFC 9113 section 6.5.2 recommends no fewer.
+const MAX_STREAMS: u32 = 100;
 
-/// What carries questions and answers.
+/// An encrypted DNS transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// DNS over TLS (RFC 7858).
@@ -47,12 +47,12 @@ pub enum Transport {
     Https,
     /// DNS over QUIC (RFC 9250).
     Quic,
-    /// DNS over HTTPS, by HTTP/3 (RFC 9114).
+    /// DNS over HTTPS with HTTP/3 (RFC 9114).
     H3,
 }
 
 impl Transport {
-    /// As it is written in `--listen` and told in metrics.
+    /// Returns the name used as the scheme in `--listen` and as a label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Transport::Tls => "tls",
@@ -63,12 +63,12 @@ impl Transport {
     }
 }
 
-/// Where an encrypted transport is listened for: `tls://[::]:853`.
+/// Listen address of an encrypted transport, such as `tls://[::]:853`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenUrl {
-    /// By which.
+    /// Transport, written as the scheme.
     pub transport: Transport,
-    /// On which address.
+    /// Address and port.
     pub address: SocketAddr,
 }
 
@@ -82,43 +82,43 @@ impl FromStr for ListenUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<ListenUrl, &'static str> {
-        let (scheme, address) = text.split_once("://").ok_or("it has no scheme")?;
+        let (scheme, address) = text.split_once("://").ok_or("missing scheme")?;
         let known = [Transport::Tls, Transport::Https, Transport::Quic, Transport::H3];
         let transport = known.into_iter().find(|transport| transport.name() == scheme);
-        let transport = transport.ok_or("the schemes are tls, https, quic and h3")?;
-        let address = address.parse().map_err(|_| "write ADDR:PORT behind the scheme, such as tls://[::]:853")?;
+        let transport = transport.ok_or("unknown scheme; supported schemes are tls, https, quic and h3")?;
+        let address = address.parse().map_err(|_| "invalid address; write ADDR:PORT, as in tls://[::]:853")?;
         Ok(ListenUrl { transport, address })
     }
 }
 
-/// What is listened for, and who the server says it is.
+/// Listen addresses and certificate files of the encrypted transports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncryptedOptions {
-    /// `--listen` with a scheme.
+    /// Values of `--listen` that have a scheme.
     pub listen: Vec<ListenUrl>,
-    /// Certificate and key.
+    /// Certificate, key and client authorities.
     pub files: Files,
 }
 
-/// Why encrypted transports cannot be served.
+/// Failure to open the encrypted transports.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The certificate, its key, or the authorities of clients.
+    /// The certificate, its key or the client authorities are unusable.
     #[error(transparent)]
     Files(#[from] CertificateError),
-    /// An address.
+    /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
 }
 
-/// What is counted besides answers.
+/// Statistics of the certificate and of handshakes.
 #[derive(Debug, Default)]
 pub struct EncryptedStats {
-    /// The end of the certificate's time, in seconds since 1970.
+    /// Expiry of the certificate, in seconds since 1970.
     pub not_after: AtomicI64,
-    /// Changes of the files that would not do.
-    pub unfit: AtomicU64,
-    /// Handshakes that came to nothing.
+    /// Reloads that failed because the changed files were unusable.
+    pub rejected: AtomicU64,
+    /// Handshakes that failed or timed out.
     pub handshakes_failed: AtomicU64,
 }
 
@@ -127,28 +127,28 @@ enum Socket {
     Datagram(UdpSocket),
 }
 
-/// Sockets that nobody serves yet, and what handshakes are made with.
+/// Bound sockets that are not served yet, and the TLS configurations for them.
 pub struct EncryptedSockets {
     sockets: Vec<(ListenUrl, Socket)>,
     files: Files,
-    watched: Vec<Watched>,
+    watched: Vec<FolderWatch>,
     contents: Contents,
     configs: Configs,
 }
 
-/// Encrypted transports that are served.
+/// Handle to the running encrypted transports.
 pub struct EncryptedServers {
-    /// What each listener counts.
-    pub tallies: Vec<(ListenUrl, TransportCounters)>,
-    /// Connections of all of them.
+    /// Counters of each listener.
+    pub counters: Vec<(ListenUrl, TransportCounters)>,
+    /// Open connections of all listeners.
     pub clients: Arc<Clients>,
     /// See [`EncryptedStats`].
     pub stats: Arc<EncryptedStats>,
-    /// Ends once `stopping` is true and connections have finished.
+    /// Serving thread; it exits once `stopping` is true and the connections are drained.
     pub thread: JoinHandle<()>,
 }
 
-/// What every connection of a listener works with.
+/// State that all connections of a listener share.
 struct EncryptedContext {
     stream: Arc<tcp::StreamContext>,
     configs: watch::Receiver<Arc<Configs>>,
@@ -157,28 +157,28 @@ struct EncryptedContext {
 }
 
 impl EncryptedContext {
-    /// The reply to one question of a connection whose questions have tasks of their own.
+    /// Returns the reply to one query, for transports that answer each query in a task of its own.
     ///
     /// # Errors
-    /// Why there is none.
-    async fn reply(&self, place: &Arc<ConnectionSlot>, message: &[u8]) -> Result<Bytes, NoReply> {
-        let _asking = place.asks();
-        place.backlog.room().await;
-        let reply = self.stream.handler.reply(&self.stream.tally, place.from, message).await?;
-        // Its time begins when it has its answer.
-        place.was_useful();
-        // What upstreams said may come all at once, to a client that takes nothing.
-        place.backlog.keep(reply).ok_or(NoReply::Busy)
+    /// Returns the reason for not replying.
+    async fn reply(&self, slot: &Arc<ConnectionSlot>, message: &[u8]) -> Result<Bytes, NoReply> {
+        let _in_flight = slot.begin_query();
+        slot.backlog.room().await;
+        let reply = self.stream.handler.reply(&self.stream.tally, slot.from, message).await?;
+        // The idle timeout restarts when the reply is ready.
+        slot.record_activity();
+        // Many upstream replies may arrive at once for a client that reads none of them.
+        slot.backlog.charge(reply).ok_or(NoReply::Busy)
     }
 
-    /// What client and server have come to terms on, in time and before the server ends.
-    async fn handshake<T, E>(&self, shaking: impl Future<Output = Result<T, E>>) -> Option<T> {
+    /// Completes a handshake; `None` if it fails, times out, or the server stops first.
+    async fn handshake<T, E>(&self, handshake: impl Future<Output = Result<T, E>>) -> Option<T> {
         let mut stopping = self.stopping.clone();
-        let shaken = tokio::select! {
-            shaken = timeout(HANDSHAKE, shaking) => shaken,
-            () = end(&mut stopping) => return None,
+        let result = tokio::select! {
+            result = timeout(HANDSHAKE_TIMEOUT, handshake) => result,
+            () = stopped(&mut stopping) => return None,
         };
-        let done = shaken.ok().and_then(Result::ok);
+        let done = result.ok().and_then(Result::ok);
         if done.is_none() {
             self.stats.handshakes_failed.fetch_add(1, Relaxed);
         }
@@ -186,15 +186,15 @@ impl EncryptedContext {
     }
 }
 
-/// Returns when the server ends.
-async fn end(stopping: &mut watch::Receiver<bool>) {
+/// Returns when the server starts to stop.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
 /// Reads the files and binds the addresses.
 ///
 /// # Errors
-/// Names the file or the address.
+/// The error names the unusable file or address.
 pub fn open(options: &EncryptedOptions) -> Result<EncryptedSockets, OpenError> {
     let watched = options.files.watch();
     let contents = options.files.read()?;
@@ -217,15 +217,15 @@ pub fn open(options: &EncryptedOptions) -> Result<EncryptedSockets, OpenError> {
 }
 
 impl EncryptedSockets {
-    /// What is bound, with real ports.
+    /// Returns the bound addresses, with the ports that the system chose.
     pub fn endpoints(&self) -> Vec<ListenUrl> {
         self.sockets.iter().map(|(endpoint, _)| *endpoint).collect()
     }
 
-    /// Serves until `stopping` is true; then connections have `drain` to finish what they have begun.
+    /// Serves until `stopping` is true; open connections then have `drain` to finish their queries in flight.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the runtime or the thread cannot be created.
     pub fn start(
         self,
         handler: &Arc<Handler>,
@@ -255,7 +255,7 @@ impl EncryptedSockets {
                 (endpoint, socket, Arc::new(shared))
             })
             .collect();
-        let tallies = listeners.iter().map(|(endpoint, _, shared)| (*endpoint, shared.stream.tally.clone())).collect();
+        let counters = listeners.iter().map(|(endpoint, _, shared)| (*endpoint, shared.stream.tally.clone())).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let open = clients.clone();
         let following = self.files.follow(self.watched, self.contents, sender, stats.clone());
@@ -272,23 +272,23 @@ impl EncryptedSockets {
                     }
                     (transport, Socket::Datagram(socket)) => match quic::listen(socket, transport, &shared) {
                         Ok(listener) => {
-                            endpoints.push(listener.at_the_end());
+                            endpoints.push(listener.close_handle());
                             tasks.spawn(async move { (endpoint, listener.serve(shared).await) });
                         }
-                        Err(error) => tracing::error!(%endpoint, %error, "it is not served"),
+                        Err(error) => tracing::error!(%endpoint, %error, "encrypted listener failed to start"),
                     },
                 }
             }
             while let Some(ended) = tasks.join_next().await {
                 if let Ok((endpoint, Err(error))) = ended {
-                    tracing::error!(%endpoint, %error, "it is not served any more");
+                    tracing::error!(%endpoint, %error, "encrypted listener failed");
                 }
             }
             let deadline = Instant::now() + drain;
             while open.open() > 0 && Instant::now() < deadline {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
-            // The last packets: who is told that a connection is closed does not wait for it.
+            // Send the final packets: a client that learns of the close does not wait for its own timeout.
             for (endpoint, no_error) in endpoints {
                 endpoint.close(no_error, b"");
                 let _ = timeout(Duration::from_millis(300), endpoint.wait_idle()).await;
@@ -296,9 +296,9 @@ impl EncryptedSockets {
         };
         let thread = std::thread::Builder::new().name("encrypted".to_owned()).spawn(move || {
             runtime.block_on(serving);
-            // Not waiting for a file system that hangs.
+            // A blocking read may hang on a network file system; do not wait for it.
             runtime.shutdown_background();
         })?;
-        Ok(EncryptedServers { tallies, clients, stats, thread })
+        Ok(EncryptedServers { counters, clients, stats, thread })
     }
 }

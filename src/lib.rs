@@ -6,6 +6,7 @@ pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod exit;
 pub mod forward;
 pub mod lifecycle;
 pub mod report;

@@ -16,9 +16,6 @@ pub enum Phase {
     Draining,
 }
 
-/// Time for connections to finish once draining begins.
-pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// Waits for SIGTERM or SIGINT, then steps through the phases. SIGTERM starts a lame-duck phase of `lame_duck`. SIGINT,
 /// which a person sends, skips it; a second signal of either kind ends it.
 ///

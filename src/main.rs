@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use callsign::cli;
+use callsign::{cli, exit};
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().map(std::ffi::OsString::into_string).collect::<Result<Vec<_>, _>>();
@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(argument) => {
             eprintln!("callsign: invalid argument '{}': not UTF-8", argument.display());
-            return ExitCode::from(cli::USAGE);
+            return ExitCode::from(exit::USAGE);
         }
     };
     let cli = match cli::parse(arguments) {
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             let text = error.to_string();
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
                 eprintln!("callsign: no command given; `callsign --help` lists the commands");
-                return ExitCode::from(cli::USAGE);
+                return ExitCode::from(exit::USAGE);
             }
             let line = text
                 .lines()
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
                 .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
             let line = line.collect::<Vec<_>>().join(" ");
             eprintln!("{line}");
-            return ExitCode::from(cli::USAGE);
+            return ExitCode::from(exit::USAGE);
         }
         Err(help) => {
             let _ = help.print();

@@ -177,7 +177,7 @@ fn cache_hits_are_answered_without_allocating() {
         };
         let (sender, receiver) = std::sync::mpsc::channel();
         let (query, client) = (query.as_slice().into(), Box::new(LengthReporter(sender)));
-        forwarder.hand_over(forward::ClientQuery { query, ask, from, received: Instant::now(), client });
+        forwarder.hand_over(forward::ClientQuery { query, request: ask, from, received: Instant::now(), client });
         receiver.recv_timeout(Duration::from_secs(5)).unwrap();
     }
     let counters = Counters::default();

@@ -171,8 +171,8 @@ fn a_reply_is_cached_for_its_smallest_ttl() {
         let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 7, |_| false).unwrap();
         assert_eq!(entry.ttl, ttl, "{case}");
         if ttl > 0 {
-            assert_eq!(entry.age(7 + ttl - 1), Freshness::Fresh(ttl - 1), "{case}");
-            assert_eq!(entry.age(7 + ttl), Freshness::Expired, "{case}");
+            assert_eq!(entry.freshness(7 + ttl - 1), Freshness::Fresh(ttl - 1), "{case}");
+            assert_eq!(entry.freshness(7 + ttl), Freshness::Expired, "{case}");
         }
     }
 }
@@ -224,9 +224,13 @@ fn a_stale_reply_is_served_no_longer_than_allowed() {
         reply(&Message::from_vec(&query).unwrap(), ResponseCode::NoError, &parse("www.example 60 A 192.0.2.1"));
     let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
     entry.serve_stale_until(90, 0);
-    assert_eq!((entry.age(59), entry.age(61)), (Freshness::Fresh(59), Freshness::Expired), "--cache-stale 0");
+    assert_eq!(
+        (entry.freshness(59), entry.freshness(61)),
+        (Freshness::Fresh(59), Freshness::Expired),
+        "--cache-stale 0"
+    );
     entry.serve_stale_until(90, 3600);
-    assert_eq!((entry.age(61), entry.age(91)), (Freshness::Stale, Freshness::Expired));
+    assert_eq!((entry.freshness(61), entry.freshness(91)), (Freshness::Stale, Freshness::Expired));
 }
 
 #[test]

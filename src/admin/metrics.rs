@@ -1,7 +1,6 @@
 //! Metrics in the OpenMetrics text format, read from the counters on each scrape.
 
 use std::fmt::Error;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use prometheus_client::collector::Collector;
@@ -13,15 +12,7 @@ use super::Admin;
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
-use crate::server::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
-
-/// Counters of one server thread, with their labels.
-#[derive(Clone)]
-pub struct ListenerCounters {
-    pub(super) server: String,
-    pub(super) transport: &'static str,
-    pub(super) counters: Arc<Counters>,
-}
+use crate::server::{DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 
 /// Encodes all metrics as text.
 pub(super) fn render(admin: &Admin) -> Result<String, Error> {
@@ -78,7 +69,7 @@ impl Scrape {
             size: zone.size(),
             serial: zone.soa.serial(),
             tcp: admin.tcp.open(),
-            encrypted: admin.encrypted.as_ref().map(|(clients, stats)| EncryptedMetrics {
+            encrypted: admin.encrypted.as_ref().map(|EncryptedStatus { clients, stats }| EncryptedMetrics {
                 open: clients.open(),
                 not_after: stats.not_after.load(Relaxed),
                 rejected: stats.rejected.load(Relaxed),

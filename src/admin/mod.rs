@@ -5,7 +5,7 @@ mod metrics;
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -24,9 +24,7 @@ use crate::cluster::{self, Events};
 use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
-use crate::server::encrypted::EncryptedStats;
-use crate::server::{Clients, Counters, Published};
-pub use metrics::ListenerCounters;
+use crate::server::{Clients, EncryptedStatus, Listener, Published};
 
 /// Maximum number of open connections. Probes and scrapers need few; others wait in the kernel's accept queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -42,11 +40,11 @@ pub struct Admin {
     /// Lifecycle phase of the server.
     pub phase: watch::Receiver<Phase>,
     /// Counters of each server thread.
-    pub listeners: Vec<ListenerCounters>,
+    pub listeners: Vec<Listener>,
     /// Open TCP connections.
     pub tcp: Arc<Clients>,
     /// Connections and counters of the encrypted transports, if there are any.
-    pub encrypted: Option<(Arc<Clients>, Arc<EncryptedStats>)>,
+    pub encrypted: Option<EncryptedStatus>,
     /// Cache and counters of forwarding, if there are upstreams.
     pub forwarding: Option<Arc<ForwardCache>>,
     /// Channel for requesting all facts from the control plane.
@@ -55,15 +53,6 @@ pub struct Admin {
     pub prefix: String,
     /// Start time of the process.
     pub started: Instant,
-}
-
-impl ListenerCounters {
-    /// Labels the counters of one thread that serves `server` over `transport`.
-    pub fn new(server: SocketAddr, transport: &'static str, counters: Arc<Counters>) -> ListenerCounters {
-        // As in CoreDNS, UDP and TCP share the scheme `dns`.
-        let scheme = if matches!(transport, "udp" | "tcp") { "dns" } else { transport };
-        ListenerCounters { server: format!("{scheme}://{server}"), transport, counters }
-    }
 }
 
 /// Serves the admin address until the process exits.

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::{Failure, NO, print, source};
+use super::{Failure, print, source};
 use crate::config::{NameArgs, SourceArgs};
+use crate::exit::NO;
 use crate::report::services;
 
 pub(super) const EXAMPLES: &str = "\

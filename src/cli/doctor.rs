@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use clap::Args;
 
-use super::{Failure, NO, Output, json, paint, print, source};
+use super::{Failure, Output, json, paint, print, source};
 use crate::cluster::object::Rejected;
 use crate::config::{NameArgs, SourceArgs};
+use crate::exit::NO;
 use crate::report::doctor::{self, Finding, Severity};
 
 pub(super) const EXAMPLES: &str = "\

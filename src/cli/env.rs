@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Failure, NO, UNAVAILABLE, USAGE, print, source};
+use super::{Failure, print, source};
 use crate::config::{NameArgs, SourceArgs};
+use crate::exit::{NO, UNAVAILABLE, USAGE};
 use crate::report::Catalog;
 use crate::report::links::{Style, written};
 

@@ -9,8 +9,9 @@ use clap::Args;
 use hickory_proto::rr::RecordType;
 
 use super::source::{self, Cluster};
-use super::{Failure, NO, Output, UNAVAILABLE, USAGE, print};
+use super::{Failure, Output, print};
 use crate::config::{NameArgs, SourceArgs};
+use crate::exit::{NO, UNAVAILABLE, USAGE};
 use crate::report::explain::{self, Audience, CallerSpec, Explanation, FORWARDED, FromServer};
 use crate::wire::Name;
 

@@ -15,14 +15,8 @@ use std::io::Write as _;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-/// Exit status for bad usage (sysexits.h).
-pub const USAGE: u8 = 64;
-/// Exit status for bad configuration.
-pub const CONFIG: u8 = 78;
-/// Exit status for a source, server or output that is not available.
-pub const UNAVAILABLE: u8 = 69;
-/// Exit status when the answer is "no".
-pub const NO: u8 = 1;
+use crate::cluster::source::SourceError;
+use crate::exit::{self, UNAVAILABLE, USAGE};
 
 /// In-cluster DNS for Kubernetes: short names, full names, and the reason why.
 #[derive(Parser, Debug)]
@@ -139,6 +133,13 @@ fn print(text: &str) -> Result<(), Failure> {
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value);
     Ok(text.map_err(|error| Failure::new(UNAVAILABLE, format!("cannot format the output: {error}")))? + "\n")
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Failure {
+        let status = if error.is_misconfigured() { exit::CONFIG } else { UNAVAILABLE };
+        Failure::new(status, error)
+    }
 }
 
 impl From<crate::app::StartError> for Failure {

@@ -2,8 +2,10 @@
 
 use clap::Args;
 
-use super::{CONFIG, Failure, NO, USAGE, print, source};
-use crate::config::{NameArgs, Source, SourceArgs};
+use super::{Failure, print, source};
+use crate::cluster::source::Source;
+use crate::config::{NameArgs, SourceArgs};
+use crate::exit::{CONFIG, NO, USAGE};
 use crate::wire::label_of;
 use crate::zone::full_name;
 

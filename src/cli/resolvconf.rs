@@ -4,8 +4,9 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::{CONFIG, Failure, USAGE, print};
+use super::{Failure, print};
 use crate::config::NameArgs;
+use crate::exit::{CONFIG, USAGE};
 use crate::wire::label_of;
 
 pub(super) const EXAMPLES: &str = "\

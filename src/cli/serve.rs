@@ -6,9 +6,11 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::{CONFIG, Failure};
+use super::Failure;
 use crate::app;
-use crate::config::{LogFormat, ServeArgs, Source};
+use crate::cluster::source::Source;
+use crate::config::{LogFormat, ServeArgs};
+use crate::exit::{CONFIG, UNAVAILABLE};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -20,7 +22,7 @@ Examples:
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     log(args.log_format, "info,kube_client=off,hickory_net=error");
     let config = args.config().map_err(|error| Failure::new(CONFIG, error))?;
-    let source = match &config.source {
+    let source = match &config.source.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),
         Source::Kubeconfig(file, _) => format!("kubeconfig {}", file.display()),
         Source::InCluster => "service account".to_owned(),
@@ -42,7 +44,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         listens.join(", "),
         running.admin
     );
-    running.until_signalled(lame_duck).map_err(|error| Failure::new(69, error))
+    running.until_signalled(lame_duck).map_err(|error| Failure::new(UNAVAILABLE, error))
 }
 
 /// Raises the limit of open files to the maximum: connections and forwarded queries have limits of their own. The soft

@@ -6,8 +6,9 @@ use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, NO, UNAVAILABLE, json, paint, print, source, table};
+use super::{Failure, json, paint, print, source, table};
 use crate::config::{NameArgs, SourceArgs};
+use crate::exit::{NO, UNAVAILABLE};
 use crate::report::Catalog;
 use crate::report::services::{self, ServiceEntry};
 

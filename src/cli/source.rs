@@ -11,14 +11,14 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::{CONFIG, Failure, UNAVAILABLE};
-use crate::app::{self, SourceOptions, StartedSource};
+use super::Failure;
 use crate::cluster::kubernetes::{self, Pods};
-use crate::cluster::manifests::{ManifestOptions, Manifests};
 use crate::cluster::object::{ParseOptions, Rejected};
 use crate::cluster::publish::{Publisher, SharedStatus};
+use crate::cluster::source::{OpenSource, Source, SourceError};
 use crate::cluster::{self, Event, Events, publish};
-use crate::config::{NameArgs, Source, SourceArgs};
+use crate::config::{NameArgs, SourceArgs};
+use crate::exit::{CONFIG, UNAVAILABLE};
 use crate::report::Catalog;
 use crate::zone::facts::{Change, PodId};
 use crate::zone::{Builder, Diagnostic, Settings, Zone};
@@ -54,20 +54,13 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 /// Reads the source once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let builder = Builder::new(settings(names)?);
-    let parse_options = ParseOptions { endpoint_pod_names: names.endpoint_pod_names };
-    let source = args.source();
-    let (events, api) = match &source {
-        Source::Unspecified => return Err(app::StartError::NoSource.into()),
-        Source::Manifests(path) => {
-            let options =
-                ManifestOptions { path: path.clone(), parse_options, service_cidrs: args.service_cidrs.clone() };
-            let (_, events) = Manifests::open(options).map_err(|error| Failure::from(app::StartError::from(error)))?;
-            (events, None)
-        }
-        Source::Kubeconfig(..) | Source::InCluster => {
+    let options = args.options(names);
+    let (events, api) = match &options.source {
+        Source::Manifests(path) => (options.open_manifests(path).map_err(SourceError::from)?.1, None),
+        source => {
             let runtime = runtime()?;
-            let client = app::client(&runtime, &source).map_err(Failure::from)?;
-            let events = runtime.block_on(listed(&client, parse_options))?;
+            let client = source.client(runtime.handle())?;
+            let events = runtime.block_on(listed(&client, options.parse_options))?;
             (events, Some((runtime, client)))
         }
     };
@@ -116,18 +109,11 @@ pub(super) struct Live {
 /// Follows a source as the server does, and waits for the first sync.
 pub(super) fn follow(args: &SourceArgs, names: &NameArgs) -> Result<Live, Failure> {
     let settings = settings(names)?;
-    let (source, runtime) = (args.source(), runtime()?);
+    let runtime = runtime()?;
     let table = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
     let status = SharedStatus::default();
     let (events, incoming) = mpsc::channel(4096);
-    let following = SourceOptions {
-        source: &source,
-        service_cidrs: &args.service_cidrs,
-        parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
-        pods: &Pods::Off,
-        self_check: Duration::ZERO,
-    };
-    let StartedSource { resources, first, client } = app::start_source(&following, &runtime, &events)?;
+    let OpenSource { resources, first, client } = args.options(names).follow(runtime.handle(), &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
     for event in first {
         publisher.take(event);

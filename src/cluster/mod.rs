@@ -5,6 +5,7 @@ pub mod manifests;
 pub mod object;
 pub mod publish;
 pub mod snapshot;
+pub mod source;
 
 use crate::zone::Facts;
 use crate::zone::facts::Change;

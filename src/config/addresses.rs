@@ -2,16 +2,58 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Config;
+use thiserror::Error;
+
+use crate::forward::Forwarding;
+use crate::server::encrypted::{ListenUrl, Transport};
+
+/// An upstream that is this server itself: its queries would come back for ever.
+#[derive(Debug, Error)]
+#[error(
+    "upstream {upstream}{file} is this server, listening on {listens}: queries would loop; use --upstream ADDR (in a \
+     sidecar, the cluster's DNS) or --upstream none"
+)]
+pub struct UpstreamLoop {
+    /// The upstream.
+    pub upstream: String,
+    /// ` of FILE`, if a resolv.conf names it; else empty.
+    pub file: String,
+    /// The listening address that it reaches.
+    pub listens: SocketAddr,
+}
+
+/// Checks that no upstream is one of the bound addresses.
+///
+/// # Errors
+/// The upstream that is this server.
+pub fn refuse_loops(
+    forwarding: &Forwarding,
+    plain: &[SocketAddr],
+    encrypted: &[ListenUrl],
+) -> Result<(), UpstreamLoop> {
+    // No upstream is queried over QUIC: on the port of a QUIC listener, which is UDP's, another server may serve TLS.
+    let streams = encrypted.iter().filter(|url| matches!(url.transport, Transport::Tls | Transport::Https));
+    for server in forwarding.servers() {
+        let streams = streams.clone().map(|url| &url.address).filter(|_| server.tls.is_some());
+        if let Some(listens) = plain.iter().chain(streams).find(|bound| reaches(server.socket, **bound)) {
+            let file = forwarding.file.as_ref().map(|file| format!(" of {}", file.display()));
+            let file = file.unwrap_or_default();
+            return Err(UpstreamLoop { upstream: server.to_string(), file, listens: *listens });
+        }
+    }
+    Ok(())
+}
 
 /// Returns the addresses of `ns.dns.DOMAIN`: `--advertise`, else the bound ones. Link-local and loopback addresses are
 /// left out if there are others. A wildcard is replaced by the source address of the default route.
-pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
-    if !config.advertise.is_empty() {
-        return config.advertise.clone();
+pub fn advertised(advertise: &[IpAddr], plain: &[SocketAddr], encrypted: &[ListenUrl]) -> Vec<IpAddr> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
     }
+    // Clients that look up the server's address use plain DNS, if it is served.
+    let encrypted = encrypted.iter().map(|url| &url.address).filter(|_| plain.is_empty());
     let mut all: Vec<IpAddr> = Vec::new();
-    for address in bound.iter().map(SocketAddr::ip) {
+    for address in plain.iter().chain(encrypted).map(SocketAddr::ip) {
         match address {
             IpAddr::V4(v4) if v4.is_unspecified() => {
                 all.push(source_address(Ipv4Addr::new(192, 0, 2, 1).into()).unwrap_or(Ipv4Addr::LOCALHOST.into()))
@@ -40,7 +82,7 @@ pub fn advertised(config: &Config, bound: &[SocketAddr]) -> Vec<IpAddr> {
 }
 
 /// Returns whether a packet to `address` reaches a socket that is bound to `bound`.
-pub fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
+fn reaches(address: SocketAddr, bound: SocketAddr) -> bool {
     let (ip, own) = (address.ip().to_canonical(), bound.ip().to_canonical());
     // `[::]` accepts IPv4 as well.
     let family = own.is_ipv6() && own.is_unspecified() || ip.is_ipv4() == own.is_ipv4();

@@ -12,13 +12,14 @@ use thiserror::Error;
 
 use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
+use crate::cluster::source::{Source, SourceOptions};
 use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
-use crate::server::Limits;
-use crate::server::encrypted::{self, Files, ListenUrl};
+use crate::server::encrypted::{EncryptedOptions, Files, ListenUrl};
+use crate::server::{Limits, Listen};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
-pub use addresses::{advertised, reaches};
+pub use addresses::{UpstreamLoop, advertised, refuse_loops};
 pub use flags::{LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
 
 /// An invalid configuration: one line that names the flag, the reason and the remedy.
@@ -26,52 +27,25 @@ pub use flags::{LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs
 #[error("{0}")]
 pub struct BadConfig(pub String);
 
-/// The source of the facts about the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A file or folder of manifests, or `-` for standard input.
-    Manifests(PathBuf),
-    /// A kubeconfig, and optionally one of its contexts.
-    Kubeconfig(PathBuf, Option<String>),
-    /// The service account of the pod.
-    InCluster,
-    /// No source was named, and the process does not run in a pod.
-    Unspecified,
-}
-
 /// The validated configuration of the server.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The source of the facts.
-    pub source: Source,
-    /// `--service-cidr`.
-    pub service_cidrs: Vec<Cidr>,
-    /// How objects are parsed.
-    pub parse_options: ParseOptions,
-    /// Which pods are watched.
-    pub pods: Pods,
+    /// The source of the facts, and how to follow it.
+    pub source: SourceOptions,
     /// Settings of the zone, except the advertised addresses: these may depend on the bound ones.
     pub settings: Settings,
     /// `--advertise`.
     pub advertise: Vec<IpAddr>,
-    /// `--listen` without a scheme.
-    pub listen: Vec<SocketAddr>,
-    /// `--listen` with a scheme, and the certificate files.
-    pub encrypted: Option<encrypted::EncryptedOptions>,
+    /// What to listen on for DNS.
+    pub listen: Listen,
     /// `--admin`.
     pub admin: SocketAddr,
-    /// `--workers`.
-    pub workers: usize,
-    /// TCP limits.
-    pub tcp: Limits,
     /// `--lame-duck`.
     pub lame_duck: Duration,
     /// `--metrics-prefix`.
     pub metrics_prefix: String,
     /// `--saved`.
     pub saved: Option<PathBuf>,
-    /// `--self-check`.
-    pub self_check: Duration,
     /// Upstreams, stub zones and cache bounds.
     pub forwarding: Forwarding,
 }
@@ -84,6 +58,17 @@ impl SourceArgs {
             (None, Some(file)) => Source::Kubeconfig(file.clone(), self.context.clone()),
             (None, None) if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => Source::InCluster,
             (None, None) => Source::Unspecified,
+        }
+    }
+
+    /// Returns the source that these flags select, and how to read it for commands: pods are not watched.
+    pub fn options(&self, names: &NameArgs) -> SourceOptions {
+        SourceOptions {
+            source: self.source(),
+            service_cidrs: self.service_cidrs.clone(),
+            parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
+            pods: Pods::Off,
+            self_check: Duration::ZERO,
         }
     }
 }
@@ -173,19 +158,19 @@ impl ServeArgs {
             };
             text.parse::<SocketAddr>().map_err(|_| bad())
         };
-        let (mut listen, mut encrypted) = (Vec::new(), Vec::new());
+        let (mut plain, mut encrypted) = (Vec::new(), Vec::new());
         for text in &self.listen {
             if text.contains("://") {
-                let endpoint =
+                let url =
                     ListenUrl::from_str(text).map_err(|error| BadConfig(format!("--listen '{text}': {error}")))?;
-                if !encrypted.contains(&endpoint) || endpoint.address.port() == 0 {
-                    encrypted.push(endpoint);
+                if !encrypted.contains(&url) || url.address.port() == 0 {
+                    encrypted.push(url);
                 }
                 continue;
             }
             let address = address("--listen", text)?;
-            if !listen.contains(&address) || address.port() == 0 {
-                listen.push(address);
+            if !plain.contains(&address) || address.port() == 0 {
+                plain.push(address);
             }
         }
         let node = self.node_name.as_ref().filter(|node| !node.is_empty());
@@ -200,40 +185,38 @@ impl ServeArgs {
                 return Err(BadConfig("--pods node needs --node-name, or NODE_NAME from the downward API".into()));
             }
         };
-        let plain = !self.metrics_prefix.is_empty()
+        let is_plain = !self.metrics_prefix.is_empty()
             && self.metrics_prefix.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
-        if !plain || self.metrics_prefix.starts_with(|c: char| c.is_ascii_digit()) {
+        if !is_plain || self.metrics_prefix.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(BadConfig(format!(
                 "invalid --metrics-prefix '{}'; use letters, digits and underscores, and no digit at the start",
                 self.metrics_prefix
             )));
         }
         Ok(Config {
-            source: self.source.source(),
-            service_cidrs: self.source.service_cidrs.clone(),
-            parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names },
-            pods,
+            source: SourceOptions { pods, self_check: self.self_check, ..self.source.options(&self.names) },
             settings,
             advertise: self.advertise.clone(),
-            listen,
-            encrypted: self.encrypted(encrypted)?,
-            admin: address("--admin", &self.admin)?,
-            workers: self.workers.map_or_else(processors, usize::from),
-            tcp: Limits {
-                connections: self.tcp_connections as usize,
-                per_address: self.tcp_connections_per_address as usize,
-                idle: self.tcp_idle,
+            listen: Listen {
+                plain,
+                encrypted: self.encrypted(encrypted)?,
+                workers: self.workers.map_or_else(processors, usize::from),
+                limits: Limits {
+                    connections: self.tcp_connections as usize,
+                    per_address: self.tcp_connections_per_address as usize,
+                    idle: self.tcp_idle,
+                },
             },
+            admin: address("--admin", &self.admin)?,
             lame_duck: self.lame_duck,
             metrics_prefix: self.metrics_prefix.clone(),
             saved: self.saved.clone(),
-            self_check: self.self_check,
             forwarding,
         })
     }
 
     /// Pairs the encrypted listeners with their certificate files.
-    fn encrypted(&self, listen: Vec<ListenUrl>) -> Result<Option<encrypted::EncryptedOptions>, BadConfig> {
+    fn encrypted(&self, listen: Vec<ListenUrl>) -> Result<Option<EncryptedOptions>, BadConfig> {
         let given =
             [("--tls-cert", &self.tls_cert), ("--tls-key", &self.tls_key), ("--tls-client-ca", &self.tls_client_ca)];
         let Some(first) = listen.first() else {
@@ -248,7 +231,7 @@ impl ServeArgs {
             (Some(certificate), Some(key)) => {
                 let client_authorities = self.tls_client_ca.clone();
                 let files = Files { certificate: certificate.clone(), key: key.clone(), client_authorities };
-                Ok(Some(encrypted::EncryptedOptions { listen, files }))
+                Ok(Some(EncryptedOptions { listen, files }))
             }
             _ => Err(BadConfig(format!("--listen {first} needs --tls-cert FILE and --tls-key FILE"))),
         }

@@ -52,7 +52,7 @@ impl Engine {
             Ok(None) => return self.reply_from_zone(question),
             Err(Failed) => None,
         };
-        let authoritative = question.ask.reason != ForwardReason::Outside && entry.is_some();
+        let authoritative = question.request.reason != ForwardReason::Outside && entry.is_some();
         let entry = entry.unwrap_or_else(|| Entry::failure(&extended_error::NO_REACHABLE_AUTHORITY, 0, 0));
         self.reply(question, &entry, Freshness::Fresh(0), authoritative);
     }
@@ -61,7 +61,7 @@ impl Engine {
     async fn assembled(self: &Rc<Self>, question: &ClientQuery) -> Result<Option<Found>, Failed> {
         let name = Name::parse(&question.query, HEADER_LEN).map_err(|_| Failed)?;
         let mut found = Found::default();
-        if question.ask.reason != ForwardReason::Search {
+        if question.request.reason != ForwardReason::Search {
             self.gather(name.wire().to_vec(), question, &mut found).await?;
             return Ok(Some(found));
         }
@@ -106,17 +106,17 @@ impl Engine {
         question: &ClientQuery,
         found: &mut Found,
     ) -> Result<Option<Vec<u8>>, Failed> {
-        let key = CacheLookup::new(name, question.ask.qtype, key_flags_of(&question.ask)).key();
+        let key = CacheLookup::new(name, question.request.qtype, key_flags_of(&question.request)).key();
         let sent = key.question();
-        let (entry, age) = self.lookup(key).await.ok_or(Failed)?;
+        let (entry, freshness) = self.lookup(key).await.ok_or(Failed)?;
         let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
         found.rcode = entry.rcode;
-        found.errors = match age {
+        found.errors = match freshness {
             Freshness::Fresh(_) => entry.errors().to_vec(),
             _ => extended_error::STALE_ANSWER.to_vec(),
         };
         for record in message.answers.iter_mut().chain(&mut message.authorities) {
-            record.ttl = match age {
+            record.ttl = match freshness {
                 Freshness::Fresh(age) => record.ttl.saturating_sub(age),
                 _ => super::reply::STALE_TTL,
             };
@@ -148,17 +148,17 @@ impl Engine {
     /// targets are fully qualified.
     fn from_zone(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
         let zone = self.table.load();
-        let query = query(name, question.ask.qtype);
+        let query = query(name, question.request.qtype);
         let mut buffer = self.buffer.borrow_mut();
         let caller = Caller::Address(question.from);
         let mut whole = Scratch::new(self.turn());
         let mut verdict = answer(&zone, caller, &query, Limit::Stream, &mut whole, &mut buffer);
         let leads_out = match verdict {
-            Verdict::Forward(ask) if ask.reason == ForwardReason::Outside => return TableAnswer::Outside,
-            Verdict::Forward(ask) => {
+            Verdict::Forward(request) if request.reason == ForwardReason::Outside => return TableAnswer::Outside,
+            Verdict::Forward(request) => {
                 let mut alone = Scratch::zone_only(self.turn());
                 verdict = answer(&zone, caller, &query, Limit::Stream, &mut alone, &mut buffer);
-                ask.reason == ForwardReason::LeadsOut
+                request.reason == ForwardReason::LeadsOut
             }
             _ => false,
         };
@@ -215,7 +215,7 @@ impl Engine {
                 Outcome::NotOurs => return Ok(false),
             }
         }
-        let key = CacheLookup::new(candidate, rtype::A, key_flags_of(&question.ask)).key();
+        let key = CacheLookup::new(candidate, rtype::A, key_flags_of(&question.request)).key();
         match self.lookup(key).await {
             Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
             Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),
@@ -227,7 +227,7 @@ impl Engine {
     fn reply_from_zone(&self, question: ClientQuery) {
         let zone = self.table.load();
         let mut buffer = self.buffer.borrow_mut();
-        let limit = if question.ask.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };
+        let limit = if question.request.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };
         let (caller, mut scratch) = (Caller::Address(question.from), Scratch::zone_only(self.turn()));
         let verdict = answer(&zone, caller, &question.query, limit, &mut scratch, &mut buffer);
         if let Verdict::Reply { len, .. } = verdict {
@@ -253,7 +253,7 @@ impl Found {
     /// Encodes all parts as one reply.
     fn entry(self, question: &ClientQuery) -> Option<Entry> {
         let name = Name::parse(&question.query, HEADER_LEN).ok()?;
-        let sent = [name.wire(), &question.ask.qtype.to_be_bytes(), &[0, 1]].concat();
+        let sent = [name.wire(), &question.request.qtype.to_be_bytes(), &[0, 1]].concat();
         let asked = Message::from_vec(&[&[0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0], &*sent].concat()).ok()?;
         let mut message = asked.into_response();
         message.metadata.response_code = ResponseCode::from(0, (self.rcode & 0x0f) as u8);

@@ -235,7 +235,7 @@ impl Engine {
         if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
             return loops::found(&server);
         }
-        if question.ask.reason != ForwardReason::Outside {
+        if question.request.reason != ForwardReason::Outside {
             if self.composing.get() >= self.concurrent * WAITERS_PER_QUERY {
                 self.cache.counts.rejected.fetch_add(1, Relaxed);
                 return;
@@ -243,7 +243,7 @@ impl Engine {
             self.clone().spawn_compose(question);
             return;
         }
-        let key = CacheLookup::new(name.wire(), question.ask.qtype, key_flags_of(&question.ask)).key();
+        let key = CacheLookup::new(name.wire(), question.request.qtype, key_flags_of(&question.request)).key();
         self.request(key, Waiter::Client(question));
     }
 
@@ -267,9 +267,9 @@ impl Engine {
         let now = self.shared.now();
         let cached = self.cache.entries.get(&key.parts());
         if let Some(entry) = &cached {
-            let age = entry.age(now);
-            if age != Freshness::Expired {
-                return self.deliver(waiter, entry, age);
+            let freshness = entry.freshness(now);
+            if freshness != Freshness::Expired {
+                return self.deliver(waiter, entry, freshness);
             }
         }
         self.cache.counts.misses.fetch_add(1, Relaxed);
@@ -326,16 +326,16 @@ impl Engine {
     /// if the upstreams fail or are slow.
     async fn run_query(self: Rc<Self>, key: CacheKey, fallback: Option<Arc<Entry>>) {
         let result = {
-            let mut asking = std::pin::pin!(self.ask(&key));
+            let mut asking = std::pin::pin!(self.query(&key));
             match &fallback {
                 None => asking.await,
                 Some(entry) => tokio::select! {
                     biased;
                     result = &mut asking => result,
                     () = sleep(STALE_AFTER) => {
-                        let age = entry.age(self.shared.now());
+                        let freshness = entry.freshness(self.shared.now());
                         if entry.may_serve_stale(self.shared.now(), self.stale) {
-                            self.deliver_all(&key, entry, if age == Freshness::Expired { Freshness::Stale } else { age }, true);
+                            self.deliver_all(&key, entry, if freshness == Freshness::Expired { Freshness::Stale } else { freshness }, true);
                         }
                         asking.await
                     }
@@ -352,11 +352,18 @@ impl Engine {
                 }
                 self.deliver_all(&key, &entry, Freshness::Fresh(0), false);
             }
-            (Err(_), Some(entry)) if entry.age(now) != Freshness::Expired || entry.may_serve_stale(now, self.stale) => {
+            (Err(_), Some(entry))
+                if entry.freshness(now) != Freshness::Expired || entry.may_serve_stale(now, self.stale) =>
+            {
                 entry.serve_stale_until(now.saturating_add(FAILURE_RECHECK), self.stale);
                 entry.clear_refreshing();
-                let age = entry.age(now);
-                self.deliver_all(&key, &entry, if age == Freshness::Expired { Freshness::Stale } else { age }, false);
+                let freshness = entry.freshness(now);
+                self.deliver_all(
+                    &key,
+                    &entry,
+                    if freshness == Freshness::Expired { Freshness::Stale } else { freshness },
+                    false,
+                );
             }
             (Err(trouble), _) => {
                 let entry = Arc::new(match trouble {
@@ -371,14 +378,14 @@ impl Engine {
         }
     }
 
-    async fn ask(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
+    async fn query(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
         let question = key.question();
         let name = Name::parse(&question, 0).map_err(|_| UpstreamError::NoServer)?;
         let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
         let Some((_, pool)) = route else { return Err(UpstreamError::NoServer) };
         let asked =
             UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + DEADLINE };
-        let result = pool.ask(&asked).await;
+        let result = pool.query(&asked).await;
         // A server that forwards to itself waits for itself, so a timeout may be a sign of a loop.
         let silent = matches!(result, Err(UpstreamError::Timeout));
         if silent || !pool.is_healthy() {
@@ -391,7 +398,7 @@ impl Engine {
 
     /// Delivers an entry to all waiters. With `interim`, the query stays in flight and later clients get the same
     /// entry.
-    fn deliver_all(self: &Rc<Self>, key: &CacheKey, entry: &Arc<Entry>, age: Freshness, interim: bool) {
+    fn deliver_all(self: &Rc<Self>, key: &CacheKey, entry: &Arc<Entry>, freshness: Freshness, interim: bool) {
         let waiters = {
             let mut flights = self.flights.borrow_mut();
             if interim {
@@ -404,34 +411,36 @@ impl Engine {
         };
         self.waiting.set(self.waiting.get().saturating_sub(waiters.len()));
         for waiter in waiters {
-            self.deliver(waiter, entry, age);
+            self.deliver(waiter, entry, freshness);
         }
     }
 
-    fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, age: Freshness) {
-        if age == Freshness::Stale {
+    fn deliver(self: &Rc<Self>, waiter: Waiter, entry: &Arc<Entry>, freshness: Freshness) {
+        if freshness == Freshness::Stale {
             self.cache.counts.stale.fetch_add(1, Relaxed);
         }
         match waiter {
             Waiter::Task(found) => {
-                let _ = found.send((entry.clone(), age));
+                let _ = found.send((entry.clone(), freshness));
             }
             Waiter::Client(question) if entry.leads_in => {
                 self.clone().spawn_compose(question);
             }
-            Waiter::Client(question) => self.reply(question, entry, age, false),
+            Waiter::Client(question) => self.reply(question, entry, freshness, false),
         }
     }
 
     /// Replies to a client with an entry.
-    pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, age: Freshness, authoritative: bool) {
+    pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, freshness: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
-        let ask = &question.ask;
-        let Some(len) = entry.write(&question.query, ask, age, self.cache.payload, &mut buffer) else { return };
+        let request = &question.request;
+        let Some(len) = entry.write(&question.query, request, freshness, self.cache.payload, &mut buffer) else {
+            return;
+        };
         if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
             *octet |= (flags::AA >> 8) as u8;
         }
-        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, zone_class: ZoneClass::Other };
+        let verdict = Verdict::Reply { len, rcode: entry.rcode, qtype: request.qtype, zone_class: ZoneClass::Other };
         self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
     }
 

@@ -59,12 +59,12 @@ impl Engine {
         let (engine, server) = (self.clone(), server.clone());
         spawn_local(async move {
             let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
-            let asked = UpstreamQuery {
+            let query = UpstreamQuery {
                 question: &question,
                 key_flags: key_flag::CHECKING_DISABLED,
                 deadline: Instant::now() + PROBE,
             };
-            let result = server.ask(&asked).await;
+            let result = server.query(&query).await;
             // A probe that came back has already been removed.
             let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
             if stayed_away

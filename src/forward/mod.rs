@@ -53,7 +53,7 @@ pub struct ClientQuery {
     /// The client's whole message.
     pub query: Box<[u8]>,
     /// The parsed parts of the query.
-    pub ask: ForwardRequest,
+    pub request: ForwardRequest,
     /// The client's address.
     pub from: IpAddr,
     /// Arrival time of the query.
@@ -102,11 +102,11 @@ pub struct Forwarder {
 }
 
 /// Returns the query flags that are part of the cache key.
-fn key_flags_of(ask: &ForwardRequest) -> u8 {
+fn key_flags_of(request: &ForwardRequest) -> u8 {
     let when = |condition: bool, key_flag| if condition { key_flag } else { 0 };
-    when(ask.edns.is_some_and(|flags| flags & 0x80 != 0), key_flag::DNSSEC_OK)
-        | when(ask.flags & flags::CD != 0, key_flag::CHECKING_DISABLED)
-        | when(ask.flags & flags::RD == 0, key_flag::NOT_RECURSIVE)
+    when(request.edns.is_some_and(|flags| flags & 0x80 != 0), key_flag::DNSSEC_OK)
+        | when(request.flags & flags::CD != 0, key_flag::CHECKING_DISABLED)
+        | when(request.flags & flags::RD == 0, key_flag::NOT_RECURSIVE)
 }
 
 impl Forwarder {
@@ -117,23 +117,26 @@ impl Forwarder {
         &self,
         name: &Name,
         query: &[u8],
-        ask: &ForwardRequest,
+        request: &ForwardRequest,
         received: Instant,
         reply: &mut [u8],
     ) -> Option<(Verdict, Freshness)> {
-        if ask.reason != ForwardReason::Outside {
+        if request.reason != ForwardReason::Outside {
             return None;
         }
-        let wanted = CacheLookup::new(name.wire(), ask.qtype, key_flags_of(ask));
+        let wanted = CacheLookup::new(name.wire(), request.qtype, key_flags_of(request));
         let entry = self.cache.entries.get(&wanted).filter(|entry| !entry.leads_in)?;
-        let age = entry.age(received.saturating_duration_since(self.cache.epoch).as_secs() as u32);
-        match age {
+        let freshness = entry.freshness(received.saturating_duration_since(self.cache.epoch).as_secs() as u32);
+        match freshness {
             Freshness::Fresh(seconds) if entry.hit(seconds) => self.refresh(&wanted, &entry),
             Freshness::Expired => return None,
             _ => {}
         }
-        let len = entry.write(query, ask, age, self.cache.payload, reply)?;
-        Some((Verdict::Reply { len, rcode: entry.rcode, qtype: ask.qtype, zone_class: ZoneClass::Other }, age))
+        let len = entry.write(query, request, freshness, self.cache.payload, reply)?;
+        Some((
+            Verdict::Reply { len, rcode: entry.rcode, qtype: request.qtype, zone_class: ZoneClass::Other },
+            freshness,
+        ))
     }
 
     /// Requests a prefetch. This happens about once in the life of an entry, so it may allocate.

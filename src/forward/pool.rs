@@ -49,10 +49,10 @@ impl Pool {
 
     /// Queries one server after another until one answers. Servers that are down come last. One that is due for another
     /// try also gets the query in the background, so that no client waits for it.
-    pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+    pub(super) async fn query(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let servers = self.servers();
         if self.is_healthy() {
-            return race(&servers, asked).await;
+            return race(&servers, query).await;
         }
         let (order, resting) = {
             let usable = servers.iter().filter(|server| !server.stats.looping.load(Relaxed));
@@ -62,23 +62,23 @@ impl Pool {
             (order, tried)
         };
         if let Some(server) = resting {
-            let (question, key_flags, deadline) = (asked.question.to_vec(), asked.key_flags, asked.deadline);
+            let (question, key_flags, deadline) = (query.question.to_vec(), query.key_flags, query.deadline);
             tokio::task::spawn_local(async move {
-                let _ = server.ask(&UpstreamQuery { question: &question, key_flags, deadline }).await;
+                let _ = server.query(&UpstreamQuery { question: &question, key_flags, deadline }).await;
             });
         }
-        race(&order, asked).await
+        race(&order, query).await
     }
 }
 
 /// Queries the first server and, if it fails or is slow, the others. The first answer wins.
 fn race<'a>(
     servers: &'a [Rc<Server>],
-    asked: &'a UpstreamQuery<'_>,
+    query: &'a UpstreamQuery<'_>,
 ) -> Pin<Box<dyn Future<Output = Result<Entry, UpstreamError>> + 'a>> {
     Box::pin(async move {
         let Some((server, rest)) = servers.split_first() else { return Err(UpstreamError::NoServer) };
-        let mut first = pin!(server.ask(asked));
+        let mut first = pin!(server.query(query));
         if rest.is_empty() {
             return first.await;
         }
@@ -86,11 +86,11 @@ fn race<'a>(
             biased;
             result = &mut first => match result {
                 Ok(entry) => return Ok(entry),
-                Err(trouble) => return race(rest, asked).await.map_err(|other| trouble.or(other)),
+                Err(trouble) => return race(rest, query).await.map_err(|other| trouble.or(other)),
             },
             () = sleep(HEDGE_AFTER) => {}
         }
-        let mut others = race(rest, asked);
+        let mut others = race(rest, query);
         tokio::select! {
             biased;
             result = &mut first => match result {

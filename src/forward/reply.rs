@@ -220,7 +220,7 @@ impl Entry {
 
     /// Returns the freshness at `now`, in seconds of the forwarder's clock.
     #[inline]
-    pub fn age(&self, now: u32) -> Freshness {
+    pub fn freshness(&self, now: u32) -> Freshness {
         let age = now.saturating_sub(self.fetched);
         if age < self.ttl {
             Freshness::Fresh(age)
@@ -278,24 +278,24 @@ impl Entry {
     pub fn write(
         &self,
         query: &[u8],
-        ask: &ForwardRequest,
-        age: Freshness,
+        request: &ForwardRequest,
+        freshness: Freshness,
         payload: u16,
         buffer: &mut [u8],
     ) -> Option<usize> {
-        let errors: &[u8] = match age {
+        let errors: &[u8] = match freshness {
             Freshness::Fresh(_) => &self.errors,
             _ => &extended_error::STALE_ANSWER,
         };
         // Records matter more than extended errors: if both do not fit, the errors are dropped.
-        let whole = usize::from(ask.end) + self.body.len() + OPT_LEN + errors.len();
-        let errors = if whole <= usize::from(ask.limit) { errors } else { &[] };
-        let reserved = if ask.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
-        let wants_authentic = ask.flags & flags::AD != 0 || ask.edns.is_some_and(|flags| flags & 0x80 != 0);
+        let whole = usize::from(request.end) + self.body.len() + OPT_LEN + errors.len();
+        let errors = if whole <= usize::from(request.limit) { errors } else { &[] };
+        let reserved = if request.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
+        let wants_authentic = request.flags & flags::AD != 0 || request.edns.is_some_and(|flags| flags & 0x80 != 0);
         let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
-        let kept = ask.flags & (flags::OPCODE | flags::RD | flags::CD);
-        let start = usize::from(ask.end);
-        let limit = usize::from(ask.limit);
+        let kept = request.flags & (flags::OPCODE | flags::RD | flags::CD);
+        let start = usize::from(request.end);
+        let limit = usize::from(request.limit);
         let mut out = Reply::start(buffer, query, start, flags::QR | flags::RA | authentic | kept, limit, reserved)?;
         let cuts = if out.push(&self.body) {
             out.count(Section::Answer, self.counts[0]);
@@ -308,13 +308,13 @@ impl Entry {
         for cut in cuts {
             let at = usize::from(cut.ttl);
             let Some(ttl) = self.body.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { continue };
-            let left = match age {
+            let left = match freshness {
                 Freshness::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age),
                 _ => STALE_TTL,
             };
             out.patch_ttl(start + at, left);
         }
-        let own = ask.edns.map(|flags| (payload, flags));
+        let own = request.edns.map(|flags| (payload, flags));
         Some(out.finish(self.rcode, true, own, errors))
     }
 

@@ -249,12 +249,12 @@ impl Server {
     }
 
     /// Sends a query and returns its reply: NOERROR or NXDOMAIN. Other rcodes are [`UpstreamError::Refused`].
-    pub(super) async fn ask(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+    pub(super) async fn query(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let start = Instant::now();
         count(&self.stats.requests);
         let result = match self.address.tls {
-            Some(_) => self.over_stream(asked).await,
-            None => self.over_udp(asked).await,
+            Some(_) => self.over_stream(query).await,
+            None => self.over_udp(query).await,
         };
         match &result {
             Ok(entry) => {
@@ -282,7 +282,7 @@ impl Server {
         }
     }
 
-    async fn over_udp(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+    async fn over_udp(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let mut pooled = self.pooled().map_err(|_| UpstreamError::Io)?;
         let mut patience = RETRANSMIT;
         let mut edns = self.supports_edns();
@@ -290,7 +290,7 @@ impl Server {
         // Retransmits have the same id, because a slow server may reply to the first transmission.
         let id = self.shared.random() as u16;
         loop {
-            let message = asked.encode(id, edns);
+            let message = query.encode(id, edns);
             pooled.uses += 1;
             // This bypasses tokio, which does not yet know that a new socket is writable. If the send queue is full the
             // datagram is lost, and the retransmit replaces it.
@@ -298,8 +298,8 @@ impl Server {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(UpstreamError::Io),
                 _ => {}
             }
-            let until = asked.deadline.min(Instant::now() + patience);
-            match timeout_at(until, self.receive(&pooled.socket, id, asked.question)).await {
+            let until = query.deadline.min(Instant::now() + patience);
+            match timeout_at(until, self.receive(&pooled.socket, id, query.question)).await {
                 Ok(Ok(Ok(entry))) => {
                     self.release(pooled);
                     if known && !edns {
@@ -310,7 +310,7 @@ impl Server {
                 Ok(Ok(Err(InvalidReply::Truncated))) => {
                     self.release(pooled);
                     // The server has replied over UDP, so a timeout over TCP does not count as a failure of the server.
-                    return self.over_stream(asked).await.map_err(|trouble| match trouble {
+                    return self.over_stream(query).await.map_err(|trouble| match trouble {
                         UpstreamError::Timeout => UpstreamError::InvalidReply,
                         other => other,
                     });
@@ -319,7 +319,7 @@ impl Server {
                 Ok(Ok(Err(InvalidReply::NoEdns))) if edns => edns = false,
                 Ok(Ok(Err(_))) => return Err(UpstreamError::InvalidReply),
                 Ok(Err(_)) => return Err(UpstreamError::Io),
-                Err(_) if Instant::now() >= asked.deadline => return Err(UpstreamError::Timeout),
+                Err(_) if Instant::now() >= query.deadline => return Err(UpstreamError::Timeout),
                 Err(_) => patience *= 2,
             }
         }
@@ -380,21 +380,21 @@ impl Server {
 
     /// Queries over TCP or TLS. If the server has closed an idle connection, it is reopened once. A connection that
     /// times out is dropped, because it may be dead, and every later query on it would time out as well.
-    async fn over_stream(&self, asked: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+    async fn over_stream(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let mut edns = self.supports_edns();
         let known = edns;
         let mut fresh = false;
         loop {
-            let opened = timeout_at(asked.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::Timeout));
+            let opened = timeout_at(query.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::Timeout));
             let (stream, number, is_new) = opened?;
             fresh |= is_new;
-            let message = Message::from_vec(&asked.encode(0, edns)).map_err(|_| UpstreamError::InvalidReply)?;
+            let message = Message::from_vec(&query.encode(0, edns)).map_err(|_| UpstreamError::InvalidReply)?;
             let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
             let guard = DropUnlessReplied { server: self, number, has_reply: Cell::new(false) };
-            let reply = timeout_at(asked.deadline, sent.first_answer()).await;
+            let reply = timeout_at(query.deadline, sent.first_answer()).await;
             guard.has_reply.set(matches!(reply, Ok(Ok(_))));
             match reply {
-                Ok(Ok(response)) => match self.shared.parse(response.as_buffer(), asked.question) {
+                Ok(Ok(response)) => match self.shared.parse(response.as_buffer(), query.question) {
                     Ok(entry) => {
                         if known && !edns {
                             self.disable_edns();

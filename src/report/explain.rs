@@ -209,7 +209,7 @@ pub fn explain(
 pub const FORWARDED: &str = "FORWARDED";
 
 fn step_json(step: Step, audience: Audience) -> StepJson {
-    let (found, detail) = match step.finding {
+    let (found, detail) = match step.result {
         StepResult::Nothing => ("nothing", String::new()),
         StepResult::Hidden(_) if audience == Audience::Caller => ("nothing", String::new()),
         StepResult::Found(what) => ("found", what),

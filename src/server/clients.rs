@@ -30,6 +30,8 @@ pub struct Clients {
     /// See [`Limits`].
     pub limits: Limits,
     open: Mutex<Open>,
+    /// Notified when the last connection closes.
+    emptied: Notify,
 }
 
 #[derive(Default)]
@@ -86,12 +88,23 @@ pub(super) struct Backlog {
 impl Clients {
     /// Creates an empty register with these limits.
     pub fn new(limits: Limits) -> Arc<Clients> {
-        Arc::new(Clients { limits, open: Mutex::default() })
+        Arc::new(Clients { limits, open: Mutex::default(), emptied: Notify::new() })
     }
 
     /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.lock().connections.len()
+    }
+
+    /// Waits until no connection is open.
+    pub(super) async fn all_closed(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.open() == 0 {
+                return;
+            }
+            emptied.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -200,7 +213,18 @@ impl ConnectionSlot {
         self.in_flight.load(Relaxed) > 0
     }
 
-    /// Returns when the connection times out if no further message arrives.
+    /// Returns when the connection has been idle for too long.
+    pub(super) async fn idle_timeout(&self) {
+        loop {
+            let deadline = self.deadline();
+            if deadline <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(deadline).await;
+        }
+    }
+
+    /// The time at which the connection times out if no further message arrives.
     pub(super) fn deadline(&self) -> Instant {
         let last_active = self.clients.lock().connections.get(&self.id).map(|connection| connection.last_active);
         let idle = self.limits().idle;
@@ -212,7 +236,11 @@ impl ConnectionSlot {
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.clients.lock().remove(self.id);
+        let mut open = self.clients.lock();
+        open.remove(self.id);
+        if open.connections.is_empty() {
+            self.clients.emptied.notify_waiters();
+        }
     }
 }
 

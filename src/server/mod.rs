@@ -1,24 +1,28 @@
 //! Sockets. A transport passes each message to [`answer`](crate::answer::answer) and sends the reply; it knows nothing
-//! about names. All of the program's `unsafe` code is in this folder, and each block states why it is sound.
+//! about names. All of the program's `unsafe` code is in `mmsg.rs`, and each block states why it is sound.
 
 mod clients;
 mod counters;
+mod deferred;
 pub mod encrypted;
 mod handler;
-mod late;
+mod listen;
+mod mmsg;
+mod socket;
 pub mod tcp;
-pub mod udp;
+mod udp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use thiserror::Error;
 
 pub use clients::{Clients, Limits};
 pub use counters::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 pub use handler::{Handler, TransportCounters};
+pub use listen::{Bound, EncryptedStatus, Listen, ListenError, Listener, Servers, bind};
+pub use socket::{BindError, listener};
 
 use crate::zone::Zone;
 
@@ -26,23 +30,13 @@ use crate::zone::Zone;
 const MAX_BACKLOG: usize = 256 * 1024;
 /// Time allowed for closing a connection gracefully.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for which open connections may finish their queries once the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extra time for which a connection with queries in flight stays open; longer than any upstream timeout.
 const UPSTREAM_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The published zone that answers come from: the only state that the two planes share.
 pub type Published = Arc<ArcSwap<Zone>>;
-
-/// Failure to listen on an address.
-#[derive(Debug, Error)]
-#[error("cannot listen on {address} ({transport}): {source}")]
-pub struct BindError {
-    /// The configured address.
-    pub address: SocketAddr,
-    /// Name of the transport, as in metrics.
-    pub transport: &'static str,
-    /// Error of the operating system.
-    pub source: std::io::Error,
-}
 
 /// Returns a client's address as lookups expect it: an IPv4-mapped IPv6 address becomes IPv4.
 fn canonical(address: SocketAddr) -> IpAddr {

@@ -1,72 +1,76 @@
 //! TCP (RFC 7766): length-framed messages, pipelined, on one thread of their own.
 //!
-//! A client is given time for whole messages, not for octets: whoever sends one octet a second is as idle as whoever
-//! sends none. Where a limit on connections is reached, the one that has been of no use for longest makes room.
+//! The idle timeout is for whole messages, not for octets: a client that sends one octet a second is as idle as one that
+//! sends none. At a limit on connections, the one that has been inactive longest is closed.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::clients::{Backlog, Clients, ConnectionSlot};
 use super::handler::{Handled, Handler, MAX_QUERY, TransportCounters};
-use super::{BindError, CLOSE_TIMEOUT, MAX_BACKLOG, UPSTREAM_TIMEOUT, canonical};
+use super::{CLOSE_TIMEOUT, DRAIN_TIMEOUT, MAX_BACKLOG, UPSTREAM_TIMEOUT, canonical};
+use crate::forward::Outbox;
 use crate::wire::HEADER_LEN;
 
-/// A connection keeps no more than this while it is idle.
-const KEPT: usize = 4096;
-/// Questions of one connection that wait for an upstream: then no more of its queries are answered.
-const WAITING: usize = 64;
-/// Wait after an error of accept: at the limit of descriptors it fails at once, again and again.
+/// Octets of a buffer that stay allocated while a connection is idle.
+const RETAINED: usize = 4096;
+/// Queries of one connection that may wait for an upstream. Beyond it, no more of its queries are answered for now.
+const MAX_WAITING: usize = 64;
+/// Wait after an error of accept: at the limit of descriptors, it fails again at once.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Shortest time between two log lines about such errors.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Everything that a connection shares with the others.
-pub struct StreamContext {
-    /// What answers its messages.
-    pub handler: Arc<Handler>,
-    /// What is counted of all of them.
-    pub tally: TransportCounters,
-    /// Those that are open.
-    pub clients: Arc<Clients>,
+/// What all connections of a listener share.
+pub(super) struct StreamContext {
+    pub(super) handler: Arc<Handler>,
+    pub(super) counters: TransportCounters,
+    pub(super) clients: Arc<Clients>,
 }
 
-/// Binds a listener.
+/// Serves listeners on a thread of their own, until `stopping` turns true and the connections have ended.
 ///
 /// # Errors
-/// Names the address.
-pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, BindError> {
-    let failed = |source| BindError { address, transport: "tcp", source };
-    let listen = || -> io::Result<std::net::TcpListener> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!address.ip().is_unspecified())?;
-        }
-        socket.set_reuse_address(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(1024)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket.into())
-    };
-    listen().map_err(failed)
+/// The system's error when it starts no thread.
+pub(super) fn start(
+    listeners: Vec<std::net::TcpListener>,
+    context: Arc<StreamContext>,
+    stopping: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("tcp".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let mut serving = JoinSet::new();
+            for listener in listeners {
+                serving.spawn(serve(listener, context.clone(), stopping.clone()));
+            }
+            serving.join_all().await;
+            let _ = timeout(DRAIN_TIMEOUT, context.clients.all_closed()).await;
+        });
+    })
 }
 
-/// Accepts connections until `stopping` turns true, and lets `admit` see to them.
+/// Accepts connections until `stopping` turns true, and passes each to `admit`.
 ///
 /// # Errors
-/// When the system does not let the runtime wait for the listener.
+/// The system's error when the runtime cannot wait for the listener.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     mut stopping: watch::Receiver<bool>,
     mut admit: impl FnMut(TcpStream, IpAddr),
 ) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let mut complained = None::<Instant>;
+    let mut logged = None::<Instant>;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -78,9 +82,9 @@ pub(super) async fn accept(
                 admit(stream, canonical(from));
             }
             Err(error) => {
-                if complained.is_none_or(|last| last.elapsed() > Duration::from_secs(60)) {
-                    complained = Some(Instant::now());
-                    tracing::warn!(%error, "a connection could not be accepted");
+                if logged.is_none_or(|last| last.elapsed() > LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::warn!(%error, "accept failed");
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -88,23 +92,25 @@ pub(super) async fn accept(
     }
 }
 
-/// Serves a listener until `stopping` turns true; connections that are open then finish what they have begun.
+/// Serves a listener until `stopping` turns true. Connections that are open then finish the queries they have begun.
 ///
 /// # Errors
-/// When the system does not let the runtime wait for the listener.
-pub async fn serve(
+/// The system's error when the runtime cannot wait for the listener.
+async fn serve(
     listener: std::net::TcpListener,
-    shared: Arc<StreamContext>,
+    context: Arc<StreamContext>,
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
     accept(listener, stopping.clone(), |stream, from| {
-        shared.clients.admit(from, |place| Connection::new(stream, place, shared.clone()).run(stopping.clone()));
+        context.clients.admit(from, |slot| Connection::new(stream, slot, context.clone()).run(stopping.clone()));
     })
     .await
 }
 
-/// A reply that was waited for, or that there will be none.
+/// A reply from the forwarder's thread; `None`: there will be none.
 type DeferredReply = Option<Bytes>;
+
+/// Replies from the forwarder's thread to one connection.
 struct ReplyChannel {
     sender: mpsc::Sender<DeferredReply>,
     replies: mpsc::Receiver<DeferredReply>,
@@ -112,12 +118,12 @@ struct ReplyChannel {
 
 impl ReplyChannel {
     fn new() -> ReplyChannel {
-        let (sender, replies) = mpsc::channel(WAITING);
+        let (sender, replies) = mpsc::channel(MAX_WAITING);
         ReplyChannel { sender, replies }
     }
 }
 
-/// Sends one reply to a connection, later: in whatever order they come (RFC 7766 section 6.2.1.1).
+/// Sends one reply from the forwarder's thread to a connection. Replies may come out of order (RFC 7766 section 6.2.1.1).
 struct StreamReplySender {
     replies: mpsc::Sender<DeferredReply>,
     backlog: Arc<Backlog>,
@@ -125,12 +131,13 @@ struct StreamReplySender {
 }
 
 impl StreamReplySender {
-    fn send(mut self, reply: &[u8]) {
-        // A client that does not read gets no more kept for it than it would get of replies at once.
-        let Some(reply) = self.backlog.charge(reply) else { return };
+    fn send(mut self, reply: &[u8]) -> Option<Arc<dyn Outbox>> {
+        // The backlog bounds what a client that does not read can make the server hold, as it does for immediate replies.
+        let reply = self.backlog.charge(reply)?;
         self.sent = true;
-        // There is room for as many as a connection may wait for.
+        // The channel has room for as many replies as a connection may wait for.
         let _ = self.replies.try_send(Some(reply));
+        None
     }
 }
 
@@ -142,43 +149,43 @@ impl Drop for StreamReplySender {
     }
 }
 
-/// One connection, whatever carries its octets.
+/// One connection, over TCP or TLS.
 pub(super) struct Connection<S> {
     stream: S,
-    place: ConnectionSlot,
-    shared: Arc<StreamContext>,
+    slot: ConnectionSlot,
+    context: Arc<StreamContext>,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Where replies come from that were waited for; made when the first is.
-    late: Option<ReplyChannel>,
-    /// How many there are to come.
+    /// Created for the first reply that has to be waited for.
+    deferred: Option<ReplyChannel>,
+    /// Deferred replies that have not come yet.
     waiting: usize,
-    /// Octets of an overlong message that are still to come.
+    /// Octets of an overlong message that have not come yet.
     skip: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) fn new(stream: S, place: ConnectionSlot, shared: Arc<StreamContext>) -> Connection<S> {
+    pub(super) fn new(stream: S, slot: ConnectionSlot, context: Arc<StreamContext>) -> Connection<S> {
         let (input, output) = (Vec::new(), Vec::new());
-        Connection { stream, place, shared, input, output, late: None, waiting: 0, skip: 0 }
+        Connection { stream, slot, context, input, output, deferred: None, waiting: 0, skip: 0 }
     }
 
-    /// Answers until the client has no more to say, says nothing for too long, or the server ends.
+    /// Answers until the client closes its side, is idle for too long, or the server stops.
     pub(super) async fn run(mut self, stopping: watch::Receiver<bool>) {
         self.answer(stopping).await;
-        // TLS says that this is the end (RFC 8446 section 6.1), so that nobody else can say it.
+        // TLS sends close_notify (RFC 8446 section 6.1): without it, the client could not tell the end from an attack.
         let _ = timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
     }
 
     async fn answer(&mut self, mut stopping: watch::Receiver<bool>) {
-        let idle_time = self.place.limits().idle;
+        let idle_time = self.slot.limits().idle;
         let mut deadline = Instant::now() + idle_time;
-        // The client has said all that it will, and may still read.
-        let mut ended = false;
+        // The client has closed its side for writing, and may still read.
+        let mut half_closed = false;
         loop {
             if self.answer_whole_messages() {
                 deadline = Instant::now() + idle_time;
-                self.place.record_activity();
+                self.slot.record_activity();
             }
             if !self.output.is_empty() {
                 let sent = async {
@@ -187,19 +194,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 };
                 let Ok(Ok(())) = timeout_at(deadline, sent).await else { return };
                 self.output.clear();
-                self.output.shrink_to(KEPT);
-                // More may wait than one round of replies may take.
+                self.output.shrink_to(RETAINED);
+                // More messages may have arrived than fit into one round of replies.
                 continue;
             }
             let idle = self.input.is_empty() && self.skip == 0 && self.waiting == 0;
-            let full = self.waiting >= WAITING;
-            if ended && self.waiting == 0 {
+            let full = self.waiting >= MAX_WAITING;
+            if half_closed && self.waiting == 0 {
                 return;
             }
             let until = if self.waiting > 0 { deadline.max(Instant::now() + UPSTREAM_TIMEOUT) } else { deadline };
             let read = tokio::select! {
-                read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full && !ended => read,
-                reply = next(&mut self.late), if self.waiting > 0 => {
+                read = timeout_at(until, self.stream.read_buf(&mut self.input)), if !full && !half_closed => read,
+                reply = next(&mut self.deferred), if self.waiting > 0 => {
                     self.waiting -= 1;
                     if let Some(reply) = reply {
                         push_framed(&reply, &mut self.output);
@@ -211,17 +218,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             match read {
                 Ok(Ok(octets)) if octets > 0 => {}
-                Ok(Ok(_)) => ended = true,
+                Ok(Ok(_)) => half_closed = true,
                 _ => return,
             }
         }
     }
 
-    /// Answers the messages that have arrived whole, in their order; says whether there were any.
+    /// Answers the messages that have arrived whole, in order. Returns whether there were any.
     fn answer_whole_messages(&mut self) -> bool {
         let mut at = 0;
         let mut any = false;
-        while self.output.len() < MAX_BACKLOG && self.waiting < WAITING {
+        while self.output.len() < MAX_BACKLOG && self.waiting < MAX_WAITING {
             if self.skip > 0 {
                 let here = self.skip.min(self.input.len() - at);
                 at += here;
@@ -236,12 +243,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Frame::Whole(message) => {
                     at += 2 + message.len();
                     any = true;
-                    // An empty message is no message (RFC 7766 section 8 leaves it without meaning).
-                    let handled = respond(&self.shared, &self.place, message, &mut self.output, &mut self.late);
-                    self.waiting += usize::from(handled == Handled::Waits);
+                    // An empty message gets no reply: RFC 7766 section 8 leaves it undefined.
+                    let handled = respond(&self.context, &self.slot, message, &mut self.output, &mut self.deferred);
+                    self.waiting += usize::from(handled == Handled::Deferred);
                 }
                 Frame::Overlong { head, length } => {
-                    respond(&self.shared, &self.place, head, &mut self.output, &mut self.late);
+                    respond(&self.context, &self.slot, head, &mut self.output, &mut self.deferred);
                     at += 2;
                     self.skip = length;
                 }
@@ -249,20 +256,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         self.input.drain(..at);
         if self.input.is_empty() {
-            self.input.shrink_to(KEPT);
+            self.input.shrink_to(RETAINED);
         }
         any
     }
 }
 
-/// The next message of a stream (RFC 1035 section 4.2.2).
+/// The next message of a stream, behind its length (RFC 1035 section 4.2.2).
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'s> {
     /// All of it.
     Whole(&'s [u8]),
     /// Longer than any query: its header, and the octets that follow the length.
     Overlong {
-        /// Answered in place of the message: a header that has no question.
+        /// Answered in slot of the message: a header that has no question.
         head: &'s [u8],
         /// Length of the message.
         length: usize,
@@ -270,7 +277,7 @@ pub enum Frame<'s> {
 }
 
 impl<'s> Frame<'s> {
-    /// The first message of `octets`, once there is enough of it.
+    /// Parses the first message of `octets`; `None` if more octets are needed.
     pub fn parse(octets: &'s [u8]) -> Option<Frame<'s>> {
         let (length, rest) = octets.split_first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes(*length));
@@ -281,10 +288,10 @@ impl<'s> Frame<'s> {
     }
 }
 
-/// The next reply that was waited for.
-async fn next(late: &mut Option<ReplyChannel>) -> DeferredReply {
-    match late {
-        Some(late) => late.replies.recv().await.flatten(),
+/// The next deferred reply.
+async fn next(deferred: &mut Option<ReplyChannel>) -> DeferredReply {
+    match deferred {
+        Some(channel) => channel.replies.recv().await.flatten(),
         None => std::future::pending().await,
     }
 }
@@ -294,20 +301,20 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
     output.extend_from_slice(reply);
 }
 
-/// Appends the framed reply to one message, or has it sent later.
+/// Appends the framed reply to one message, or has it sent to the channel.
 fn respond(
-    shared: &StreamContext,
-    place: &ConnectionSlot,
+    context: &StreamContext,
+    slot: &ConnectionSlot,
     message: &[u8],
     output: &mut Vec<u8>,
-    late: &mut Option<ReplyChannel>,
+    deferred: &mut Option<ReplyChannel>,
 ) -> Handled {
-    let later = || {
-        let late = late.get_or_insert_with(ReplyChannel::new);
-        let sender = StreamReplySender { replies: late.sender.clone(), backlog: place.backlog.clone(), sent: false };
+    let deferred = || {
+        let replies = deferred.get_or_insert_with(ReplyChannel::new).sender.clone();
+        let sender = StreamReplySender { replies, backlog: slot.backlog.clone(), sent: false };
         move |reply: &[u8]| sender.send(reply)
     };
-    shared.handler.handle(&shared.tally, place.from, message, |reply| push_framed(reply, output), later)
+    context.handler.respond(&context.counters, slot.from, message, |reply| push_framed(reply, output), deferred)
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use callsign::answer::{Limit, Verdict, answer};
-use callsign::cluster::manifests::{ManifestOptions, Manifests};
 use callsign::cluster::{Event, publish};
 use callsign::config::{Config, ServeArgs};
 use callsign::zone::{Builder, Caller, Zone};
@@ -66,12 +65,8 @@ impl Drop for Scratch {
 pub fn zone_and_diagnostics(objects: &str, flags: &[&str]) -> (Arc<Zone>, Vec<String>) {
     let config = config(flags);
     let scratch = Scratch::folder("objects");
-    let options = ManifestOptions {
-        path: scratch.file("objects.yaml", objects),
-        parse_options: config.parse_options,
-        service_cidrs: config.service_cidrs.clone(),
-    };
-    let (_, events) = Manifests::open(options).unwrap_or_else(|error| panic!("{error}"));
+    let path = scratch.file("objects.yaml", objects);
+    let (_, events) = config.source.open_manifests(&path).unwrap_or_else(|error| panic!("{error}"));
     let mut settings = config.settings.clone();
     settings.advertise(&config.advertise);
     let (zone, mut builder, others) = publish::build(Builder::new(Arc::new(settings)), events);

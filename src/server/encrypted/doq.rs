@@ -7,7 +7,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{EncryptedContext, HANDSHAKE_TIMEOUT, quic, stopped};
+use super::{EncryptedContext, HANDSHAKE_TIMEOUT, stopped};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{MAX_QUERY, NoReply};
 use crate::server::tcp::Frame;
@@ -46,24 +46,24 @@ pub fn question(octets: &[u8]) -> Result<&[u8], &'static str> {
 }
 
 /// Answers queries until the client disconnects, the connection is idle for too long, or the server stops.
-pub(super) async fn serve(connection: Connection, slot: ConnectionSlot, shared: &Arc<EncryptedContext>) {
+pub(super) async fn serve(connection: Connection, slot: ConnectionSlot, context: &Arc<EncryptedContext>) {
     let slot = Arc::new(slot);
     // Dropping the set aborts its tasks together with the connection.
     let mut in_flight = JoinSet::new();
-    let (mut stopping, mut leaving) = (shared.stopping.clone(), false);
+    let (mut stopping, mut leaving) = (context.stopping.clone(), false);
     while !(leaving && in_flight.is_empty()) {
         tokio::select! {
             // Queries that have already arrived are answered even if the server is stopping.
             biased;
             stream = connection.accept_bi(), if !leaving => match stream {
                 Ok((reply, question)) => {
-                    in_flight.spawn(answer(connection.clone(), question, reply, slot.clone(), shared.clone()));
+                    in_flight.spawn(answer(connection.clone(), question, reply, slot.clone(), context.clone()));
                 }
                 // The client has disconnected or violated the protocol.
                 Err(_) => return,
             },
             Some(_) = in_flight.join_next() => {}
-            () = quic::idle(&slot), if !leaving => leaving = true,
+            () = slot.idle_timeout(), if !leaving => leaving = true,
             () = stopped(&mut stopping), if !leaving => leaving = true,
         }
     }
@@ -75,7 +75,7 @@ async fn answer(
     mut question: RecvStream,
     mut reply: SendStream,
     slot: Arc<ConnectionSlot>,
-    shared: Arc<EncryptedContext>,
+    context: Arc<EncryptedContext>,
 ) {
     let Ok(Some(octets)) = timeout(HANDSHAKE_TIMEOUT, read(&mut question)).await else {
         let _ = question.stop(UNSPECIFIED_ERROR);
@@ -86,9 +86,9 @@ async fn answer(
         Ok(message) => message,
         Err(error) => return connection.close(PROTOCOL_ERROR, error.as_bytes()),
     };
-    let found = match shared.reply(&slot, message).await {
+    let found = match context.reply(&slot, message).await {
         Ok(found) => found,
-        Err(NoReply::NoQuery) => return connection.close(PROTOCOL_ERROR, b"the message is not a query"),
+        Err(NoReply::NotAQuery) => return connection.close(PROTOCOL_ERROR, b"the message is not a query"),
         Err(NoReply::Busy) => {
             let _ = reply.reset(INTERNAL_ERROR);
             return;
@@ -97,7 +97,10 @@ async fn answer(
     let length = Bytes::copy_from_slice(&(found.len() as u16).to_be_bytes());
     let (idle, mut framed) = (slot.limits().idle, [length, found]);
     match timeout(idle, reply.write_all_chunks(&mut framed)).await {
-        Ok(Ok(())) if reply.finish().is_ok() => quic::wait_received(&reply, idle).await,
+        Ok(Ok(())) if reply.finish().is_ok() => {
+            // Closing the connection before the client has all of the stream would lose the reply.
+            let _ = timeout(idle, reply.stopped()).await;
+        }
         // Without a reset, a truncated reply would look complete.
         _ => drop(reply.reset(UNSPECIFIED_ERROR)),
     }

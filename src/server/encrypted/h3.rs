@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::bounded_quinn::{BoundedBidiStream, H3Connection};
 use super::http::Refusal;
-use super::{CLOSE_TIMEOUT, EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, http as doh, quic, stopped};
+use super::{CLOSE_TIMEOUT, EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, http as doh, stopped};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::MAX_QUERY;
 
@@ -22,7 +22,7 @@ const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 const MAX_FAILED_STREAMS: u32 = 10 * MAX_STREAMS;
 
 /// Answers requests until the client disconnects, the connection is idle for too long, or the server stops.
-pub(super) async fn serve(connection: quinn::Connection, slot: ConnectionSlot, shared: &Arc<EncryptedContext>) {
+pub(super) async fn serve(connection: quinn::Connection, slot: ConnectionSlot, context: &Arc<EncryptedContext>) {
     let slot = Arc::new(slot);
     let carried = H3Connection::new(connection.clone());
     let mut server = h3::server::builder();
@@ -31,18 +31,18 @@ pub(super) async fn serve(connection: quinn::Connection, slot: ConnectionSlot, s
     // Dropping the set aborts its tasks together with the connection.
     let mut in_flight = JoinSet::new();
     let (mut failed_streams, mut leaving) = (0, false);
-    let mut stopping = shared.stopping.clone();
+    let mut stopping = context.stopping.clone();
     loop {
         tokio::select! {
             // Requests that have already arrived are answered even if the server is stopping.
             biased;
             request = server.accept() => match request {
-                Ok(Some(request)) => drop(in_flight.spawn(answer(request, slot.clone(), shared.clone()))),
+                Ok(Some(request)) => drop(in_flight.spawn(answer(request, slot.clone(), context.clone()))),
                 // The client has disconnected or violated the protocol, or all requests before the GOAWAY are answered.
                 Ok(None) | Err(_) => break,
             },
             Some(was) = in_flight.join_next() => failed_streams += u32::from(!was.unwrap_or(false)),
-            () = quic::idle(&slot), if !leaving => leaving = true,
+            () = slot.idle_timeout(), if !leaving => leaving = true,
             () = stopped(&mut stopping), if !leaving => leaving = true,
         }
         if leaving || failed_streams > MAX_FAILED_STREAMS {
@@ -63,14 +63,14 @@ pub(super) async fn serve(connection: quinn::Connection, slot: ConnectionSlot, s
 async fn answer(
     request: RequestResolver<H3Connection, Bytes>,
     slot: Arc<ConnectionSlot>,
-    shared: Arc<EncryptedContext>,
+    context: Arc<EncryptedContext>,
 ) -> bool {
     let Ok(Ok((request, mut stream))) = timeout(HANDSHAKE_TIMEOUT, request.resolve_request()).await else {
         return false;
     };
     let head = request.into_parts().0;
     let (is_head, length) = (head.method == Method::HEAD, doh::length(&head));
-    let (answer, body) = shared.exchange(&slot, head, body(&mut stream, length)).await.into_parts();
+    let (answer, body) = context.exchange(&slot, head, body(&mut stream, length)).await.into_parts();
     let sent = async {
         stream.send_response(http::Response::from_parts(answer, ())).await?;
         if !is_head {

@@ -161,7 +161,7 @@ fn response(reply: Result<Bytes, Refusal>) -> Response<Bytes> {
 impl From<NoReply> for Refusal {
     fn from(reason: NoReply) -> Refusal {
         match reason {
-            NoReply::NoQuery => refuse(StatusCode::BAD_REQUEST, "the message is not a DNS query"),
+            NoReply::NotAQuery => refuse(StatusCode::BAD_REQUEST, "the message is not a DNS query"),
             NoReply::Busy => refuse(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many queries in flight, or too many unread replies; retry later",

@@ -26,15 +26,15 @@ use crate::server::{MAX_BACKLOG, UPSTREAM_TIMEOUT, tcp};
 const WINDOW: u32 = 65_535;
 
 /// Serves a listener until the server stops.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) -> io::Result<()> {
-    tcp::accept(listener, shared.stopping.clone(), |stream, from| {
-        let (config, shared) = (shared.configs.borrow().https.clone(), shared.clone());
-        shared.stream.clients.clone().admit(from, |slot| async move {
-            let Some(stream) = shared.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
+pub(super) async fn serve(listener: TcpListener, context: Arc<EncryptedContext>) -> io::Result<()> {
+    tcp::accept(listener, context.stopping.clone(), |stream, from| {
+        let (config, context) = (context.configs.borrow().https.clone(), context.clone());
+        context.stream.clients.clone().admit(from, |slot| async move {
+            let Some(stream) = context.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
             let slot = Arc::new(slot);
             let service = service_fn(|request| {
-                let (slot, shared) = (slot.clone(), shared.clone());
-                async move { Ok::<_, Infallible>(respond(request, &slot, &shared).await) }
+                let (slot, context) = (slot.clone(), context.clone());
+                async move { Ok::<_, Infallible>(respond(request, &slot, &context).await) }
             });
             let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let stream = TokioIo::new(stream);
@@ -48,12 +48,12 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) 
                     .initial_stream_window_size(WINDOW)
                     .initial_connection_window_size(WINDOW)
                     .max_send_buf_size(MAX_BACKLOG);
-                drive(server.serve_connection(stream, service), &slot, shared.stopping.clone()).await;
+                drive(server.serve_connection(stream, service), &slot, context.stopping.clone()).await;
             } else {
                 let mut server = http1::Builder::new();
                 // The connection's idle timeout covers a slow request head.
                 server.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(doh::HEAD);
-                drive(server.serve_connection(stream, service), &slot, shared.stopping.clone()).await;
+                drive(server.serve_connection(stream, service), &slot, context.stopping.clone()).await;
             }
         });
     })
@@ -82,7 +82,7 @@ async fn drive(connection: impl GracefulConnection, slot: &ConnectionSlot, mut s
 async fn respond(
     request: Request<Incoming>,
     slot: &Arc<ConnectionSlot>,
-    shared: &EncryptedContext,
+    context: &EncryptedContext,
 ) -> Response<Full<Bytes>> {
     let (head, body) = request.into_parts();
     let body = async {
@@ -91,5 +91,5 @@ async fn respond(
             body.map_err(|error| if error.is::<LengthLimitError>() { doh::too_large() } else { doh::broken() })?;
         Ok(body.to_bytes().into())
     };
-    shared.exchange(slot, head, body).await.map(Full::new)
+    context.exchange(slot, head, body).await.map(Full::new)
 }

@@ -17,17 +17,18 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use jiff::Timestamp;
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::clients::ConnectionSlot;
 use super::handler::NoReply;
-use super::{BindError, CLOSE_TIMEOUT, Clients, Handler, Limits, TransportCounters, tcp};
+use super::socket::{self, BindError};
+use super::tcp::StreamContext;
+use super::{CLOSE_TIMEOUT, Clients, DRAIN_TIMEOUT, Handler, Limits, ListenError, TransportCounters};
 use crate::watched::FolderWatch;
 use certificates::{Configs, Contents};
 
@@ -100,17 +101,6 @@ pub struct EncryptedOptions {
     pub files: Files,
 }
 
-/// Failure to open the encrypted transports.
-#[derive(Debug, Error)]
-pub enum OpenError {
-    /// The certificate, its key or the client authorities are unusable.
-    #[error(transparent)]
-    Files(#[from] CertificateError),
-    /// An address cannot be bound.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-}
-
 /// Statistics of the certificate and of handshakes.
 #[derive(Debug, Default)]
 pub struct EncryptedStats {
@@ -128,7 +118,7 @@ enum Socket {
 }
 
 /// Bound sockets that are not served yet, and the TLS configurations for them.
-pub struct EncryptedSockets {
+pub(super) struct EncryptedSockets {
     sockets: Vec<(ListenUrl, Socket)>,
     files: Files,
     watched: Vec<FolderWatch>,
@@ -137,7 +127,7 @@ pub struct EncryptedSockets {
 }
 
 /// Handle to the running encrypted transports.
-pub struct EncryptedServers {
+pub(super) struct EncryptedServers {
     /// Counters of each listener.
     pub counters: Vec<(ListenUrl, TransportCounters)>,
     /// Open connections of all listeners.
@@ -150,7 +140,7 @@ pub struct EncryptedServers {
 
 /// State that all connections of a listener share.
 struct EncryptedContext {
-    stream: Arc<tcp::StreamContext>,
+    stream: Arc<StreamContext>,
     configs: watch::Receiver<Arc<Configs>>,
     stats: Arc<EncryptedStats>,
     stopping: watch::Receiver<bool>,
@@ -164,7 +154,7 @@ impl EncryptedContext {
     async fn reply(&self, slot: &Arc<ConnectionSlot>, message: &[u8]) -> Result<Bytes, NoReply> {
         let _in_flight = slot.begin_query();
         slot.backlog.room().await;
-        let reply = self.stream.handler.reply(&self.stream.tally, slot.from, message).await?;
+        let reply = self.stream.handler.reply(&self.stream.counters, slot.from, message).await?;
         // The idle timeout restarts when the reply is ready.
         slot.record_activity();
         // Many upstream replies may arrive at once for a client that reads none of them.
@@ -195,43 +185,43 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 ///
 /// # Errors
 /// The error names the unusable file or address.
-pub fn open(options: &EncryptedOptions) -> Result<EncryptedSockets, OpenError> {
+pub(super) fn bind(options: &EncryptedOptions) -> Result<EncryptedSockets, ListenError> {
     let watched = options.files.watch();
     let contents = options.files.read()?;
     let configs = options.files.configs(&contents, Timestamp::now())?;
     let mut sockets = Vec::new();
-    for endpoint in &options.listen {
-        let socket = match endpoint.transport {
-            Transport::Tls | Transport::Https => tcp::bind(endpoint.address).map(Socket::Stream),
-            Transport::Quic | Transport::H3 => quic::bind(endpoint.address).map(Socket::Datagram),
+    for url in &options.listen {
+        let failed = BindError::new(url.address, url.transport.name());
+        let socket = match url.transport {
+            Transport::Tls | Transport::Https => {
+                Socket::Stream(socket::listener(url.address).map_err(|error| failed(error.source))?)
+            }
+            Transport::Quic | Transport::H3 => Socket::Datagram(socket::datagram(url.address).map_err(failed)?),
         };
-        let socket = socket.map_err(|error| BindError { transport: endpoint.transport.name(), ..error })?;
         let address = match &socket {
             Socket::Stream(listener) => listener.local_addr(),
             Socket::Datagram(socket) => socket.local_addr(),
         };
-        let address = address.unwrap_or(endpoint.address);
-        sockets.push((ListenUrl { address, ..*endpoint }, socket));
+        sockets.push((ListenUrl { address: address.map_err(failed)?, ..*url }, socket));
     }
     Ok(EncryptedSockets { sockets, files: options.files.clone(), watched, contents, configs })
 }
 
 impl EncryptedSockets {
     /// Returns the bound addresses, with the ports that the system chose.
-    pub fn endpoints(&self) -> Vec<ListenUrl> {
-        self.sockets.iter().map(|(endpoint, _)| *endpoint).collect()
+    pub(super) fn urls(&self) -> Vec<ListenUrl> {
+        self.sockets.iter().map(|(url, _)| *url).collect()
     }
 
-    /// Serves until `stopping` is true; open connections then have `drain` to finish their queries in flight.
+    /// Serves until `stopping` is true and open connections have finished their queries in flight.
     ///
     /// # Errors
     /// If the runtime or the thread cannot be created.
-    pub fn start(
+    pub(super) fn start(
         self,
         handler: &Arc<Handler>,
         limits: Limits,
         stopping: watch::Receiver<bool>,
-        drain: Duration,
     ) -> io::Result<EncryptedServers> {
         let clients = Clients::new(limits);
         let stats = Arc::new(EncryptedStats::default());
@@ -240,54 +230,48 @@ impl EncryptedSockets {
         let listeners: Vec<_> = self
             .sockets
             .into_iter()
-            .map(|(endpoint, socket)| {
-                let stream = tcp::StreamContext {
-                    handler: handler.clone(),
-                    tally: TransportCounters::default(),
-                    clients: clients.clone(),
-                };
-                let shared = EncryptedContext {
+            .map(|(url, socket)| {
+                let counters = TransportCounters::default();
+                let stream = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
+                let context = EncryptedContext {
                     stream: Arc::new(stream),
                     configs: configs.clone(),
                     stats: stats.clone(),
                     stopping: stopping.clone(),
                 };
-                (endpoint, socket, Arc::new(shared))
+                (url, socket, Arc::new(context))
             })
             .collect();
-        let counters = listeners.iter().map(|(endpoint, _, shared)| (*endpoint, shared.stream.tally.clone())).collect();
+        let counters = listeners.iter().map(|(url, _, context)| (*url, context.stream.counters.clone())).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let open = clients.clone();
         let following = self.files.follow(self.watched, self.contents, sender, stats.clone());
         let serving = async move {
             tokio::spawn(following);
             let (mut tasks, mut endpoints) = (tokio::task::JoinSet::new(), Vec::new());
-            for (endpoint, socket, shared) in listeners {
-                match (endpoint.transport, socket) {
+            for (url, socket, context) in listeners {
+                match (url.transport, socket) {
                     (Transport::Tls, Socket::Stream(listener)) => {
-                        tasks.spawn(async move { (endpoint, tls::serve(listener, shared).await) });
+                        tasks.spawn(async move { (url, tls::serve(listener, context).await) });
                     }
                     (_, Socket::Stream(listener)) => {
-                        tasks.spawn(async move { (endpoint, https::serve(listener, shared).await) });
+                        tasks.spawn(async move { (url, https::serve(listener, context).await) });
                     }
-                    (transport, Socket::Datagram(socket)) => match quic::listen(socket, transport, &shared) {
+                    (transport, Socket::Datagram(socket)) => match quic::listen(socket, transport, &context) {
                         Ok(listener) => {
                             endpoints.push(listener.close_handle());
-                            tasks.spawn(async move { (endpoint, listener.serve(shared).await) });
+                            tasks.spawn(async move { (url, listener.serve(context).await) });
                         }
-                        Err(error) => tracing::error!(%endpoint, %error, "encrypted listener failed to start"),
+                        Err(error) => tracing::error!(listener = %url, %error, "encrypted listener failed to start"),
                     },
                 }
             }
             while let Some(ended) = tasks.join_next().await {
-                if let Ok((endpoint, Err(error))) = ended {
-                    tracing::error!(%endpoint, %error, "encrypted listener failed");
+                if let Ok((url, Err(error))) = ended {
+                    tracing::error!(listener = %url, %error, "encrypted listener failed");
                 }
             }
-            let deadline = Instant::now() + drain;
-            while open.open() > 0 && Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let _ = timeout(DRAIN_TIMEOUT, open.all_closed()).await;
             // Send the final packets: a client that learns of the close does not wait for its own timeout.
             for (endpoint, no_error) in endpoints {
                 endpoint.close(no_error, b"");

@@ -10,12 +10,12 @@ use super::EncryptedContext;
 use crate::server::tcp::{self, Connection};
 
 /// Serves a listener until the server stops.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<EncryptedContext>) -> io::Result<()> {
-    tcp::accept(listener, shared.stopping.clone(), |stream, from| {
-        let (config, shared) = (shared.configs.borrow().tls.clone(), shared.clone());
-        shared.stream.clients.clone().admit(from, |slot| async move {
-            let Some(stream) = shared.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
-            Connection::new(stream, slot, shared.stream.clone()).run(shared.stopping.clone()).await;
+pub(super) async fn serve(listener: TcpListener, context: Arc<EncryptedContext>) -> io::Result<()> {
+    tcp::accept(listener, context.stopping.clone(), |stream, from| {
+        let (config, context) = (context.configs.borrow().tls.clone(), context.clone());
+        context.stream.clients.clone().admit(from, |slot| async move {
+            let Some(stream) = context.handshake(TlsAcceptor::from(config).accept(stream)).await else { return };
+            Connection::new(stream, slot, context.stream.clone()).run(context.stopping.clone()).await;
         });
     })
     .await

@@ -1,0 +1,148 @@
+//! Opens a source of facts: manifests, or the Kubernetes API by a kubeconfig or a service account.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Handle;
+
+use super::kubernetes::{self, Pods};
+use super::manifests::{ManifestError, ManifestOptions, Manifests};
+use super::object::ParseOptions;
+use super::{Event, Events, Resource, error_chain};
+use crate::zone::Cidr;
+
+/// Timeout for connecting to the API.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The source of the facts about the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file or folder of manifests, or `-` for standard input.
+    Manifests(PathBuf),
+    /// A kubeconfig, and optionally one of its contexts.
+    Kubeconfig(PathBuf, Option<String>),
+    /// The service account of the pod.
+    InCluster,
+    /// No source was named, and the process does not run in a pod.
+    Unspecified,
+}
+
+/// A source that cannot be opened.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// No source is configured.
+    #[error("no source; set --manifests PATH or --kubeconfig FILE, or run in a pod with a service account")]
+    Unspecified,
+    /// The manifests cannot be read.
+    #[error(transparent)]
+    Manifests(#[from] ManifestError),
+    /// The kubeconfig or the service account does not load.
+    #[error("{what}: {reason}")]
+    Credentials {
+        /// The file, or the service account.
+        what: String,
+        /// The error, with its causes.
+        reason: String,
+    },
+}
+
+impl SourceError {
+    /// Whether the configuration is wrong, rather than something missing.
+    pub fn is_misconfigured(&self) -> bool {
+        matches!(self, SourceError::Credentials { .. } | SourceError::Manifests(ManifestError::Syntax { .. }))
+    }
+}
+
+/// A source, and how to follow it.
+#[derive(Clone, Debug)]
+pub struct SourceOptions {
+    /// The source.
+    pub source: Source,
+    /// `--service-cidr`, for manifests.
+    pub service_cidrs: Vec<Cidr>,
+    /// How objects are parsed.
+    pub parse_options: ParseOptions,
+    /// Which pods are watched.
+    pub pods: Pods,
+    /// Time between comparisons with the API; zero: none.
+    pub self_check: Duration,
+}
+
+/// A source that sends its events.
+pub struct OpenSource {
+    /// The resources to wait for before the first table.
+    pub resources: Vec<Resource>,
+    /// The facts that are known already.
+    pub first: Vec<Event>,
+    /// The client of the API, if the source is an API.
+    pub client: Option<kube::Client>,
+}
+
+impl SourceOptions {
+    /// Opens the source. It sends to `events` until the runtime shuts down.
+    ///
+    /// # Errors
+    /// Everything that shows before the first event: files, credentials.
+    pub fn follow(&self, runtime: &Handle, events: &Events) -> Result<OpenSource, SourceError> {
+        let _guard = runtime.enter();
+        if let Source::Manifests(path) = &self.source {
+            let (manifests, mut first) = self.open_manifests(path)?;
+            first.push(Event::Synced(Resource::Manifests));
+            tokio::spawn(manifests.follow(events.clone()));
+            return Ok(OpenSource { resources: vec![Resource::Manifests], first, client: None });
+        }
+        let client = self.source.client(runtime)?;
+        let resources = kubernetes::follow(&client, self.parse_options, &self.pods, self.self_check, events);
+        Ok(OpenSource { resources, first: Vec::new(), client: Some(client) })
+    }
+
+    /// Reads manifests once.
+    ///
+    /// # Errors
+    /// The path or file that cannot be read.
+    pub fn open_manifests(&self, path: &Path) -> Result<(Manifests, Vec<Event>), ManifestError> {
+        let (parse_options, service_cidrs) = (self.parse_options, self.service_cidrs.clone());
+        Manifests::open(ManifestOptions { path: path.to_path_buf(), parse_options, service_cidrs })
+    }
+}
+
+impl Source {
+    /// Creates a client of the API. Whether the API answers shows later.
+    ///
+    /// # Errors
+    /// The kubeconfig or the service account does not load, or the source is not an API.
+    pub fn client(&self, runtime: &Handle) -> Result<kube::Client, SourceError> {
+        let (what, loaded) = match self {
+            Source::Manifests(_) | Source::Unspecified => return Err(SourceError::Unspecified),
+            Source::Kubeconfig(path, context) => {
+                let what = format!("kubeconfig {}", path.display());
+                (what, runtime.block_on(load_kubeconfig(path, context.clone())))
+            }
+            Source::InCluster => {
+                ("service account".to_owned(), kube::Config::incluster().map_err(|error| error.to_string()))
+            }
+        };
+        let failed = |reason: String| SourceError::Credentials { what: what.clone(), reason };
+        let mut loaded = loaded.map_err(failed)?;
+        loaded.connect_timeout = Some(CONNECT_TIMEOUT);
+        loaded.read_timeout = None;
+        // The watcher has its own backoff, and a 504 may mean "too large resource version", which no retry cures.
+        loaded.default_retry = false;
+        let _guard = runtime.enter();
+        kube::Client::try_from(loaded).map_err(|error| failed(error.to_string()))
+    }
+}
+
+async fn load_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {
+    // KUBECONFIG may name several files; the first to set a value wins. Some of them may be missing.
+    let paths: Vec<_> = std::env::split_paths(path).filter(|path| !path.as_os_str().is_empty()).collect();
+    let existing: Vec<_> = paths.iter().filter(|path| path.exists()).collect();
+    let mut merged = kube::config::Kubeconfig::default();
+    for path in if existing.is_empty() { paths.iter().collect() } else { existing } {
+        let next = kube::config::Kubeconfig::read_from(path).map_err(|error| error_chain(&error))?;
+        merged = merged.merge(next).map_err(|error| error_chain(&error))?;
+    }
+    let options = kube::config::KubeConfigOptions { context, ..Default::default() };
+    kube::Config::from_custom_kubeconfig(merged, &options).await.map_err(|error| error_chain(&error))
+}

@@ -1,0 +1,61 @@
+//! Replies to datagrams that are sent when the batch is gone: those that wait for an upstream.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use socket2::Socket;
+
+use super::Counters;
+use super::mmsg::{self, ReturnPath};
+use crate::forward::Outbox;
+
+/// Octets of the reply buffer that stay allocated between batches.
+const RETAINED: usize = 256 * 1024;
+
+/// Replies that leave from one socket. The forwarder's thread fills it, and sends them together.
+pub(super) struct DeferredReplies {
+    socket: Arc<Socket>,
+    /// Written by the forwarder's thread alone.
+    counters: Arc<Counters>,
+    batch: Mutex<ReplyBatch>,
+}
+
+#[derive(Default)]
+struct ReplyBatch {
+    octets: Vec<u8>,
+    /// The path of each reply, and where the reply ends in `octets`.
+    replies: Vec<(ReturnPath, usize)>,
+}
+
+impl DeferredReplies {
+    pub(super) fn new(socket: Arc<Socket>, counters: Arc<Counters>) -> Arc<DeferredReplies> {
+        Arc::new(DeferredReplies { socket, counters, batch: Mutex::default() })
+    }
+
+    /// Adds a reply. Returns itself, to be flushed, if the reply is the first of its batch.
+    pub(super) fn push(self: Arc<Self>, path: ReturnPath, reply: &[u8]) -> Option<Arc<dyn Outbox>> {
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = batch.replies.is_empty();
+        batch.octets.extend_from_slice(reply);
+        let end = batch.octets.len();
+        batch.replies.push((path, end));
+        drop(batch);
+        is_first.then_some(self as Arc<dyn Outbox>)
+    }
+}
+
+impl Outbox for DeferredReplies {
+    fn flush(&self) {
+        let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let ReplyBatch { octets, replies } = &mut *batch;
+        let mut start = 0;
+        let messages = replies.iter().map(|(path, end)| {
+            let reply = octets.get(start..*end).unwrap_or(&[]);
+            start = *end;
+            (path, reply)
+        });
+        mmsg::send(&self.socket, messages, || self.counters.unsent());
+        replies.clear();
+        octets.clear();
+        octets.shrink_to(RETAINED);
+    }
+}

@@ -1,0 +1,176 @@
+//! All listeners of a server: `bind` opens their sockets, [`Bound::start`] serves them, [`Servers::stop`] drains them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use thiserror::Error;
+use tokio::sync::watch;
+
+use super::encrypted::{self, CertificateError, EncryptedOptions, EncryptedSockets, EncryptedStats, ListenUrl};
+use super::handler::TransportCounters;
+use super::socket::{self, BindError};
+use super::tcp::{self, StreamContext};
+use super::udp::{self, UdpSockets, UdpWorkers};
+use super::{Clients, Counters, Handler, Limits};
+
+/// What to listen on, and within which limits.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// `--listen` without a scheme: addresses for UDP and TCP.
+    pub plain: Vec<SocketAddr>,
+    /// `--listen` with a scheme, and the certificate files.
+    pub encrypted: Option<EncryptedOptions>,
+    /// `--workers`: UDP workers of each address.
+    pub workers: usize,
+    /// Limits on the connections of TCP, and separately on those of all encrypted transports.
+    pub limits: Limits,
+}
+
+/// Failure to listen.
+#[derive(Debug, Error)]
+pub enum ListenError {
+    /// The certificate, its key or the client authorities are unusable.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// Sockets of every listener, bound and not served yet.
+pub struct Bound {
+    plain: Vec<(UdpSockets, TcpListener)>,
+    encrypted: Option<EncryptedSockets>,
+    limits: Limits,
+}
+
+/// The counters of one thread of a listener.
+pub struct Listener {
+    /// The address as metrics name it: `dns://ADDRESS` for UDP and TCP, as CoreDNS has it.
+    pub server: String,
+    /// The transport as metrics name it.
+    pub transport: &'static str,
+    /// Written by one thread, read by any.
+    pub counters: Arc<Counters>,
+}
+
+/// Open connections and statistics of the encrypted transports.
+pub struct EncryptedStatus {
+    /// Open connections of all of them.
+    pub clients: Arc<Clients>,
+    /// Certificate and handshakes.
+    pub stats: Arc<EncryptedStats>,
+}
+
+/// All listeners, served by threads of their own.
+pub struct Servers {
+    /// Counters of every listener's threads.
+    pub listeners: Vec<Listener>,
+    /// Open TCP connections.
+    pub clients: Arc<Clients>,
+    /// The encrypted transports, if any is served.
+    pub encrypted: Option<EncryptedStatus>,
+    stop: watch::Sender<bool>,
+    workers: Vec<UdpWorkers>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Opens the sockets of every listener.
+///
+/// # Errors
+/// The address or the file that cannot be used.
+pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
+    let plain = listen.plain.iter().map(|address| bind_plain(*address, listen.workers));
+    let plain = plain.collect::<Result<_, _>>()?;
+    let encrypted = listen.encrypted.as_ref().map(encrypted::bind).transpose()?;
+    Ok(Bound { plain, encrypted, limits: listen.limits })
+}
+
+/// Binds UDP and TCP of one address. Another program may take a port that the system chose before all sockets have it:
+/// then the system chooses again.
+fn bind_plain(address: SocketAddr, workers: usize) -> Result<(UdpSockets, TcpListener), BindError> {
+    let mut attempts = if address.port() == 0 { 16 } else { 1 };
+    loop {
+        attempts -= 1;
+        let bound = udp::bind(address, workers).and_then(|udp| {
+            let tcp = socket::listener(udp.address())?;
+            Ok((udp, tcp))
+        });
+        match bound {
+            Err(_) if attempts > 0 => {}
+            bound => return bound,
+        }
+    }
+}
+
+impl Bound {
+    /// Addresses of UDP and TCP, with real ports.
+    pub fn plain(&self) -> Vec<SocketAddr> {
+        self.plain.iter().map(|(udp, _)| udp.address()).collect()
+    }
+
+    /// Addresses of the encrypted transports, with real ports.
+    pub fn encrypted(&self) -> Vec<ListenUrl> {
+        self.encrypted.as_ref().map(EncryptedSockets::urls).unwrap_or_default()
+    }
+
+    /// Serves every listener.
+    ///
+    /// # Errors
+    /// The system's error when it starts no more threads.
+    pub fn start(self, handler: &Arc<Handler>) -> io::Result<Servers> {
+        let addresses = self.plain();
+        let (stop, stopping) = watch::channel(false);
+        let clients = Clients::new(self.limits);
+        let (mut listeners, mut workers, mut threads, mut tcp) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (udp, listener) in self.plain {
+            let server = format!("dns://{}", udp.address());
+            let started = udp.start(handler)?;
+            let of_worker = |counters: &Arc<Counters>| Listener::new(&server, "udp", counters);
+            listeners.extend(started.counters.iter().map(of_worker));
+            workers.push(started);
+            tcp.push(listener);
+        }
+        // One thread serves TCP of all addresses, and counts under the first.
+        if let Some(address) = addresses.first() {
+            let counters = TransportCounters::default();
+            listeners.extend(Listener::of_transport(&format!("dns://{address}"), "tcp", &counters));
+            let context = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
+            threads.push(tcp::start(tcp, Arc::new(context), stopping.clone())?);
+        }
+        let encrypted = self.encrypted.map(|sockets| sockets.start(handler, self.limits, stopping)).transpose()?;
+        let encrypted = encrypted.map(|started| {
+            for (url, counters) in &started.counters {
+                listeners.extend(Listener::of_transport(&url.to_string(), url.transport.name(), counters));
+            }
+            threads.push(started.thread);
+            EncryptedStatus { clients: started.clients, stats: started.stats }
+        });
+        Ok(Servers { listeners, clients, encrypted, stop, workers, threads })
+    }
+}
+
+impl Listener {
+    fn new(server: &str, transport: &'static str, counters: &Arc<Counters>) -> Listener {
+        Listener { server: server.to_owned(), transport, counters: counters.clone() }
+    }
+
+    fn of_transport(server: &str, transport: &'static str, counters: &TransportCounters) -> [Listener; 2] {
+        [&counters.immediate, &counters.deferred].map(|counters| Listener::new(server, transport, counters))
+    }
+}
+
+impl Servers {
+    /// Stops listening, answers what has arrived, and waits for open connections to finish, for a limited time.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        for workers in self.workers {
+            workers.stop();
+        }
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}

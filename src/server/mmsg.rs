@@ -1,0 +1,318 @@
+//! Datagrams in batches: `recvmmsg` and `sendmmsg` (recvmmsg(2), sendmmsg(2)).
+//!
+//! # Design
+//! All `unsafe` of the program is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and [`set_packet_info`]. The
+//! standard library, socket2 and rustix have no batched calls with control messages, and quinn-udp's batches (GRO, GSO)
+//! expect many datagrams of one peer, where a DNS server has one datagram each of many.
+//!
+//! Message headers live for the time of one call, on the stack, and get their pointers right before it: between the
+//! moment when a pointer is taken from a buffer and the end of the call, nothing else borrows that buffer. No pointer
+//! outlives its call, so that the code is sound under Stacked Borrows whatever the callers do with the buffers in between.
+//! Miri does not know the two calls; this is the argument in its place.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+
+use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, sockaddr_storage, socklen_t};
+use socket2::Socket;
+
+use crate::wire::HEADER_LEN;
+
+/// Datagrams that one system call receives or sends at most. Beyond 64, the cost of the call is lost in that of the
+/// datagrams.
+pub(super) const BATCH: usize = 64;
+/// Datagrams that a call is prepared to receive at least: preparing for many costs time when one comes.
+const FEWEST: usize = 4;
+/// Largest query that is received whole, in octets: a question of 255 octets with all options that clients send is a
+/// third of this. An odd number of cache lines, as for replies: buffers that are a power of two apart would evict each
+/// other from the cache.
+const QUERY: usize = 1600;
+/// Room for one reply in octets: `--udp-payload` is at most 4,096.
+const REPLY: usize = 4096 + 64;
+/// Room for one IPV6_PKTINFO or IP_PKTINFO control message in octets.
+const CONTROL: usize = 64;
+
+/// A control message. The kernel reads and writes it as a structure: it has to be aligned.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL]);
+
+/// The way back to the client that sent a datagram: its address, and the local address that it asked.
+#[derive(Clone, Copy)]
+pub(super) struct ReturnPath {
+    name: sockaddr_storage,
+    name_length: socklen_t,
+    /// Octets of `control` that hold a control message; 0: none.
+    control_length: usize,
+    control: Control,
+}
+
+/// A received datagram that may get a reply.
+pub(super) struct Datagram<'b> {
+    /// The client.
+    pub(super) from: SocketAddr,
+    /// Its way back.
+    pub(super) return_path: &'b ReturnPath,
+    /// Its message.
+    pub(super) query: &'b [u8],
+    /// Room for the reply.
+    pub(super) reply: &'b mut [u8],
+}
+
+/// The buffers of one UDP worker, allocated once.
+pub(super) struct Batch {
+    queries: Box<[[u8; QUERY]]>,
+    replies: Box<[[u8; REPLY]]>,
+    paths: Box<[ReturnPath]>,
+    /// Octets of each received query.
+    lengths: [usize; BATCH],
+    /// Of each reply: the received datagram that it answers, and its length.
+    answered: [(usize, usize); BATCH],
+    /// Number of replies.
+    count: usize,
+    /// Whether the socket is bound to a wildcard address, so that replies have to name the local address.
+    wildcard: bool,
+    /// Datagrams that the next call is prepared to receive.
+    prepared: usize,
+}
+
+impl Batch {
+    /// Buffers for a socket; `wildcard`: it is bound to an unspecified address.
+    pub(super) fn new(wildcard: bool) -> Batch {
+        Batch {
+            queries: vec![[0; QUERY]; BATCH].into(),
+            replies: vec![[0; REPLY]; BATCH].into(),
+            paths: vec![ReturnPath::empty(); BATCH].into(),
+            lengths: [0; BATCH],
+            answered: [(0, 0); BATCH],
+            count: 0,
+            wildcard,
+            prepared: FEWEST,
+        }
+    }
+
+    /// Receives what has arrived, and waits for a first datagram if `wait` is set. Returns the number of datagrams;
+    /// replies of the batch before are gone.
+    ///
+    /// # Errors
+    /// The error of the socket; `WouldBlock` if nothing has arrived and `wait` is not set.
+    pub(super) fn receive(&mut self, socket: &Socket, wait: bool) -> io::Result<usize> {
+        self.count = 0;
+        let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH];
+        let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; BATCH];
+        let buffers = self.queries.iter_mut().zip(self.paths.iter_mut());
+        let slots = headers.iter_mut().zip(pieces.iter_mut()).zip(buffers).take(self.prepared);
+        for ((header, piece), (query, path)) in slots {
+            let piece = piece.write(iovec { iov_base: query.as_mut_ptr().cast(), iov_len: QUERY });
+            let header = &mut header.write(zeroed_header()).msg_hdr;
+            header.msg_name = (&raw mut path.name).cast();
+            header.msg_namelen = size_of::<sockaddr_storage>() as socklen_t;
+            header.msg_iov = piece;
+            header.msg_iovlen = 1;
+            if self.wildcard {
+                header.msg_control = path.control.0.as_mut_ptr().cast();
+                header.msg_controllen = CONTROL as _;
+            }
+        }
+        let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
+        // SAFETY: the first `prepared` headers are initialized. Each points to an initialized piece, and both to buffers
+        // of `self` of the given lengths, which nothing else borrows until the call returns. The descriptor is open for
+        // as long as `socket` is borrowed.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                headers.as_mut_ptr().cast(),
+                self.prepared as c_uint,
+                flags as _,
+                std::ptr::null_mut(),
+            )
+        };
+        let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        for (index, header) in headers.iter().enumerate().take(received.min(self.prepared)) {
+            // SAFETY: the first `prepared` headers were initialized above.
+            let header = unsafe { header.assume_init_ref() };
+            let path = &mut self.paths[index];
+            path.name_length = header.msg_hdr.msg_namelen;
+            path.control_length = if self.wildcard { header.msg_hdr.msg_controllen as usize } else { 0 };
+            // A datagram that was cut is longer than any query. Its header alone, which has no question, is answered
+            // FORMERR.
+            let is_cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            self.lengths[index] = if is_cut { HEADER_LEN } else { (header.msg_len as usize).min(QUERY) };
+        }
+        self.prepared = (2 * received).clamp(FEWEST, BATCH);
+        Ok(received)
+    }
+
+    /// Received datagram `index`, with room for its reply; `None` if it cannot get one.
+    #[inline]
+    pub(super) fn datagram(&mut self, index: usize) -> Option<Datagram<'_>> {
+        let return_path = &self.paths[index];
+        let from = return_path.client()?;
+        // A reply to port 0 cannot be sent, and would fail its whole batch.
+        if from.port() == 0 {
+            return None;
+        }
+        let query = &self.queries[index][..self.lengths[index]];
+        Some(Datagram { from, return_path, query, reply: &mut self.replies[self.count] })
+    }
+
+    /// Adds the reply to datagram `index`: the first `length` octets of the room that came with it.
+    #[inline]
+    pub(super) fn reply(&mut self, index: usize, length: usize) {
+        self.paths[index].turn_around();
+        self.answered[self.count] = (index, length);
+        self.count += 1;
+    }
+
+    /// Sends the replies, and calls `unsent` for each that could not be sent. Returns their number.
+    pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut()) -> usize {
+        let answered = self.answered[..self.count].iter().zip(self.replies.iter());
+        send(socket, answered.map(|(&(index, length), reply)| (&self.paths[index], &reply[..length])), unsent);
+        self.count
+    }
+}
+
+/// Sends each message along its path, and calls `unsent` for each that could not be sent: it does not keep the others
+/// from leaving.
+pub(super) fn send<'m>(
+    socket: &Socket,
+    messages: impl IntoIterator<Item = (&'m ReturnPath, &'m [u8])>,
+    mut unsent: impl FnMut(),
+) {
+    let mut messages = messages.into_iter();
+    loop {
+        let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH];
+        let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; BATCH];
+        let mut count = 0;
+        for ((header, piece), (path, message)) in headers.iter_mut().zip(pieces.iter_mut()).zip(messages.by_ref()) {
+            let piece = piece.write(iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() });
+            let header = &mut header.write(zeroed_header()).msg_hdr;
+            header.msg_name = (&raw const path.name).cast_mut().cast();
+            header.msg_namelen = path.name_length;
+            header.msg_iov = piece;
+            header.msg_iovlen = 1;
+            if path.control_length > 0 {
+                header.msg_control = path.control.0.as_ptr().cast_mut().cast();
+                header.msg_controllen = path.control_length as _;
+            }
+            count += 1;
+        }
+        if count == 0 {
+            return;
+        }
+        let mut start = 0;
+        while start < count {
+            // SAFETY: headers `start..count` are initialized and point to initialized pieces, and both to paths and
+            // messages of the given lengths, which are borrowed for 'm. sendmmsg writes nothing but the headers' lengths,
+            // so that pointers from shared borrows are enough. The descriptor is open for as long as `socket` is borrowed.
+            let sent = unsafe {
+                let first: *mut mmsghdr = headers.as_mut_ptr().cast();
+                libc::sendmmsg(socket.as_raw_fd(), first.add(start), (count - start) as c_uint, 0)
+            };
+            start += match usize::try_from(sent) {
+                Ok(sent @ 1..) => sent,
+                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => 0,
+                _ => {
+                    unsent();
+                    1
+                }
+            };
+        }
+        if count < BATCH {
+            return;
+        }
+    }
+}
+
+/// Has the kernel report the local address that each datagram was sent to, which a wildcard socket does not know.
+///
+/// # Errors
+/// The error of setsockopt(2).
+pub(super) fn set_packet_info(socket: &Socket, v6: bool) -> io::Result<()> {
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO) } else { (libc::IPPROTO_IP, libc::IP_PKTINFO) };
+    let on: c_int = 1;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the value is an int of the given length.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size_of::<c_int>() as socklen_t)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[inline(always)]
+fn zeroed_header() -> mmsghdr {
+    // SAFETY: a C structure of numbers and pointers, for which zeros are a valid value.
+    unsafe { MaybeUninit::zeroed().assume_init() }
+}
+
+impl ReturnPath {
+    fn empty() -> ReturnPath {
+        // SAFETY: a C structure of numbers, for which zeros are a valid value.
+        let name = unsafe { MaybeUninit::<sockaddr_storage>::zeroed().assume_init() };
+        ReturnPath { name, name_length: 0, control_length: 0, control: Control([0; CONTROL]) }
+    }
+
+    /// The client's address.
+    #[inline]
+    fn client(&self) -> Option<SocketAddr> {
+        match c_int::from(self.name.ss_family) {
+            libc::AF_INET if self.name_length as usize >= size_of::<libc::sockaddr_in>() => {
+                // SAFETY: by family and length this is the structure that the kernel wrote; the storage is aligned for it.
+                let v4: &libc::sockaddr_in = unsafe { &*std::ptr::from_ref(&self.name).cast() };
+                let address = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
+                Some(SocketAddrV4::new(address, u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 if self.name_length as usize >= size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: as above.
+                let v6: &libc::sockaddr_in6 = unsafe { &*std::ptr::from_ref(&self.name).cast() };
+                let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                Some(SocketAddrV6::new(address, u16::from_be(v6.sin6_port), 0, 0).into())
+            }
+            _ => None,
+        }
+    }
+
+    /// The path of a reply that is sent when the batch is gone.
+    pub(super) fn turned_around(&self) -> ReturnPath {
+        let mut path = *self;
+        path.turn_around();
+        path
+    }
+
+    /// Turns the control message that names a datagram's local address into the one that sends a reply from there. The
+    /// interface is set only for link-local addresses: elsewhere routing decides.
+    fn turn_around(&mut self) {
+        if self.control_length == 0 {
+            return;
+        }
+        let length = mem::take(&mut self.control_length);
+        let octets = &mut self.control.0;
+        // SAFETY: the buffer is aligned and longer than the structure, whose numbers may have any value.
+        let header: cmsghdr = unsafe { std::ptr::read(octets.as_ptr().cast()) };
+        let start = size_of::<cmsghdr>();
+        if length < start || !(start..=CONTROL).contains(&(header.cmsg_len as usize)) {
+            return;
+        }
+        self.control_length = match (header.cmsg_level, header.cmsg_type) {
+            // struct in6_pktinfo: the address, then the interface.
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let is_link_local = octets[start] == 0xfe && octets[start + 1] & 0xc0 == 0x80;
+                if !is_link_local {
+                    octets[start + 16..start + 20].fill(0);
+                }
+                // SAFETY: a computation on a length.
+                unsafe { libc::CMSG_SPACE(20) as usize }
+            }
+            // struct in_pktinfo: the interface, the local address, the destination.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                octets[start..start + 4].fill(0);
+                // SAFETY: as above.
+                unsafe { libc::CMSG_SPACE(12) as usize }
+            }
+            _ => 0,
+        };
+    }
+}

@@ -759,8 +759,8 @@ proptest! {
                     prop_assert_eq!(reply[3] & 15, 0);
                     prop_assert_eq!(usize::from(u16::from_be_bytes([reply[6], reply[7]])), service.a.octets().len() / 16);
                     // The last rule that found something is the one that won.
-                    let won = told.0.iter().rev().find(|step| matches!(step.finding, StepResult::Found(_))).unwrap();
-                    let StepResult::Found(what) = &won.finding else { unreachable!() };
+                    let won = told.0.iter().rev().find(|step| matches!(step.result, StepResult::Found(_))).unwrap();
+                    let StepResult::Found(what) = &won.result else { unreachable!() };
                     prop_assert!(what.starts_with(&service.name.text()), "{}: {} is not {}", &text, what, service.name.text());
                 }
                 Outcome::Found(..) => prop_assert_eq!(reply[3] & 15, 0),

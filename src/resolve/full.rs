@@ -3,38 +3,8 @@
 
 use super::trace::{Step, StepResult, Trace};
 use super::{Node, Outcome, Search, Space};
-use crate::wire::{Name, text_of};
+use crate::wire::text_of;
 use crate::zone::{Label, PodNames, dashed};
-
-/// Resolves a name that has `above` labels before the cluster domain.
-#[inline(always)]
-pub(super) fn resolve<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    name: &'z Name,
-    space: Space,
-    above: usize,
-    trace: &mut T,
-) -> Outcome<'z> {
-    if !search.zone.synced {
-        return Outcome::NotReady;
-    }
-    let Some(kind) = above.checked_sub(1) else { return Outcome::Found(Node::Apex, space) };
-    let label = name.label(kind);
-    if label == b"\x03svc" {
-        return service(search, name, space, kind, trace);
-    }
-    let node = match label {
-        b"\x03pod" => pod(search, name, kind, trace),
-        b"\x0bdns-version" if kind == 0 => Some(Node::Version),
-        b"\x03dns" if kind == 0 => Some(Node::Empty),
-        b"\x03dns" if kind == 1 && name.label(0) == b"\x02ns" => Some(Node::NameServer),
-        other => {
-            trace.note(|| Step::new("full name", format!("svc or pod, not '{}'", text_of(other)), StepResult::Nothing));
-            None
-        }
-    };
-    outcome(node, space)
-}
 
 fn outcome(node: Option<Node<'_>>, space: Space) -> Outcome<'_> {
     match node {
@@ -43,62 +13,79 @@ fn outcome(node: Option<Node<'_>>, space: Space) -> Outcome<'_> {
     }
 }
 
-/// Resolves a name that has `kind` labels before `svc.Z`.
-#[inline(always)]
-fn service<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    name: &'z Name,
-    space: Space,
-    kind: usize,
-    trace: &mut T,
-) -> Outcome<'z> {
-    let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
-    let Some(service) = namespace.checked_sub(1) else {
-        return outcome(namespace_node(search, search.zone.label_of(name, 0), trace), space);
-    };
-    let (label, within) = (search.zone.label_of(name, service), search.zone.label_of(name, namespace));
-    match search.service("full name", label, within, trace) {
-        Some(found) if !found.answers() => Outcome::Missing(space),
-        Some(found) if service == 0 => Outcome::Found(Node::Service(found), space),
-        Some(found) => outcome(search.below(found, name, service, trace), space),
-        None => Outcome::Missing(space),
-    }
-}
-
-/// Resolves the name of a namespace, which exists but has no records.
-pub(super) fn namespace_node<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    label: Label<'_>,
-    trace: &mut T,
-) -> Option<Node<'z>> {
-    trace.probe();
-    let found = search.zone.namespace(label).filter(|namespace| search.lazy_caller.sees_namespace(namespace));
-    trace.note(|| {
-        let finding = match found {
-            Some(_) => StepResult::Found("the namespace exists, but has no address".to_owned()),
-            None => StepResult::Nothing,
-        };
-        Step::new("namespace", format!("namespace {}", text_of(label.octets)), finding)
-    });
-    found.map(|_| Node::Empty)
-}
-
-/// Resolves `a-b-c-d.ns.pod.Z`, which has `kind` labels before `pod.Z`.
-fn pod<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, kind: usize, trace: &mut T) -> Option<Node<'z>> {
-    match kind {
-        0 => Some(Node::Empty),
-        1 => namespace_node(search, search.zone.label_of(name, 0), trace),
-        2 => {
-            let namespace = name.label(1);
-            namespace_node(search, search.zone.label(namespace), trace)?;
-            let address = dashed::parse(name.label(0))?;
-            let exists = match search.zone.settings.pod_names {
-                PodNames::Off => false,
-                PodNames::Any => true,
-                PodNames::Verified => search.zone.has_pod(address, namespace),
-            };
-            exists.then_some(Node::Address(address))
+impl<'z, T: Trace> Search<'_, 'z, T> {
+    /// Resolves a name that has `above` labels before the cluster domain.
+    #[inline(always)]
+    pub(super) fn full_name(&mut self, space: Space, above: usize) -> Outcome<'z> {
+        if !self.zone.synced {
+            return Outcome::NotReady;
         }
-        _ => None,
+        let Some(kind) = above.checked_sub(1) else { return Outcome::Found(Node::Apex, space) };
+        let label = self.name.label(kind);
+        if label == b"\x03svc" {
+            return self.service_name(space, kind);
+        }
+        let node = match label {
+            b"\x03pod" => self.pod_name(kind),
+            b"\x0bdns-version" if kind == 0 => Some(Node::Version),
+            b"\x03dns" if kind == 0 => Some(Node::Empty),
+            b"\x03dns" if kind == 1 && self.name.label(0) == b"\x02ns" => Some(Node::NameServer),
+            other => {
+                let looked_for = || format!("svc or pod, not '{}'", text_of(other));
+                self.trace.note(|| Step::new("full name", looked_for(), StepResult::Nothing));
+                None
+            }
+        };
+        outcome(node, space)
+    }
+
+    /// Resolves a name that has `kind` labels before `svc.Z`.
+    #[inline(always)]
+    fn service_name(&mut self, space: Space, kind: usize) -> Outcome<'z> {
+        let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
+        let Some(service) = namespace.checked_sub(1) else {
+            return outcome(self.namespace_node(self.zone.label_of(self.name, 0)), space);
+        };
+        let (label, within) = (self.zone.label_of(self.name, service), self.zone.label_of(self.name, namespace));
+        match self.service("full name", label, within) {
+            Some(found) if !found.answers() => Outcome::Missing(space),
+            Some(found) if service == 0 => Outcome::Found(Node::Service(found), space),
+            Some(found) => outcome(self.below(found, service), space),
+            None => Outcome::Missing(space),
+        }
+    }
+
+    /// Resolves the name of a namespace, which exists but has no records.
+    pub(super) fn namespace_node(&mut self, label: Label<'_>) -> Option<Node<'z>> {
+        self.trace.probe();
+        let found = self.zone.namespace(label).filter(|namespace| self.caller.sees_namespace(namespace));
+        self.trace.note(|| {
+            let result = match found {
+                Some(_) => StepResult::Found("the namespace exists, but has no address".to_owned()),
+                None => StepResult::Nothing,
+            };
+            Step::new("namespace", format!("namespace {}", text_of(label.octets)), result)
+        });
+        found.map(|_| Node::Empty)
+    }
+
+    /// Resolves `a-b-c-d.ns.pod.Z`, which has `kind` labels before `pod.Z`.
+    fn pod_name(&mut self, kind: usize) -> Option<Node<'z>> {
+        match kind {
+            0 => Some(Node::Empty),
+            1 => self.namespace_node(self.zone.label_of(self.name, 0)),
+            2 => {
+                let namespace = self.name.label(1);
+                self.namespace_node(self.zone.label(namespace))?;
+                let address = dashed::parse(self.name.label(0))?;
+                let exists = match self.zone.settings.pod_names {
+                    PodNames::Off => false,
+                    PodNames::Any => true,
+                    PodNames::Verified => self.zone.has_pod(address, namespace),
+                };
+                exists.then_some(Node::Address(address))
+            }
+            _ => None,
+        }
     }
 }

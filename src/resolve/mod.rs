@@ -116,54 +116,49 @@ pub enum Outcome<'z> {
 
 /// Resolves a name for a caller. Inlined because most queries are for full names, the shortest path through here.
 #[inline(always)]
-pub fn resolve<'z, T: Trace>(
-    zone: &'z Zone,
-    lazy_caller: &LazyCaller<'z>,
-    name: &'z Name,
-    trace: &mut T,
-) -> Outcome<'z> {
-    let search = Search { zone, lazy_caller };
+pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
+    let mut search = Search { zone, caller, name, trace };
     for (index, domain) in zone.settings.domains.iter().enumerate() {
         if let Some(above) = name.below(&domain.wire, domain.labels) {
-            return full::resolve(&search, name, Space::Domain { index, above }, above, trace);
+            return search.full_name(Space::Domain { index, above }, above);
         }
     }
-    if let Some(outcome) = reverse::resolve(&search, name, trace) {
+    if let Some(outcome) = search.reverse_name() {
         return outcome;
     }
-    short::resolve(&search, name, trace)
+    search.short_name()
 }
 
-/// The table and the caller, which every rule needs.
-struct Search<'s, 'z> {
+/// The resolution of one name: the zone, the caller, the name, and the trace that records each step. Its methods are the
+/// rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in `short.rs`.
+struct Search<'s, 'z, T> {
     zone: &'z Zone,
-    lazy_caller: &'s LazyCaller<'z>,
+    caller: &'s LazyCaller<'z>,
+    name: &'z Name,
+    trace: &'s mut T,
 }
 
-impl<'z> Search<'_, 'z> {
+impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Returns the Service `service` in `namespace` if it exists and is visible to the caller.
     #[inline(always)]
-    fn service<T: Trace>(
-        &self,
-        rule: &'static str,
-        service: Label<'_>,
-        namespace: Label<'_>,
-        trace: &mut T,
-    ) -> Option<&'z Service> {
-        trace.probe();
+    fn service(&mut self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+        self.trace.probe();
         let found = self.zone.service(service, namespace);
-        let seen = match found {
-            Some(service) if self.lazy_caller.sees(&service.visibility) => Some(service),
+        let visible = match found {
+            Some(service) if self.caller.sees(&service.visibility) => Some(service),
             _ => None,
         };
-        trace.note(|| {
-            Step::service(rule, service.octets, namespace.octets, found.map(|found| &**found), seen.is_some())
+        self.trace.note(|| {
+            let found = found.map(|found| &**found);
+            Step::service(rule, service.octets, namespace.octets, found, visible.is_some())
         });
-        seen.map(|service| &**service)
+        visible.map(|service| &**service)
     }
 
-    /// Resolves a name below a Service: `_port._proto`, the empty non-terminal `_proto`, or an endpoint.
-    fn below<T: Trace>(&self, service: &'z Service, name: &'z Name, labels: usize, trace: &mut T) -> Option<Node<'z>> {
+    /// Resolves the first `labels` labels of the name below a Service: `_port._proto`, the empty non-terminal `_proto`, or
+    /// an endpoint.
+    fn below(&mut self, service: &'z Service, labels: usize) -> Option<Node<'z>> {
+        let name = self.name;
         let node = match labels {
             1 => match protocol_of(name.label(0)) {
                 Some(protocol) => has_named_port(service, protocol).then_some(Node::Empty),
@@ -176,7 +171,7 @@ impl<'z> Search<'_, 'z> {
             }
             _ => None,
         };
-        trace.note(|| Step::below(name, labels, service, node.is_some()));
+        self.trace.note(|| Step::below(name, labels, service, node.is_some()));
         node
     }
 }

@@ -61,45 +61,46 @@ fn nibble(label: &[u8]) -> Option<u8> {
     }
 }
 
-/// Resolves a reverse name. Returns `None` for any other name.
-#[inline(never)]
-pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Option<Outcome<'z>> {
-    // This one comparison is all that other names pay.
-    if !name.wire().ends_with(b"\x04arpa\0") {
-        return None;
+impl<'z, T: Trace> Search<'_, 'z, T> {
+    /// Resolves a reverse name. Returns `None` for any other name.
+    #[inline(never)]
+    pub(super) fn reverse_name(&mut self) -> Option<Outcome<'z>> {
+        // This one comparison is all that other names pay.
+        if !self.name.wire().ends_with(b"\x04arpa\0") {
+            return None;
+        }
+        let block = Block::parse(self.name)?;
+        Some(self.block(&block))
     }
-    let block = Block::parse(name)?;
-    Some(search_block(search, name, &block, trace))
-}
 
-fn search_block<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, block: &Block, trace: &mut T) -> Outcome<'z> {
-    let zone = search.zone;
-    if !zone.synced {
-        return Outcome::NotReady;
-    }
-    let whole = block.prefix == 128;
-    trace.probe();
-    let owned =
-        zone.has_owner_within(block.first, block.last(), |service| search.lazy_caller.sees(&service.visibility));
-    let asked = Cidr::new(block.first, block.prefix);
-    let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
-    trace.note(|| {
-        let what = if whole { "a Service or ready endpoint with address" } else { "addresses in the block at" };
-        let finding = match (owned, inside) {
-            (true, _) => StepResult::Found("an address of the cluster".to_owned()),
-            (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr, so not forwarded".to_owned()),
-            (false, None) => StepResult::Nothing,
-        };
-        Step::new("reverse name", format!("{what} {}", address_of(block.first)), finding)
-    });
-    let space = Space::Reverse { above: inside.map_or(0, |cidr| zone_cut(cidr, block, name)) };
-    match (owned, block.rest) {
-        (true, 0) if whole => Outcome::Found(Node::Reverse(address_of(block.first)), space),
-        (true, 0) => Outcome::Found(Node::Empty, space),
-        // No name exists below a complete address.
-        (true, _) if whole => Outcome::Missing(Space::Reverse { above: block.rest }),
-        _ if inside.is_some() => Outcome::Missing(space),
-        _ => Outcome::NotOurs,
+    fn block(&mut self, block: &Block) -> Outcome<'z> {
+        let (zone, caller) = (self.zone, self.caller);
+        if !zone.synced {
+            return Outcome::NotReady;
+        }
+        let whole = block.prefix == 128;
+        self.trace.probe();
+        let owned = zone.has_owner_within(block.first, block.last(), |service| caller.sees(&service.visibility));
+        let asked = Cidr::new(block.first, block.prefix);
+        let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
+        self.trace.note(|| {
+            let what = if whole { "a Service or ready endpoint with address" } else { "addresses in the block at" };
+            let result = match (owned, inside) {
+                (true, _) => StepResult::Found("an address of the cluster".to_owned()),
+                (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr, so not forwarded".to_owned()),
+                (false, None) => StepResult::Nothing,
+            };
+            Step::new("reverse name", format!("{what} {}", address_of(block.first)), result)
+        });
+        let space = Space::Reverse { above: inside.map_or(0, |cidr| zone_cut(cidr, block, self.name)) };
+        match (owned, block.rest) {
+            (true, 0) if whole => Outcome::Found(Node::Reverse(address_of(block.first)), space),
+            (true, 0) => Outcome::Found(Node::Empty, space),
+            // No name exists below a complete address.
+            (true, _) if whole => Outcome::Missing(Space::Reverse { above: block.rest }),
+            _ if inside.is_some() => Outcome::Missing(space),
+            _ => Outcome::NotOurs,
+        }
     }
 }
 

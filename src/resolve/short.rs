@@ -1,440 +1,456 @@
-//! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins, and a match is decided by
-//! existence: a headless Service without ready endpoints still ends the search.
+//! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins, and existence decides whether
+//! a rule matches: a headless Service without ready endpoints still ends the search.
 
-use super::full::namespace_node;
-use super::trace::{Step, StepResult, Trace, finding};
+use std::sync::Arc;
+
+use super::trace::{Step, StepResult, Trace, service_result};
 use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
-use crate::wire::{MAX_LABEL, Name, text_of};
-use crate::zone::{Kind, Label, Namespace, Service, tld};
+use crate::wire::{MAX_LABEL, text_of};
+use crate::zone::{Candidate, Kind, Label, Namespace, Service, ServiceName, tld};
 
-/// Resolves a name outside of every cluster domain and reverse zone.
-#[inline(never)]
-pub(super) fn resolve<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
-    let labels = name.labels();
-    let last = name.label(labels.wrapping_sub(1));
-    if last == b"\x09localhost" {
-        trace.note(|| Step::new("special use", "localhost".into(), StepResult::Found("loopback (RFC 6761)".into())));
-        return Outcome::Found(Node::Localhost, Space::Short);
-    }
-    if !search.zone.synced && could_be_ours(search, name) {
-        return Outcome::NotReady;
-    }
-    match named(search, name, trace) {
-        RuleMatch::Is(node) => Outcome::Found(node, Space::Short),
-        RuleMatch::Not => Outcome::Missing(Space::Short),
-        RuleMatch::Unknown if labels == 0 => Outcome::NotOurs,
-        RuleMatch::Unknown if labels == 1 => bare_end(search, name, trace),
-        RuleMatch::Unknown => dotted_end(search, name, last, trace),
-    }
+/// What the rules make of a name.
+enum RuleMatch<'z> {
+    /// A rule matches.
+    Found(Node<'z>),
+    /// The name lies below a name of the cluster that has no such child: NXDOMAIN.
+    Missing,
+    /// No rule matches.
+    Unmatched,
 }
 
-/// What the rules say of a name.
-enum RuleMatch<'z> {
-    /// It is this.
-    Is(Node<'z>),
-    /// It lies below something that is ours, which has no such name: NXDOMAIN.
-    Not,
-    /// No rule matches.
-    Unknown,
+/// What the alias and the database rule make of a label.
+enum AltNameMatch<'z> {
+    Found(&'z Service),
+    /// Two Services are marked as the default: no answer is better than either.
+    Ambiguous,
+    Unmatched,
 }
 
 impl<'z> RuleMatch<'z> {
-    /// A Service ends the search, whether it has an address or not.
+    /// A Service ends the search, whether it has records or not.
     fn service(found: Option<&'z Service>) -> RuleMatch<'z> {
         match found {
-            Some(service) if service.answers() => RuleMatch::Is(Node::Service(service)),
-            Some(_) => RuleMatch::Not,
-            None => RuleMatch::Unknown,
-        }
-    }
-
-    /// What lies below a Service that a shorter name led to.
-    fn below<T: Trace>(
-        search: &Search<'_, 'z>,
-        found: Option<&'z Service>,
-        name: &'z Name,
-        labels: usize,
-        trace: &mut T,
-    ) -> RuleMatch<'z> {
-        match found {
-            Some(service) => search.below(service, name, labels, trace).map_or(RuleMatch::Not, RuleMatch::Is),
-            None => RuleMatch::Unknown,
+            Some(service) if service.answers() => RuleMatch::Found(Node::Service(service)),
+            Some(_) => RuleMatch::Missing,
+            None => RuleMatch::Unmatched,
         }
     }
 }
 
-/// The table of rules, by the number and kind of labels.
-fn named<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
-    let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
-    let svc = name.label(name.labels().wrapping_sub(1)) == b"\x03svc";
-    let at = |index| search.zone.label_of(name, index);
-    match name.labels() {
-        1 => RuleMatch::service(one(search, at(0), trace)),
-        2 => {
-            let (label, place) = (at(0), at(1));
-            match endpoint_of_own(search, name, place, trace) {
-                Some(node) => RuleMatch::Is(node),
-                None => RuleMatch::service(two(search, label, place, trace)),
+impl<'z, T: Trace> Search<'_, 'z, T> {
+    /// Resolves a name outside of every cluster domain and reverse zone.
+    #[inline(never)]
+    pub(super) fn short_name(&mut self) -> Outcome<'z> {
+        let labels = self.name.labels();
+        if self.last_label() == b"\x09localhost" {
+            let result = || StepResult::Found("loopback (RFC 6761)".into());
+            self.trace.note(|| Step::new("special use", "localhost".into(), result()));
+            return Outcome::Found(Node::Localhost, Space::Short);
+        }
+        if !self.zone.synced && self.could_be_ours() {
+            return Outcome::NotReady;
+        }
+        match self.rule_match() {
+            RuleMatch::Found(node) => Outcome::Found(node, Space::Short),
+            RuleMatch::Missing => Outcome::Missing(Space::Short),
+            RuleMatch::Unmatched if labels == 0 => Outcome::NotOurs,
+            RuleMatch::Unmatched if labels == 1 => self.unmatched_bare_name(),
+            RuleMatch::Unmatched => self.unmatched_dotted_name(),
+        }
+    }
+
+    /// The rules, by the number and kind of labels.
+    fn rule_match(&mut self) -> RuleMatch<'z> {
+        let (zone, name) = (self.zone, self.name);
+        let at = |index| zone.label_of(name, index);
+        let is_srv = self.is_srv();
+        let is_svc = self.last_label() == b"\x03svc";
+        match name.labels() {
+            1 => RuleMatch::service(self.bare(at(0))),
+            2 => {
+                let (label, namespace) = (at(0), at(1));
+                match self.own_endpoint(namespace) {
+                    Some(node) => RuleMatch::Found(node),
+                    None => RuleMatch::service(self.dotted(label, namespace)),
+                }
             }
-        }
-        3 if svc => match in_namespace(search, at(0), at(1), trace) {
-            Some(service) => RuleMatch::service(Some(service)),
-            None if srv => srv_of_one(search, name, trace),
-            None => endpoint_in(search, name, trace),
-        },
-        3 if srv => srv_of_one(search, name, trace),
-        3 => endpoint_in(search, name, trace),
-        4 if svc && !srv => RuleMatch::below(search, in_namespace(search, at(1), at(2), trace), name, 1, trace),
-        4 if srv => RuleMatch::below(search, two(search, at(2), at(3), trace), name, 2, trace),
-        5 if svc && srv => RuleMatch::below(search, in_namespace(search, at(2), at(3), trace), name, 2, trace),
-        _ => RuleMatch::Unknown,
-    }
-}
-
-fn is_underscored(label: &[u8]) -> bool {
-    label.get(1) == Some(&b'_')
-}
-
-/// `x`: in the caller's namespace a Service, an alias, a database; else an application.
-fn one<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, trace: &mut T) -> Option<&'z Service> {
-    match search.lazy_caller.namespace() {
-        Some(own) => {
-            let own = own.as_label();
-            if let Some(found) = search.service("service", label, own, trace) {
-                return Some(found);
+            3 if is_svc => match self.in_namespace(at(0), at(1)) {
+                Some(service) => RuleMatch::service(Some(service)),
+                None if is_srv => self.bare_srv(),
+                None => self.endpoint_in_namespace(),
+            },
+            3 if is_srv => self.bare_srv(),
+            3 => self.endpoint_in_namespace(),
+            4 if is_svc && !is_srv => {
+                let service = self.in_namespace(at(1), at(2));
+                self.below_service(service, 1)
             }
-            match alt_name(search, label, own, trace) {
-                Nick::Is(service) => return Some(service),
-                Nick::Doubtful => return None,
-                Nick::Unknown => {}
+            4 if is_srv => {
+                let service = self.dotted(at(2), at(3));
+                self.below_service(service, 2)
             }
-        }
-        None => trace.note(|| {
-            let looked_for = format!("Service, alias or database {}", text_of(label.octets));
-            Step::new("service", looked_for, StepResult::Skipped("the caller's namespace is not known".into()))
-        }),
-    }
-    main_of(search, application(search, label.octets, trace)?, trace)
-}
-
-/// `x.y`: after the endpoints of the caller's own Service `y`, a Service, alias or database `x` of namespace `y`, or
-/// Service `x` of application `y`.
-fn two<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    label: Label<'_>,
-    place: Label<'_>,
-    trace: &mut T,
-) -> Option<&'z Service> {
-    if guarded(search, place.octets) {
-        trace.note(|| {
-            let place = text_of(place.octets);
-            let error = format!("'{place}' is a top-level domain that no namespace may capture");
-            Step::new("top-level domain", format!("namespace {place}"), StepResult::Skipped(error))
-        });
-        return None;
-    }
-    if let Some(found) = search.service("service in namespace", label, place, trace) {
-        return Some(found);
-    }
-    // A namespace that is also a public top-level domain captures only what its Services are called.
-    if lives_in(search, place.octets) || allowed(search, place.octets) || !tld::is_public_label(place.octets) {
-        match alt_name(search, label, place, trace) {
-            Nick::Is(service) => return Some(service),
-            Nick::Doubtful => return None,
-            Nick::Unknown => {}
+            5 if is_svc && is_srv => {
+                let service = self.in_namespace(at(2), at(3));
+                self.below_service(service, 2)
+            }
+            _ => RuleMatch::Unmatched,
         }
     }
-    part_of(search, application(search, place.octets, trace)?, label.octets, trace)
-}
 
-/// Service `x` of namespace `y`, for names that say `svc` and so need no guard.
-fn in_namespace<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    label: Label<'_>,
-    place: Label<'_>,
-    trace: &mut T,
-) -> Option<&'z Service> {
-    search.service("service in namespace", label, place, trace)
-}
-
-/// `_port._proto.x`: a bare name's child is as little anybody else's as the bare name itself.
-fn srv_of_one<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
-    match RuleMatch::below(search, one(search, search.zone.label_of(name, 2), trace), name, 2, trace) {
-        RuleMatch::Unknown => RuleMatch::Not,
-        found => found,
-    }
-}
-
-/// `h.x.y`: endpoint `h` of headless Service `x` in `y`; a protocol in place of `h` is the name above `_port._proto.x.y`.
-fn endpoint_in<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> RuleMatch<'z> {
-    let (label, place) = (search.zone.label_of(name, 1), search.zone.label_of(name, 2));
-    if guarded(search, place.octets) {
-        return RuleMatch::Unknown;
-    }
-    let Some(service) = in_namespace(search, label, place, trace) else { return RuleMatch::Unknown };
-    match below_headless(service, name, trace) {
-        Some(node) => RuleMatch::Is(node),
-        None => RuleMatch::Unknown,
-    }
-}
-
-/// `x.y` where `y` is a headless Service of the caller's own namespace.
-fn endpoint_of_own<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    name: &'z Name,
-    label: Label<'_>,
-    trace: &mut T,
-) -> Option<Node<'z>> {
-    let own = search.lazy_caller.namespace()?.as_label();
-    below_headless(search.service("endpoint", label, own, trace)?, name, trace)
-}
-
-fn below_headless<'z, T: Trace>(service: &'z Service, name: &'z Name, trace: &mut T) -> Option<Node<'z>> {
-    if let Some(protocol) = protocol_of(name.label(0)) {
-        return has_named_port(service, protocol).then_some(Node::Empty);
-    }
-    match service.kind {
-        Kind::Headless => {
-            let found = EndpointMatch::new(service, name.label(0));
-            trace.note(|| Step::below(name, 1, service, found.is_some()));
-            found.map(Node::Endpoint)
+    /// The first `labels` labels of the name, below a Service that the rest of it led to.
+    fn below_service(&mut self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
+        match service {
+            Some(service) => self.below(service, labels).map_or(RuleMatch::Missing, RuleMatch::Found),
+            None => RuleMatch::Unmatched,
         }
-        _ => {
-            trace.note(|| {
-                Step::new("endpoint", text_of(name.label(0)), StepResult::Skipped("the Service is not headless".into()))
+    }
+
+    /// `x`: a Service, alias or database of the caller's namespace; else an application.
+    fn bare(&mut self, label: Label<'_>) -> Option<&'z Service> {
+        match self.caller.namespace() {
+            Some(own) => {
+                let own = own.as_label();
+                if let Some(found) = self.service("service", label, own) {
+                    return Some(found);
+                }
+                match self.alt_name(label, own) {
+                    AltNameMatch::Found(service) => return Some(service),
+                    AltNameMatch::Ambiguous => return None,
+                    AltNameMatch::Unmatched => {}
+                }
+            }
+            None => self.trace.note(|| {
+                let looked_for = format!("Service, alias or database {}", text_of(label.octets));
+                Step::new("service", looked_for, StepResult::Skipped("the caller's namespace is not known".into()))
+            }),
+        }
+        let application = self.application(label.octets)?;
+        self.main_service(application)
+    }
+
+    /// `x.y`: a Service, alias or database `x` of namespace `y`, or Service `x` of application `y`. Endpoints of the
+    /// caller's own Service `y` come before it.
+    fn dotted(&mut self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+        if self.is_guarded(namespace.octets) {
+            self.trace.note(|| {
+                let namespace = text_of(namespace.octets);
+                let reason = format!("'{namespace}' is a top-level domain that no namespace may capture");
+                Step::new("top-level domain", format!("namespace {namespace}"), StepResult::Skipped(reason))
             });
-            None
+            return None;
+        }
+        if let Some(found) = self.in_namespace(label, namespace) {
+            return Some(found);
+        }
+        // A namespace that is also a public top-level domain captures only the names of its Services.
+        if self.lives_in(namespace.octets)
+            || self.is_allowed_tld(namespace.octets)
+            || !tld::is_public_label(namespace.octets)
+        {
+            match self.alt_name(label, namespace) {
+                AltNameMatch::Found(service) => return Some(service),
+                AltNameMatch::Ambiguous => return None,
+                AltNameMatch::Unmatched => {}
+            }
+        }
+        let application = self.application(namespace.octets)?;
+        self.service_of_application(application, label.octets)
+    }
+
+    /// Service `x` of namespace `y`. Names that end in `svc` need no guard.
+    fn in_namespace(&mut self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+        self.service("service in namespace", label, namespace)
+    }
+
+    /// `_port._proto.x`: a child of a bare name never leaves the cluster, as the bare name does not.
+    fn bare_srv(&mut self) -> RuleMatch<'z> {
+        let service = self.bare(self.zone.label_of(self.name, 2));
+        match self.below_service(service, 2) {
+            RuleMatch::Unmatched => RuleMatch::Missing,
+            found => found,
         }
     }
-}
 
-/// What an alias or the database rule says.
-enum Nick<'z> {
-    Is(&'z Service),
-    /// Two defaults: no answer is better than either.
-    Doubtful,
-    Unknown,
-}
-
-fn alt_name<'z, T: Trace>(search: &Search<'_, 'z>, label: Label<'_>, within: Label<'_>, trace: &mut T) -> Nick<'z> {
-    let zone = search.zone;
-    trace.probe();
-    let alt_name = zone.alt_name(label, within);
-    let seen = |services: &'z [std::sync::Arc<Service>]| {
-        services.iter().map(|service| &**service).filter(|service| search.lazy_caller.sees(&service.visibility))
-    };
-    let alias = alt_name.and_then(|alt_name| seen(&alt_name.aliases).next());
-    trace.note(|| {
-        let claims = alt_name.and_then(|alt_name| alt_name.aliases.first()).map(|service| &**service);
-        let looked_for = format!("alias {} in namespace {}", text_of(label.octets), text_of(within.octets));
-        Step::new("alias", looked_for, finding(alias.or(claims), alias.is_some()))
-    });
-    if let Some(alias) = alias {
-        return Nick::Is(alias);
+    /// `h.x.y`: endpoint `h` of headless Service `x` in `y`. If `h` is a protocol, the name above `_port._proto.x.y`.
+    fn endpoint_in_namespace(&mut self) -> RuleMatch<'z> {
+        let (label, namespace) = (self.zone.label_of(self.name, 1), self.zone.label_of(self.name, 2));
+        if self.is_guarded(namespace.octets) {
+            return RuleMatch::Unmatched;
+        }
+        let Some(service) = self.in_namespace(label, namespace) else { return RuleMatch::Unmatched };
+        self.below_headless(service).map_or(RuleMatch::Unmatched, RuleMatch::Found)
     }
-    let kinds = &zone.settings.database_kinds;
-    if kinds.iter().any(|kind| **kind == *label.octets) {
-        let mut defaults = alt_name.into_iter().flat_map(|alt_name| seen(&alt_name.defaults));
-        let (first, second) = (defaults.next(), defaults.next());
-        trace.note(|| {
-            let finding = match (first, second) {
-                (Some(first), Some(second)) => StepResult::Skipped(format!(
-                    "both {} and {} are marked: no answer",
-                    first.name.text(),
-                    second.name.text()
-                )),
-                _ => finding(first, true),
-            };
-            let looked_for = format!(
-                "Service {}-* marked callsign.dev/default in {}",
-                text_of(label.octets),
-                text_of(within.octets)
-            );
-            Step::new("database", looked_for, finding)
-        });
-        return match (first, second) {
-            (Some(_), Some(_)) => Nick::Doubtful,
-            (Some(only), None) => Nick::Is(only),
-            (None, _) => {
-                let marked = joined(label.octets.get(1..).unwrap_or(&[]), b"-default");
-                let marked = marked.as_ref().and_then(Joined::label).map(|label| zone.label(label));
-                marked
-                    .and_then(|label| search.service("database", label, within, trace))
-                    .map_or(Nick::Unknown, Nick::Is)
+
+    /// `x.y` where `y` is a headless Service of the caller's own namespace.
+    fn own_endpoint(&mut self, label: Label<'_>) -> Option<Node<'z>> {
+        let own = self.caller.namespace()?.as_label();
+        let service = self.service("endpoint", label, own)?;
+        self.below_headless(service)
+    }
+
+    /// The first label, below a Service that has names of endpoints if it is headless.
+    fn below_headless(&mut self, service: &'z Service) -> Option<Node<'z>> {
+        let (name, label) = (self.name, self.name.label(0));
+        if let Some(protocol) = protocol_of(label) {
+            return has_named_port(service, protocol).then_some(Node::Empty);
+        }
+        match service.kind {
+            Kind::Headless => {
+                let found = EndpointMatch::new(service, label);
+                self.trace.note(|| Step::below(name, 1, service, found.is_some()));
+                found.map(Node::Endpoint)
             }
+            _ => {
+                self.trace.note(|| {
+                    Step::new("endpoint", text_of(label), StepResult::Skipped("the Service is not headless".into()))
+                });
+                None
+            }
+        }
+    }
+
+    /// An alias of a namespace, or the default of a kind of database there.
+    fn alt_name(&mut self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+        let (zone, caller) = (self.zone, self.caller);
+        self.trace.probe();
+        let alt_name = zone.alt_name(label, namespace);
+        let visible = |services: &'z [Arc<Service>]| {
+            services.iter().map(|service| &**service).filter(|service| caller.sees(&service.visibility))
         };
+        let alias = alt_name.and_then(|alt_name| visible(&alt_name.aliases).next());
+        self.trace.note(|| {
+            let claim = alt_name.and_then(|alt_name| alt_name.aliases.first()).map(|service| &**service);
+            let looked_for = format!("alias {} in namespace {}", text_of(label.octets), text_of(namespace.octets));
+            Step::new("alias", looked_for, service_result(alias.or(claim), alias.is_some()))
+        });
+        if let Some(alias) = alias {
+            return AltNameMatch::Found(alias);
+        }
+        let kinds = &zone.settings.database_kinds;
+        if kinds.iter().any(|kind| **kind == *label.octets) {
+            let mut defaults = alt_name.into_iter().flat_map(|alt_name| visible(&alt_name.defaults));
+            let defaults = (defaults.next(), defaults.next());
+            return self.database_default(label, namespace, defaults);
+        }
+        let kind = label.octets.get(1..).and_then(|text| text.strip_suffix(b"-default"));
+        match kind.and_then(|kind| kinds.iter().find(|known| known.get(1..) == Some(kind))) {
+            Some(kind) => self.database(zone.label(kind), namespace),
+            None => AltNameMatch::Unmatched,
+        }
     }
-    let kind = label.octets.get(1..).and_then(|text| text.strip_suffix(b"-default"));
-    if let Some(kind) = kind.and_then(|kind| kinds.iter().find(|known| known.get(1..) == Some(kind))) {
-        return search.service("database", zone.label(kind), within, trace).map_or(Nick::Unknown, Nick::Is);
+
+    /// The Service that is marked as the default of a kind of database, else the one called `<kind>-default`.
+    fn database_default(
+        &mut self,
+        kind: Label<'_>,
+        namespace: Label<'_>,
+        defaults: (Option<&'z Service>, Option<&'z Service>),
+    ) -> AltNameMatch<'z> {
+        self.trace.note(|| {
+            let result = match defaults {
+                (Some(first), Some(second)) => {
+                    let (first, second) = (first.name.text(), second.name.text());
+                    StepResult::Skipped(format!("both {first} and {second} are marked: no answer"))
+                }
+                (only, _) => service_result(only, true),
+            };
+            let (kind, namespace) = (text_of(kind.octets), text_of(namespace.octets));
+            Step::new("database", format!("Service {kind}-* marked callsign.dev/default in {namespace}"), result)
+        });
+        match defaults {
+            (Some(_), Some(_)) => AltNameMatch::Ambiguous,
+            (Some(only), None) => AltNameMatch::Found(only),
+            (None, _) => {
+                let marked = JoinedLabel::new(kind.octets.get(1..).unwrap_or(&[]), b"-default");
+                match marked.as_ref().and_then(JoinedLabel::octets) {
+                    Some(marked) => self.database(self.zone.label(marked), namespace),
+                    None => AltNameMatch::Unmatched,
+                }
+            }
+        }
     }
-    Nick::Unknown
+
+    fn database(&mut self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+        self.service("database", label, namespace).map_or(AltNameMatch::Unmatched, AltNameMatch::Found)
+    }
+
+    /// The namespace of application `name`.
+    fn application(&mut self, name: &[u8]) -> Option<&'z Namespace> {
+        let caller = self.caller;
+        let label = JoinedLabel::new(&self.zone.settings.application_prefix, name.get(1..)?)?;
+        let label = label.octets()?;
+        self.trace.probe();
+        let found = self.zone.namespace(self.zone.label(label));
+        self.trace.note(|| {
+            let result = match found {
+                Some(namespace) if caller.sees_namespace(namespace) => {
+                    StepResult::Found(format!("namespace {}", namespace.name.text()))
+                }
+                Some(namespace) => StepResult::Hidden(format!("namespace {}", namespace.name.text())),
+                None => StepResult::Nothing,
+            };
+            let looked_for = format!("application {} (namespace {})", text_of(name), text_of(label));
+            Step::new("application", looked_for, result)
+        });
+        // A namespace that is hidden from the caller has no Service that the caller may see.
+        found.filter(|namespace| !namespace.application.is_empty() && caller.sees_namespace(namespace))
+    }
+
+    /// The main Service of an application.
+    fn main_service(&mut self, application: &'z Namespace) -> Option<&'z Service> {
+        let main = self.main_name(application)?;
+        self.service("application", self.zone.label(main.service()), application.name.as_label())
+    }
+
+    /// Service `x` of an application: `<main>-x`, else `x` in its namespace.
+    fn service_of_application(&mut self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
+        let namespace = application.name.as_label();
+        if let Some(main) = self.main_name(application) {
+            let suffix = JoinedLabel::new(b"-", label.get(1..)?);
+            let suffix = suffix.as_ref().and_then(JoinedLabel::octets);
+            let full = suffix.and_then(|suffix| JoinedLabel::new(main.service().get(1..)?, suffix.get(1..)?));
+            let full = full.as_ref().and_then(JoinedLabel::octets);
+            let found = full.and_then(|full| self.service("application", self.zone.label(full), namespace));
+            if found.is_some() {
+                return found;
+            }
+        }
+        self.service("application", self.zone.label(label), namespace)
+    }
+
+    /// The name of an application's main Service, of those that the caller may see: the one that has the full name of its
+    /// chart, else the one that is called like the application, else the one that is labelled as main, else the only one.
+    fn main_name(&mut self, application: &'z Namespace) -> Option<&'z ServiceName> {
+        let caller = self.caller;
+        let visible = || application.application.iter().filter(|candidate| caller.sees(&candidate.visibility));
+        let only = |matches: &dyn Fn(&Candidate) -> bool| {
+            let mut found = visible().filter(|candidate| matches(candidate));
+            found.next().filter(|_| found.next().is_none())
+        };
+        let main = only(&|candidate| candidate.full_name)
+            .or_else(|| only(&|candidate| candidate.full_name && candidate.main))
+            .or_else(|| only(&|candidate| candidate.app_name))
+            .or_else(|| only(&|candidate| candidate.main))
+            .or_else(|| only(&|_| true));
+        if main.is_none() && visible().next().is_some() {
+            self.trace.note(|| {
+                let looked_for = format!("main Service of {}", application.name.text());
+                Step::new("application", looked_for, StepResult::Skipped("several, and none is the main one".into()))
+            });
+        }
+        main.map(|candidate| &*candidate.name)
+    }
+
+    /// Whether the label is a top-level domain that no namespace captures: while names outside the cluster are forwarded,
+    /// and unless the caller lives in a namespace of that name.
+    fn is_guarded(&self, namespace: &[u8]) -> bool {
+        self.zone.settings.forwarding
+            && matches!(
+                namespace,
+                b"\x03com" | b"\x03net" | b"\x03org" | b"\x03edu" | b"\x03gov" | b"\x03mil" | b"\x03int" | b"\x04arpa"
+            )
+            && !self.is_allowed_tld(namespace)
+            && !self.lives_in(namespace)
+    }
+
+    fn lives_in(&self, namespace: &[u8]) -> bool {
+        self.caller.namespace().is_some_and(|own| own.label() == namespace)
+    }
+
+    fn is_allowed_tld(&self, label: &[u8]) -> bool {
+        self.zone.settings.allowed_tlds.iter().any(|allowed| **allowed == *label)
+    }
+
+    /// Whether a cluster domain lies below the name.
+    fn is_above_a_domain(&self) -> bool {
+        self.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(self.name.wire()))
+    }
+
+    /// A bare name that no rule matches. It exists if a namespace has this name, or if a cluster domain lies below it. It is
+    /// never forwarded.
+    fn unmatched_bare_name(&mut self) -> Outcome<'z> {
+        match self.namespace_node(self.zone.label_of(self.name, 0)) {
+            Some(node) => Outcome::Found(node, Space::Short),
+            None if self.is_above_a_domain() => Outcome::Found(Node::Empty, Space::Short),
+            None => Outcome::Missing(Space::Short),
+        }
+    }
+
+    /// A dotted name that no rule matches. It is answered here if it must not leave the cluster, else forwarded.
+    fn unmatched_dotted_name(&mut self) -> Outcome<'z> {
+        let (name, last) = (self.name, self.last_label());
+        let empty_or_missing = |is_empty| match is_empty {
+            true => Outcome::Found(Node::Empty, Space::Short),
+            false => Outcome::Missing(Space::Short),
+        };
+        // `ns.svc` has `x.ns.svc` below it.
+        if last == b"\x03svc" {
+            let is_between = name.labels() == 2 && self.namespace_node(self.zone.label_of(name, 0)).is_some();
+            return empty_or_missing(is_between);
+        }
+        // A stub zone is forwarded because the operator has named a server for it.
+        if self.zone.settings.is_stub(name) {
+            let result = || StepResult::Skipped("served by another server".into());
+            self.trace.note(|| Step::new("stub zone", text_of(name.wire()), result()));
+            return Outcome::NotOurs;
+        }
+        // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
+        if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
+            let result = || StepResult::Skipped("must not leave the cluster".into());
+            self.trace.note(|| Step::new("special use", text_of(last), result()));
+            return empty_or_missing(self.is_above_a_domain());
+        }
+        if !tld::is_public_label(last) && self.namespace_node(self.zone.label(last)).is_some() {
+            return Outcome::Missing(Space::Short);
+        }
+        let result = || StepResult::Skipped("not a name of the cluster".into());
+        self.trace.note(|| Step::new("outside", text_of(name.wire()), result()));
+        Outcome::NotOurs
+    }
+
+    /// Before the first sync: whether some rule could match once the cluster is known.
+    fn could_be_ours(&self) -> bool {
+        let (labels, last) = (self.name.labels(), self.last_label());
+        let (is_srv, is_svc) = (self.is_srv(), last == b"\x03svc");
+        let has_rule = match labels {
+            0 => false,
+            1..=3 => true,
+            4 => is_srv || is_svc,
+            _ => is_srv && is_svc && labels == 5,
+        };
+        has_rule && (labels == 1 || is_svc || !self.is_guarded(last))
+    }
+
+    /// Whether the name starts with `_port._proto`.
+    fn is_srv(&self) -> bool {
+        let is_underscored = |label: &[u8]| label.get(1) == Some(&b'_');
+        is_underscored(self.name.label(0)) && is_underscored(self.name.label(1))
+    }
+
+    fn last_label(&self) -> &'z [u8] {
+        self.name.label(self.name.labels().wrapping_sub(1))
+    }
 }
 
 /// Two pieces of text as one label, on the stack.
-struct Joined {
+struct JoinedLabel {
     octets: [u8; 1 + MAX_LABEL],
     len: usize,
 }
 
-impl Joined {
-    fn label(&self) -> Option<&[u8]> {
+impl JoinedLabel {
+    /// Joins two pieces; `None` if the label would be too long.
+    fn new(first: &[u8], second: &[u8]) -> Option<JoinedLabel> {
+        let len = first.len() + second.len();
+        let mut octets = [0; 1 + MAX_LABEL];
+        octets.get_mut(1..=first.len())?.copy_from_slice(first);
+        octets.get_mut(1 + first.len()..=len)?.copy_from_slice(second);
+        *octets.first_mut()? = len as u8;
+        Some(JoinedLabel { octets, len: len + 1 })
+    }
+
+    /// The label with its length octet.
+    fn octets(&self) -> Option<&[u8]> {
         self.octets.get(..self.len)
     }
-}
-
-fn joined(first: &[u8], second: &[u8]) -> Option<Joined> {
-    let len = first.len() + second.len();
-    let mut octets = [0; 1 + MAX_LABEL];
-    octets.get_mut(1..=first.len())?.copy_from_slice(first);
-    octets.get_mut(1 + first.len()..=len)?.copy_from_slice(second);
-    *octets.first_mut()? = len as u8;
-    Some(Joined { octets, len: len + 1 })
-}
-
-/// The namespace of application `name`.
-fn application<'z, T: Trace>(search: &Search<'_, 'z>, name: &[u8], trace: &mut T) -> Option<&'z Namespace> {
-    let prefix = &search.zone.settings.application_prefix;
-    let label = joined(prefix, name.get(1..)?)?;
-    trace.probe();
-    let found = search.zone.namespace(search.zone.label(label.label()?));
-    trace.note(|| {
-        let finding = match found {
-            Some(namespace) if search.lazy_caller.sees_namespace(namespace) => {
-                StepResult::Found(format!("namespace {}", namespace.name.text()))
-            }
-            Some(namespace) => StepResult::Hidden(format!("namespace {}", namespace.name.text())),
-            None => StepResult::Nothing,
-        };
-        Step::new(
-            "application",
-            format!("application {} (namespace {})", text_of(name), text_of(label.label().unwrap_or(&[]))),
-            finding,
-        )
-    });
-    // In a namespace that the caller may not see, there is no Service that it may.
-    found.filter(|namespace| !namespace.application.is_empty() && search.lazy_caller.sees_namespace(namespace))
-}
-
-/// The main Service of an application, of those that the caller may see: the one whose name is the full name of its
-/// chart, else the one called as the application, else the one labelled main, else the only one.
-fn main_candidate<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    application: &'z Namespace,
-    trace: &mut T,
-) -> Option<&'z crate::zone::ServiceName> {
-    let seen = || application.application.iter().filter(|candidate| search.lazy_caller.sees(&candidate.visibility));
-    let only = |wanted: &dyn Fn(&crate::zone::Candidate) -> bool| {
-        let mut found = seen().filter(|candidate| wanted(candidate));
-        found.next().filter(|_| found.next().is_none())
-    };
-    let main = only(&|candidate| candidate.full_name)
-        .or_else(|| only(&|candidate| candidate.full_name && candidate.main))
-        .or_else(|| only(&|candidate| candidate.app_name))
-        .or_else(|| only(&|candidate| candidate.main))
-        .or_else(|| only(&|_| true));
-    if main.is_none() && seen().next().is_some() {
-        trace.note(|| {
-            let looked_for = format!("main Service of {}", application.name.text());
-            Step::new("application", looked_for, StepResult::Skipped("several, and none is the main one".into()))
-        });
-    }
-    main.map(|candidate| &*candidate.name)
-}
-
-fn main_of<'z, T: Trace>(search: &Search<'_, 'z>, application: &'z Namespace, trace: &mut T) -> Option<&'z Service> {
-    let main = main_candidate(search, application, trace)?;
-    search.service("application", search.zone.label(main.service()), application.name.as_label(), trace)
-}
-
-/// Service `x` of an application: `<main>-x`, else `x` in its namespace.
-fn part_of<'z, T: Trace>(
-    search: &Search<'_, 'z>,
-    application: &'z Namespace,
-    label: &[u8],
-    trace: &mut T,
-) -> Option<&'z Service> {
-    let within = application.name.as_label();
-    if let Some(main) = main_candidate(search, application, trace) {
-        let dashed = joined(b"-", label.get(1..)?);
-        let full =
-            dashed.as_ref().and_then(Joined::label).and_then(|part| joined(main.service().get(1..)?, part.get(1..)?));
-        let full = full.as_ref().and_then(Joined::label);
-        let found = full.and_then(|full| search.service("application", search.zone.label(full), within, trace));
-        if found.is_some() {
-            return found;
-        }
-    }
-    search.service("application", search.zone.label(label), within, trace)
-}
-
-/// Top-level domains that no namespace captures while names outside the cluster are forwarded, but for who lives there.
-fn guarded(search: &Search<'_, '_>, place: &[u8]) -> bool {
-    search.zone.settings.forwarding
-        && matches!(
-            place,
-            b"\x03com" | b"\x03net" | b"\x03org" | b"\x03edu" | b"\x03gov" | b"\x03mil" | b"\x03int" | b"\x04arpa"
-        )
-        && !allowed(search, place)
-        && !lives_in(search, place)
-}
-
-fn lives_in(search: &Search<'_, '_>, place: &[u8]) -> bool {
-    search.lazy_caller.namespace().is_some_and(|own| own.label() == place)
-}
-
-fn allowed(search: &Search<'_, '_>, place: &[u8]) -> bool {
-    search.zone.settings.allowed_tlds.iter().any(|label| **label == *place)
-}
-
-/// A bare name that no rule knows: a namespace of that name makes it exist, and so does a cluster domain below it.
-/// It is never forwarded.
-fn bare_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
-    let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-    match namespace_node(search, search.zone.label_of(name, 0), trace) {
-        Some(node) => Outcome::Found(node, Space::Short),
-        None if above_domain() => Outcome::Found(Node::Empty, Space::Short),
-        None => Outcome::Missing(Space::Short),
-    }
-}
-
-/// A dotted name that no rule knows: kept here if it must not leave, else somebody else's.
-fn dotted_end<'z, T: Trace>(search: &Search<'_, 'z>, name: &'z Name, last: &[u8], trace: &mut T) -> Outcome<'z> {
-    // `ns.svc` has `x.ns.svc` below it.
-    if last == b"\x03svc" {
-        let between = name.labels() == 2 && namespace_node(search, search.zone.label_of(name, 0), trace).is_some();
-        return if between { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
-    }
-    // Who names a server for a zone means it.
-    if search.zone.settings.is_stub(name) {
-        trace.note(|| Step::new("stub zone", text_of(name.wire()), StepResult::Skipped("another server's".into())));
-        return Outcome::NotOurs;
-    }
-    // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
-    if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
-        let above_domain = || search.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(name.wire()));
-        trace
-            .note(|| Step::new("special use", text_of(last), StepResult::Skipped("must not leave the cluster".into())));
-        return if above_domain() { Outcome::Found(Node::Empty, Space::Short) } else { Outcome::Missing(Space::Short) };
-    }
-    if !tld::is_public_label(last) && namespace_node(search, search.zone.label(last), trace).is_some() {
-        return Outcome::Missing(Space::Short);
-    }
-    trace.note(|| Step::new("outside", text_of(name.wire()), StepResult::Skipped("not a name of the cluster".into())));
-    Outcome::NotOurs
-}
-
-/// Before the cluster has been learnt: whether some rule could match once it has.
-fn could_be_ours(search: &Search<'_, '_>, name: &Name) -> bool {
-    let labels = name.labels();
-    let last = name.label(labels.wrapping_sub(1));
-    let srv = is_underscored(name.label(0)) && is_underscored(name.label(1));
-    let svc = last == b"\x03svc";
-    let fits = match labels {
-        0 => false,
-        1..=3 => true,
-        4 => srv || svc,
-        _ => srv && svc && labels == 5,
-    };
-    fits && (labels == 1 || svc || !guarded(search, last))
 }

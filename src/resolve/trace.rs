@@ -24,13 +24,13 @@ pub struct Step {
     /// The object or name that the rule looked for.
     pub looked_for: String,
     /// Its result.
-    pub finding: StepResult,
+    pub result: StepResult,
 }
 
 impl Step {
     /// Creates a step.
-    pub fn new(rule: &'static str, looked_for: String, finding: StepResult) -> Step {
-        Step { rule, looked_for, finding }
+    pub fn new(rule: &'static str, looked_for: String, result: StepResult) -> Step {
+        Step { rule, looked_for, result }
     }
 
     pub(super) fn service(
@@ -41,7 +41,7 @@ impl Step {
         seen: bool,
     ) -> Step {
         let looked_for = format!("Service {} in namespace {}", text_of(service), text_of(namespace));
-        Step { rule, looked_for, finding: finding(found, seen) }
+        Step { rule, looked_for, result: service_result(found, seen) }
     }
 
     pub(super) fn below(name: &Name, labels: usize, service: &Service, found: bool) -> Step {
@@ -52,13 +52,13 @@ impl Step {
             _ => ("depth", "name"),
         };
         let looked_for = format!("{what} {} of Service {}", text_of(name.span(0, labels)), service.name.text());
-        let finding = if found { StepResult::Found(describe(service)) } else { StepResult::Nothing };
-        Step { rule, looked_for, finding }
+        let result = if found { StepResult::Found(describe(service)) } else { StepResult::Nothing };
+        Step { rule, looked_for, result }
     }
 }
 
 /// Returns the result for a Service, depending on its visibility to the caller.
-pub(super) fn finding(found: Option<&Service>, seen: bool) -> StepResult {
+pub(super) fn service_result(found: Option<&Service>, seen: bool) -> StepResult {
     match found {
         None => StepResult::Nothing,
         Some(service) if seen => StepResult::Found(describe(service)),

@@ -1,7 +1,7 @@
-//! Instructions of one answer, counted by callgrind: the same on every machine that runs the same binary.
+//! Instructions per answer, counted by callgrind: the same on every machine that runs the same binary.
 //!
-//! `cargo bench --bench instructions` runs itself under valgrind, once with few and once with many answers of each
-//! question; the difference is what an answer costs.
+//! `cargo bench --bench instructions` runs itself under valgrind, once with few and once with many answers to each
+//! question. The difference is the cost of an answer.
 #![allow(clippy::expect_used, clippy::print_stdout, missing_docs)]
 
 mod cluster;
@@ -20,13 +20,13 @@ fn main() {
         return run(question.parse().expect("an index"), rounds.parse().expect("a number"));
     }
     println!("{:32} {:>12}", "answer", "instructions");
-    // Many rounds: making the table differs from run to run by the seeds of its maps.
-    let a_round = |index: usize| Some((count(index, 101_000)? - count(index, 1000)?) / 100_000);
-    let Some(nothing) = a_round(cluster::QUESTIONS.len()) else {
-        return println!("valgrind is not there, or does not run");
+    // Many rounds, because the cost of building the zone varies with the seeds of its maps.
+    let per_round = |index: usize| Some((count(index, 101_000)? - count(index, 1000)?) / 100_000);
+    let Some(overhead) = per_round(cluster::QUESTIONS.len()) else {
+        return println!("valgrind is not installed or does not run");
     };
     for (index, (case, ..)) in cluster::QUESTIONS.iter().enumerate() {
-        println!("{case:32} {:>12}", a_round(index).map_or(0, |all| all - nothing));
+        println!("{case:32} {:>12}", per_round(index).map_or(0, |all| all - overhead));
     }
 }
 
@@ -34,7 +34,7 @@ fn run(question: usize, rounds: usize) {
     let zone = cluster::zone(1000);
     let mut reply = vec![0; 4096];
     let Some((_, name, qtype, edns)) = cluster::QUESTIONS.get(question) else {
-        // What a round costs without its answer.
+        // The cost of a round without an answer.
         for _ in 0..rounds {
             black_box(Caller::Address([127, 0, 0, 1].into()));
             black_box(&mut reply);

@@ -1,8 +1,8 @@
 //! A large cluster, from start to a rollout: `cargo bench --bench scale`.
 //!
-//! Brings up the scripted API server (a real one where KUBEBUILDER_ASSETS names a folder with `etcd` and
-//! `kube-apiserver`) with 10,000 Services, 1,000 headless Services of 100 endpoints and 500 namespaces, runs the server
-//! against it, and prints what that costs; then once more with 150,000 pods.
+//! Starts the scripted API server (a real one if KUBEBUILDER_ASSETS names a folder with `etcd` and `kube-apiserver`)
+//! with 10,000 Services, 1,000 headless Services of 100 endpoints and 500 namespaces. Runs Callsign against it and
+//! prints the costs, then repeats that with 150,000 pods.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -37,7 +37,7 @@ const HEADLESS: u32 = 1_000;
 const ENDPOINTS: u32 = 100;
 const NAMESPACES: u32 = 500;
 const PODS: u32 = 150_000;
-/// A real API takes a few milliseconds for a change: several at a time make 500 a second.
+/// A real API takes a few milliseconds per change: 500 changes a second need several writers.
 const WRITERS: u32 = 4;
 
 enum Cluster {
@@ -98,7 +98,7 @@ fn slice(n: u32, first: u32) -> Value {
            "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
 }
 
-/// The address of the first endpoint of a headless Service after so many changes.
+/// The address of the first endpoint of headless Service `n` after change number `change`.
 fn nth_address(n: u32, change: u32) -> u32 {
     u32::from_be_bytes([10, 192, 0, 0]) + n * 4096 + change % 4096
 }
@@ -160,9 +160,9 @@ fn histogram(server: &Server, name: &str) -> (f64, f64) {
     (sum("sum"), sum("count"))
 }
 
-/// From a change of a slice to the first answer that has it.
+/// Measures the time from a change of a slice to the first answer that reflects it, in milliseconds.
 fn latency(cluster: &Cluster, client: &Client, rounds: u32, offset: u32) -> Vec<f64> {
-    // Short pauses are rounded up by 50 µs otherwise.
+    // Without this, the kernel extends short sleeps by 50 µs.
     let _ = std::fs::write(format!("/proc/{}/timerslack_ns", std::process::id()), "1000");
     let n = 7;
     (0..rounds)
@@ -174,12 +174,12 @@ fn latency(cluster: &Cluster, client: &Client, rounds: u32, offset: u32) -> Vec<
             let start = Instant::now();
             cluster.replace(object);
             let put = start.elapsed();
-            // A short pause, so that asking does not take the processor from what is asked about.
+            // A short pause, so that the client does not take the CPU from the server.
             while client.ask(&question)[3] & 15 != 0 {
                 std::thread::sleep(Duration::from_micros(20));
             }
             std::thread::sleep(Duration::from_millis(5));
-            // An API takes its time to take the change: what counts starts when it has.
+            // The measurement starts when the API has accepted the change, which takes the API some time.
             (start.elapsed() - Duration::from_millis(5)).saturating_sub(put).as_secs_f64() * 1e3
         })
         .collect()
@@ -219,8 +219,8 @@ fn main() {
         cluster.create(slice(n, nth_address(n, 0)));
     }
     let (server, ready) = start(&cluster, &scratch, &[]);
-    print("from start to the first right answer", format!("{ready:.2} s"));
-    print("CPU to ready", format!("{:.2} s", cpu_seconds(&server)));
+    print("from start to the first correct answer", format!("{ready:.2} s"));
+    print("CPU time until ready", format!("{:.2} s", cpu_seconds(&server)));
     std::thread::sleep(Duration::from_secs(3));
     let settled = megabytes(&server, "VmRSS:");
     print("resident memory, settled", format!("{settled:.1} MB"));
@@ -242,24 +242,21 @@ fn main() {
         let name = std::net::Ipv4Addr::from(nth_address(9, 3)).to_string().replace('.', "-");
         while client.ask(&query(&format!("{name}.headless-9.ns-9.svc.cluster.local A"), None))[3] & 15 != 0 {}
         print(
-            "a full relist, break and backoff included",
+            "full relist, including disconnect and backoff",
             format!("{:.2} s, {:.2} s of CPU", start.elapsed().as_secs_f64(), cpu_seconds(&server) - before),
         );
         std::thread::sleep(Duration::from_secs(2));
         let peak = megabytes(&server, "VmHWM:");
-        print("resident memory through a relist", format!("{peak:.1} MB, {:.2} times settled", peak / settled));
+        print("resident memory during a relist", format!("{peak:.1} MB, {:.2} times settled", peak / settled));
     }
-    print(
-        "bytes an endpoint, everything counted",
-        format!("{:.0}", settled * 1048576.0 / f64::from(HEADLESS * ENDPOINTS)),
-    );
+    print("bytes per endpoint, all included", format!("{:.0}", settled * 1048576.0 / f64::from(HEADLESS * ENDPOINTS)));
     let client = Client::of(&server);
     let before = histogram(&server, "callsign_publish_seconds");
     percentiles("event to answer, idle", latency(&cluster, &client, 300, 1));
     let after = histogram(&server, "callsign_publish_seconds");
     let publish = (after.0 - before.0) / (after.1 - before.1) * 1e3;
-    print("of that, making and publishing the table", format!("mean {publish:.3} ms"));
-    // 500 changes a second, and somebody who asks throughout for what never changes.
+    print("of which building and publishing the snapshot", format!("mean {publish:.3} ms"));
+    // 500 changes a second, while another client queries names that never change.
     let (stop, changes, wrong, asked) =
         (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let times = std::thread::scope(|scope| {
@@ -301,9 +298,9 @@ fn main() {
         print("changes a second", format!("{rate:.0}"));
         times
     });
-    percentiles("event to answer, under these changes", times);
+    percentiles("event to answer, during these changes", times);
     print(
-        "answers asked for meanwhile, and wrong or missing ones",
+        "queries during these changes, and wrong or missing answers",
         format!("{}, {}", asked.into_inner(), wrong.into_inner()),
     );
     print("resident memory at the end", format!("{:.1} MB", megabytes(&server, "VmRSS:")));
@@ -318,7 +315,7 @@ fn main() {
         let (server, ready) = start(&cluster, &scratch, &["--pods", "all"]);
         std::thread::sleep(Duration::from_secs(3));
         let with = megabytes(&server, "VmRSS:");
-        print(&format!("with {PODS} pods: from start to the first right answer"), format!("{ready:.2} s"));
+        print(&format!("with {PODS} pods: from start to the first correct answer"), format!("{ready:.2} s"));
         print(
             &format!("with {PODS} pods: resident memory, settled"),
             format!("{with:.1} MB, {:.1} MB more", with - settled),

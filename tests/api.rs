@@ -1,5 +1,5 @@
-//! A server that follows an API: the scripted one, which can do everything that an API can do wrong, and a real
-//! kube-apiserver where KUBEBUILDER_ASSETS names a folder with `etcd` and `kube-apiserver`.
+//! A server that watches a Kubernetes API: the scripted one, which injects the faults of API servers, and a real
+//! kube-apiserver if KUBEBUILDER_ASSETS names a folder with `etcd` and `kube-apiserver`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,10 +25,10 @@ use scripted::{Api, Fault, WatchListSupport};
 use serde_json::{Value, json};
 
 #[test]
-fn a_cluster_is_followed_however_lists_are_told() {
+fn the_server_follows_a_cluster_with_and_without_streamed_lists() {
     for streams in [WatchListSupport::Yes, WatchListSupport::Refused, WatchListSupport::Unknown] {
         let api = with_api(streams);
-        // More than two pages of each kind.
+        // More than two pages of Services.
         for n in 0..1100 {
             api.put(service(&format!("s{n}"), &format!("10.97.{}.{}", n / 250, n % 250)));
         }
@@ -58,7 +58,7 @@ fn a_cluster_is_followed_however_lists_are_told() {
 }
 
 #[test]
-fn before_the_first_sync_nothing_is_denied() {
+fn no_name_is_denied_before_the_first_sync() {
     let api = with_api(WatchListSupport::Yes);
     api.fault("endpointslices", Fault::Silence);
     let follower = Follower::of(&api);
@@ -68,26 +68,26 @@ fn before_the_first_sync_nothing_is_denied() {
     }
     let ready = follower.admin("/ready");
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("not ready: endpointslices"), "{ready}");
-    // The server that says nothing is left for pages, which it has.
+    // The silent streamed list times out; the server falls back to a paged list.
     follower.wait_for_answer(API, "10.96.0.10");
     assert!(follower.admin("/ready").starts_with("HTTP/1.1 200"));
 }
 
-/// What happens to a watch, in prose, and how it is brought about.
-type Trouble = (&'static str, fn(&Api));
+/// A disruption of a watch in prose, and the function that causes it.
+type Disruption = (&'static str, fn(&Api));
 
 #[test]
-fn a_change_behind_any_trouble_arrives() {
-    let troubles: &[Trouble] = &[
-        ("nothing", |_| {}),
-        ("a reset", |api| api.break_watches()),
-        ("410 as a status", |api| {
+fn changes_arrive_after_every_kind_of_disruption() {
+    let disruptions: &[Disruption] = &[
+        ("no disruption", |_| {}),
+        ("a connection reset", |api| api.break_watches()),
+        ("410 as an HTTP status", |api| {
             api.compact();
             api.put(namespace("other"));
             api.compact();
             api.break_watches();
         }),
-        ("410 as an event", |api| {
+        ("410 as an ERROR event", |api| {
             api.gone_as_event(true);
             api.put(namespace("other"));
             api.compact();
@@ -105,7 +105,7 @@ fn a_change_behind_any_trouble_arrives() {
             api.fault("services", Fault::RetryAfter(429, 1));
             api.break_watches();
         }),
-        ("a reset, then half a JSON object", |api| {
+        ("a reset, then a truncated JSON object", |api| {
             api.fault("services", Fault::Reset);
             api.break_watches();
         }),
@@ -113,12 +113,12 @@ fn a_change_behind_any_trouble_arrives() {
             api.fault("services", Fault::ErrorEvent(500));
             api.break_watches();
         }),
-        ("a reset, then no JSON at all", |api| {
+        ("a reset, then a line that is not JSON", |api| {
             api.fault("services", Fault::Body("what?\n".into()));
             api.break_watches();
         }),
-        ("a store that was restored", |api| api.restore(50)),
-        ("bodies that arrive slowly", |api| {
+        ("a store restored from a backup", |api| api.restore(50)),
+        ("slow response bodies", |api| {
             api.slow(Some(Duration::from_millis(300)));
             api.compact();
             api.put(namespace("other"));
@@ -127,9 +127,9 @@ fn a_change_behind_any_trouble_arrives() {
         }),
     ];
     for streams in [WatchListSupport::Yes, WatchListSupport::Refused] {
-        for (trouble, make) in troubles {
+        for (disruption, make) in disruptions {
             let api = with_api(streams);
-            println!("{trouble}, {streams:?}");
+            println!("{disruption}, {streams:?}");
             api.put(service("old", "10.96.0.30"));
             let follower = Follower::of(&api);
             follower.wait_for_answer(API, "10.96.0.10");
@@ -140,19 +140,19 @@ fn a_change_behind_any_trouble_arrives() {
             follower.wait_for_answer(API, "10.96.0.20");
             follower.wait_for_answer("old.web.svc.cluster.local A", "NXDOMAIN");
             follower.wait_for_answer("new.web.svc.cluster.local A", "10.96.0.40");
-            assert_eq!(api.faults_left(), 0, "{trouble}: it was met");
+            assert_eq!(api.faults_left(), 0, "{disruption}: every fault was injected");
         }
     }
 }
 
 #[test]
-fn the_api_may_be_away() {
+fn answers_continue_while_the_api_is_unreachable() {
     let mut api = with_api(WatchListSupport::Yes);
     let follower = Follower::of(&api);
     follower.wait_for_answer(API, "10.96.0.10");
     api.kill();
     for _ in 0..50 {
-        assert_eq!(follower.ask(API), "10.96.0.10", "answers go on");
+        assert_eq!(follower.ask(API), "10.96.0.10", "the last zone is still served");
         std::thread::sleep(Duration::from_millis(10));
     }
     let ready = follower.admin("/ready?verbose");
@@ -163,7 +163,7 @@ fn the_api_may_be_away() {
 }
 
 #[test]
-fn an_object_that_cannot_be_understood_rejects_only_itself() {
+fn an_invalid_object_is_rejected_without_affecting_others() {
     let api = with_api(WatchListSupport::Yes);
     let long = "x".repeat(64);
     api.put(
@@ -182,13 +182,13 @@ fn an_object_that_cannot_be_understood_rejects_only_itself() {
     assert_eq!(follower.ask("null.web.svc.cluster.local A"), "NOERROR", "a Service without an address");
     let metrics = follower.admin("/metrics");
     assert!(metrics.contains("callsign_objects_rejected_total 3"), "{metrics}");
-    // A good one that turns bad no longer says what it said.
+    // A valid object that wait_for_answer invalid loses its names.
     api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "web"}, "spec": {"clusterIP": "ten"}}));
     follower.wait_for_answer(API, "NXDOMAIN");
 }
 
 #[test]
-fn what_is_asked_of_the_api() {
+fn the_server_requests_only_the_resources_it_needs() {
     let api = with_api(WatchListSupport::Yes);
     let follower = Follower::start(&api.kubeconfig(), &["--pods", "node", "--node-name", "worker-1"]);
     follower.wait_for_answer(API, "10.96.0.10");
@@ -214,33 +214,29 @@ fn pod(namespace: &str, name: &str, phase: &str, address: &str, host_network: bo
 }
 
 #[test]
-fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
+fn pod_churn_never_assigns_a_caller_to_the_wrong_namespace() {
     let api = with_api(WatchListSupport::Yes);
     api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "orders"}, "spec": {"clusterIP": "10.96.0.77"}}));
-    // The caller of every question here is 127.0.0.1.
+    // Every query in this test comes from 127.0.0.1.
     let follower = Follower::start(&api.kubeconfig(), &["--pods", "all"]);
-    let (of_web, of_orders, nobody) = ("10.96.0.10", "10.96.0.77", "NXDOMAIN");
-    follower.wait_for_answer("api A", nobody);
+    let (of_web, of_orders, no_namespace) = ("10.96.0.10", "10.96.0.77", "NXDOMAIN");
+    follower.wait_for_answer("api A", no_namespace);
     let mut being_deleted = pod("orders", "b", "Running", "127.0.0.1", false);
     being_deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
     let steps: Vec<(&str, Vec<Value>, &str)> = vec![
-        ("a pod that has no address yet", vec![pod("web", "a", "Pending", "", false)], nobody),
-        ("it runs", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
+        ("a pod without an address", vec![pod("web", "a", "Pending", "", false)], no_namespace),
+        ("the pod starts to run", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
         (
-            "another claims its address: neither is believed",
+            "a second pod claims its address: neither is trusted",
             vec![pod("orders", "b", "Running", "127.0.0.1", false)],
-            nobody,
+            no_namespace,
         ),
-        ("the first finishes", vec![pod("web", "a", "Succeeded", "127.0.0.1", false)], of_orders),
-        (
-            "a pod of the host's network claims nothing",
-            vec![pod("web", "host", "Running", "127.0.0.1", true)],
-            of_orders,
-        ),
-        ("the second is being deleted", vec![being_deleted], nobody),
-        ("the first runs again, under its old name", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
-        ("it moves", vec![pod("web", "a", "Running", "127.0.0.2", false)], nobody),
-        ("a new one takes the address", vec![pod("orders", "c", "Running", "127.0.0.1", false)], of_orders),
+        ("the first pod finishes", vec![pod("web", "a", "Succeeded", "127.0.0.1", false)], of_orders),
+        ("a host-network pod claims no address", vec![pod("web", "host", "Running", "127.0.0.1", true)], of_orders),
+        ("the second pod is being deleted", vec![being_deleted], no_namespace),
+        ("the first pod runs again under its old name", vec![pod("web", "a", "Running", "127.0.0.1", false)], of_web),
+        ("the first pod changes its address", vec![pod("web", "a", "Running", "127.0.0.2", false)], no_namespace),
+        ("a new pod takes the address", vec![pod("orders", "c", "Running", "127.0.0.1", false)], of_orders),
     ];
     for (step, objects, expected) in steps {
         println!("{step}");
@@ -250,8 +246,8 @@ fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
         follower.wait_for_answer("api A", expected);
     }
     api.delete("pods", "orders", "c");
-    follower.wait_for_answer("api A", nobody);
-    // What happened while nobody looked is found by the next list.
+    follower.wait_for_answer("api A", no_namespace);
+    // A relist finds the changes that a broken watch missed.
     api.put(pod("web", "a", "Running", "127.0.0.1", false));
     follower.wait_for_answer("api A", of_web);
     api.delete("pods", "web", "a");
@@ -261,9 +257,9 @@ fn pods_that_come_and_go_never_give_a_caller_the_wrong_namespace() {
     follower.wait_for_answer("api A", of_orders);
 }
 
-/// The ClusterRole that is shipped allows what is asked, and nothing else.
+/// The ClusterRole in `deploy/` grants the requests that the server makes, and no others.
 #[test]
-fn the_role_is_what_is_asked() {
+fn the_cluster_role_grants_exactly_the_requests_of_the_server() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kustomize/base/rbac.yaml");
     let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
     let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
@@ -287,15 +283,15 @@ fn the_role_is_what_is_asked() {
     let api = with_api(WatchListSupport::Refused);
     let follower = Follower::of(&api);
     follower.wait_for_answer(API, "10.96.0.10");
-    let mut asked: Vec<String> =
+    let mut requested: Vec<String> =
         api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
-    asked.sort();
-    asked.dedup();
-    assert_eq!(asked, allowed);
+    requested.sort();
+    requested.dedup();
+    assert_eq!(requested, allowed);
 }
 
 #[test]
-fn a_real_api_server() {
+fn the_server_follows_a_real_api_server() {
     let Some(api) = RealApi::start() else { return };
     api.create(namespace("web"));
     api.create(service("api", "10.96.0.10"));

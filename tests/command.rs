@@ -1,4 +1,4 @@
-//! The program as a user runs it: exit status, one line that says what to do, signals, files that change.
+//! The program as a user runs it: exit statuses, one-line errors, signals, and files that change.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
 
 mod common;
@@ -14,7 +14,7 @@ use process::{Server, run};
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
 
 #[test]
-fn what_is_wrong_is_one_line_and_a_status() {
+fn every_error_is_one_line_and_an_exit_status() {
     let scratch = Scratch::folder("command");
     let bad_yaml = scratch.file("bad.yaml", "kind: Service\nmetadata:\n  name: [\n");
     let bad_kubeconfig = scratch.file("kubeconfig", "clusters: 7\n");
@@ -28,56 +28,46 @@ fn what_is_wrong_is_one_line_and_a_status() {
     let config = scratch.file("config.yaml", "manifests: x\nno-such-flag: 1\n");
     let cases: Vec<(&str, Vec<&str>, i32, Vec<&str>)> = vec![
         ("no source", vec![], 69, vec!["--manifests", "--kubeconfig", "service account"]),
-        (
-            "manifests that are not there",
-            vec!["--manifests", "/no/such/folder"],
-            69,
-            vec!["/no/such/folder", "No such file"],
-        ),
+        ("missing manifests", vec!["--manifests", "/no/such/folder"], 69, vec!["/no/such/folder", "No such file"]),
         ("a manifest that does not parse", vec!["--manifests", bad_yaml], 78, vec!["bad.yaml:", "line"]),
-        ("a kubeconfig that is not there", vec!["--kubeconfig", "/no/such/file"], 78, vec!["/no/such/file"]),
-        ("a kubeconfig that does not load", vec!["--kubeconfig", bad_kubeconfig], 78, vec!["kubeconfig"]),
+        ("a missing kubeconfig", vec!["--kubeconfig", "/no/such/file"], 78, vec!["/no/such/file"]),
+        ("an invalid kubeconfig", vec!["--kubeconfig", bad_kubeconfig], 78, vec!["kubeconfig"]),
+        ("a TCP port in use", vec!["--manifests", good, "--listen", &taken], 69, vec![taken.as_str(), "in use"]),
         (
-            "a port that is taken for TCP",
-            vec!["--manifests", good, "--listen", &taken],
-            69,
-            vec![taken.as_str(), "in use"],
-        ),
-        (
-            "a port that is taken for UDP",
+            "a UDP port in use",
             vec!["--manifests", good, "--listen", &taken_udp],
             69,
             vec![taken_udp.as_str(), "in use"],
         ),
+        ("an admin port in use", vec!["--manifests", good, "--admin", &taken], 69, vec![taken.as_str(), "in use"]),
+        ("an unknown flag", vec!["--manifest", good], 64, vec!["--manifest"]),
+        ("a TTL out of range", vec!["--manifests", good, "--ttl", "4000"], 64, vec!["4000", "3600"]),
         (
-            "an admin port that is taken",
-            vec!["--manifests", good, "--admin", &taken],
-            69,
-            vec![taken.as_str(), "in use"],
-        ),
-        ("a flag that there is not", vec!["--manifest", good], 64, vec!["--manifest"]),
-        ("a value that is none", vec!["--manifests", good, "--ttl", "4000"], 64, vec!["4000", "3600"]),
-        (
-            "a network that is none",
+            "an invalid network",
             vec!["--manifests", good, "--allow-from", "10.0.0.0/33"],
             64,
             vec!["10.0.0.0/33", "ADDRESS/PREFIX"],
         ),
-        ("a caller that is none", vec!["--manifests", good, "--callers", "10.0.0.0/8"], 64, vec!["CIDR=NAMESPACE"]),
         (
-            "an address that is none",
+            "a caller without a namespace",
+            vec!["--manifests", good, "--callers", "10.0.0.0/8"],
+            64,
+            vec!["CIDR=NAMESPACE"],
+        ),
+        (
+            "an invalid address",
             vec!["--manifests", good, "--listen", "here"],
             78,
             vec!["--listen", "here", "ADDR:PORT"],
         ),
         (
-            "a domain that is none",
+            "an invalid domain",
             vec!["--manifests", good, "--cluster-domain", "a..b"],
             78,
             vec!["--cluster-domain", "a..b"],
         ),
-        ("a namespace that is none", vec!["--manifests", good, "--namespace", "a.b"], 78, vec!["--namespace", "a.b"]),
-        ("pods of no node", vec!["--manifests", good, "--pods", "node"], 78, vec!["--node-name"]),
+        ("an invalid namespace", vec!["--manifests", good, "--namespace", "a.b"], 78, vec!["--namespace", "a.b"]),
+        ("--pods node without a node name", vec!["--manifests", good, "--pods", "node"], 78, vec!["--node-name"]),
         (
             "a configuration file with an unknown flag",
             vec!["--config", config.to_str().unwrap()],
@@ -86,7 +76,7 @@ fn what_is_wrong_is_one_line_and_a_status() {
         ),
     ];
     for (case, arguments, status, words) in cases {
-        // What the case names comes last, where it wins or adds.
+        // The case's own flags come last, where they override the others or add to them.
         let mut all = vec!["serve"];
         for pair in free.chunks(2) {
             if !arguments.contains(&pair[0]) {
@@ -97,16 +87,16 @@ fn what_is_wrong_is_one_line_and_a_status() {
         let output = run(&all);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{case}: {error}");
-        assert_eq!(error.trim().lines().count(), 1, "{case}: one line: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{case}: not one line: {error}");
         for word in words {
-            assert!(error.contains(word), "{case}: '{word}' in {error}");
+            assert!(error.contains(word), "{case}: no '{word}' in {error}");
         }
         assert!(output.stdout.is_empty(), "{case}");
     }
 }
 
 #[test]
-fn help_and_version() {
+fn help_shows_examples_and_version_names_the_program() {
     let help = run(&["serve", "--help"]);
     assert_eq!(help.status.code(), Some(0));
     let text = String::from_utf8(help.stdout).unwrap();
@@ -115,7 +105,7 @@ fn help_and_version() {
 }
 
 #[test]
-fn sigterm_is_a_lame_duck_and_then_an_end() {
+fn sigterm_starts_a_lame_duck_before_the_exit() {
     let scratch = Scratch::folder("term");
     let path = scratch.file("api.yaml", API);
     let server = Server::start(&["--manifests", path.to_str().unwrap(), "--lame-duck", "1s"], None);
@@ -134,7 +124,7 @@ fn sigterm_is_a_lame_duck_and_then_an_end() {
 }
 
 #[test]
-fn an_interrupt_ends_at_once() {
+fn sigint_skips_the_lame_duck() {
     let server = Server::start(&["--manifests", "-"], Some(API));
     assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"), "standard input is a source");
     let start = Instant::now();
@@ -144,23 +134,23 @@ fn an_interrupt_ends_at_once() {
 }
 
 #[test]
-fn a_save_shows_within_a_second() {
+fn an_edited_manifest_takes_effect_within_a_second() {
     let scratch = Scratch::folder("folder");
     let path = scratch.file("api.yaml", API);
     scratch.file("other.yaml", &API.replace("api", "other"));
     scratch.file("broken.yaml", "kind: [\n");
-    scratch.file("notes.txt", "no manifest");
+    scratch.file("notes.txt", "not a manifest");
     let server = Server::start(&["--manifests", scratch.0.to_str().unwrap()], None);
     let question = "api.web.svc.cluster.local A";
     let second = Duration::from_secs(1);
     server.wait_for_answer(question, "10.96.0.10", second);
-    // As most programs write, and as editors do: another file, renamed.
+    // Most programs write the file in place; editors write another file and rename it.
     scratch.file("api.yaml", &API.replace("0.10", "0.11"));
     server.wait_for_answer(question, "10.96.0.11", second);
     let other = scratch.file(".api.yaml.swp", &API.replace("0.10", "0.12"));
     std::fs::rename(other, &path).unwrap();
     server.wait_for_answer(question, "10.96.0.12", second);
-    // What does not parse keeps the last good facts.
+    // While a file does not parse, its last good facts remain.
     scratch.file("api.yaml", "kind: Service\nmetadata:\n  - name: [\n");
     std::thread::sleep(Duration::from_millis(300));
     assert!(server.ask(question).contains("10.96.0.12"));
@@ -173,11 +163,11 @@ fn a_save_shows_within_a_second() {
     server.wait_for_answer("new.web.svc.cluster.local A", "NXDOMAIN", second);
     server.signal("-INT");
     let (_, log) = server.wait();
-    assert!(log.contains("broken.yaml:") && log.contains("api.yaml:"), "file, line and reason: {log}");
+    assert!(log.contains("broken.yaml:") && log.contains("api.yaml:"), "both files are logged: {log}");
 }
 
 #[test]
-fn a_configuration_file_and_who_wins() {
+fn flags_override_the_configuration_file() {
     let scratch = Scratch::folder("config");
     let path = scratch.file("api.yaml", API);
     let config = scratch.file(
@@ -194,16 +184,16 @@ fn a_configuration_file_and_who_wins() {
 }
 
 #[test]
-fn services_without_an_address_get_one_that_stays() {
+fn services_without_an_address_get_a_stable_one() {
     let text = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {ports: [{port: 80}]}\n";
     let address = |text: &str| Server::start(&["--manifests", "-"], Some(text)).ask("api.web.svc.cluster.local A");
     let first = address(text);
     assert!(first.contains(" A 10.96."), "{first}");
-    assert_eq!(address(&format!("{text}---\n{}", text.replace("api", "aaa"))), first, "whatever else there is");
+    assert_eq!(address(&format!("{text}---\n{}", text.replace("api", "aaa"))), first, "regardless of other Services");
 }
 
 #[test]
-fn explain_says_how_and_why_not() {
+fn explain_shows_each_rule_and_the_reason_for_a_failure() {
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/demo");
     let explain = |arguments: &[&str]| {
         let all: Vec<&str> = ["explain", "--manifests", demo].iter().chain(arguments).copied().collect();
@@ -222,13 +212,13 @@ fn explain_says_how_and_why_not() {
         ("an app", vec!["sab"], 0, vec!["no caller given", "sab-sabnzbd.ix-sab", "10.96.30.20"]),
         ("a misspelt name", vec!["apj", "--from", "web"], 1, vec!["NXDOMAIN", "did you mean", "  api\n"]),
         (
-            "another namespace's",
+            "a Service of another namespace",
             vec!["scheduler", "--from", "web"],
             1,
             vec!["did you mean", "scheduler.backoffice-workers"],
         ),
         (
-            "a hidden one",
+            "a hidden Service",
             vec!["ledger.backoffice-workers", "--from", "web"],
             1,
             vec!["hidden: ledger.backoffice-workers", "not visible to this caller"],
@@ -240,20 +230,15 @@ fn explain_says_how_and_why_not() {
             0,
             vec!["SRV 0 100 3000 api.web.svc.cluster.local."],
         ),
-        (
-            "a caller that is nobody",
-            vec!["api", "--from", "nobody"],
-            1,
-            vec!["--from nobody", "no namespace and no pod"],
-        ),
+        ("an unknown caller", vec!["api", "--from", "nobody"], 1, vec!["--from nobody", "no namespace and no pod"]),
         ("an unknown type", vec!["api", "--type", "huh"], 64, vec!["'huh' is not a record type"]),
         ("an invalid name", vec!["a..b"], 64, vec!["'a..b' is not a valid name"]),
-        ("a server that is none", vec!["api", "--from", "web", "--server", "here"], 64, vec!["--server 'here'"]),
+        ("an invalid server address", vec!["api", "--from", "web", "--server", "here"], 64, vec!["--server 'here'"]),
     ] {
         let (found, text) = explain(&arguments);
         assert_eq!(found, status, "{case}: {text}");
         for word in words {
-            assert!(text.contains(word), "{case}: '{word}' in\n{text}");
+            assert!(text.contains(word), "{case}: no '{word}' in\n{text}");
         }
     }
     let (_, json) = explain(&["api", "--from", "web", "-o", "json"]);
@@ -271,8 +256,8 @@ fn explain_says_how_and_why_not() {
 }
 
 #[test]
-fn what_kubectl_prints_is_a_source() {
-    // `kubectl get … -o yaml` prints a List, with everything that an API server adds.
+fn kubectl_output_is_accepted_as_manifests() {
+    // `kubectl get … -o yaml` prints a List with the fields that an API server adds.
     let list = "apiVersion: v1\nkind: List\nmetadata: {resourceVersion: \"\"}\nitems:\n- apiVersion: v1\n  kind: Service\n  metadata:\n    creationTimestamp: \"2026-01-02T03:04:05Z\"\n    name: api\n    namespace: web\n    resourceVersion: \"7\"\n    uid: 0\n  spec:\n    clusterIP: 10.96.0.10\n    clusterIPs: [10.96.0.10]\n    internalTrafficPolicy: Cluster\n    ipFamilies: [IPv4]\n    ports: [{name: http, port: 80, protocol: TCP, targetPort: http}]\n    type: ClusterIP\n  status: {loadBalancer: {}}\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: web-0, namespace: web}\n  status: {phase: Running, podIP: 10.1.0.7}\n";
     let mut child = process::callsign()
         .args(["explain", "api", "--manifests", "-", "--from", "web-0"])
@@ -290,12 +275,12 @@ fn what_kubectl_prints_is_a_source() {
 }
 
 #[test]
-fn what_an_app_is_called() {
+fn name_prints_the_domain_name_of_an_app() {
     let demo = ["--manifests", "deploy/demo"];
     type Case = (&'static str, &'static [&'static str], bool, i32, &'static str, &'static str);
     let cases: &[Case] = &[
         (
-            "a chart under a name of its own",
+            "an app name without the name of its chart",
             &["--app", "sab", "--chart", "sabnzbd"],
             false,
             0,
@@ -303,7 +288,7 @@ fn what_an_app_is_called() {
             "",
         ),
         (
-            "a name that says the chart",
+            "an app name that contains the name of its chart",
             &["--app", "sabnzbd-23", "--chart", "sabnzbd"],
             false,
             0,
@@ -311,7 +296,7 @@ fn what_an_app_is_called() {
             "",
         ),
         (
-            "one of its services",
+            "another service of an app",
             &["--app", "traefik", "--chart", "traefik", "--service", "tcp"],
             false,
             0,
@@ -326,9 +311,16 @@ fn what_an_app_is_called() {
             "sab-sabnzbd.app-sab.svc.home.arpa\n",
             "",
         ),
-        ("it exists", &["--app", "sab", "--chart", "sabnzbd"], true, 0, "sab-sabnzbd.ix-sab.svc.cluster.local\n", ""),
         (
-            "it does not exist",
+            "an app that exists",
+            &["--app", "sab", "--chart", "sabnzbd"],
+            true,
+            0,
+            "sab-sabnzbd.ix-sab.svc.cluster.local\n",
+            "",
+        ),
+        (
+            "an app that does not exist",
             &["--app", "sab", "--chart", "plex"],
             true,
             1,
@@ -336,7 +328,7 @@ fn what_an_app_is_called() {
             "callsign: no Service sab-plex in namespace ix-sab; `callsign explain sab` lists similar names\n",
         ),
         ("an empty label", &["--app", "", "--chart", "x", "--service", ""], false, 64, "", "not a valid DNS label"),
-        ("no such source", &["--app", "a", "--chart", "b", "--manifests", "/no/such"], false, 69, "", "/no/such"),
+        ("a missing source", &["--app", "a", "--chart", "b", "--manifests", "/no/such"], false, 69, "", "/no/such"),
         ("no chart", &["--app", "a"], false, 64, "", "--chart"),
     ];
     for (case, arguments, with_demo, status, stdout, stderr) in cases {
@@ -348,13 +340,13 @@ fn what_an_app_is_called() {
         let output = run(&arguments);
         assert_eq!(output.status.code(), Some(*status), "{case}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), *stdout, "{case}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
+        let error_text = String::from_utf8_lossy(&output.stderr);
+        assert!(error_text.contains(stderr) && error_text.lines().count() <= 1, "{case}: {error_text}");
     }
 }
 
 #[test]
-fn the_names_of_apps() {
+fn dns_lists_the_domain_names_of_apps() {
     let all = "\
 ix-sab
 sab-sabnzbd.ix-sab.svc.cluster.local          10097/TCP
@@ -372,11 +364,11 @@ traefik-tcp.ix-traefik.svc.cluster.local      80/TCP,443/TCP
 ";
     let sab = "ix-sab\nsab-sabnzbd.ix-sab.svc.cluster.local  10097/TCP\n";
     let cases: &[(&str, &[&str], i32, &str, &str)] = &[
-        ("all of them", &[], 0, all, ""),
-        ("one of them", &["sab"], 0, sab, ""),
-        ("one by its namespace", &["ix-sab"], 0, sab, ""),
-        ("one that there is not, the other is listed all the same", &["sab", "plex"], 1, sab, "plex"),
-        ("no namespace of an app", &["--application-prefix", "app-"], 1, "", "app-"),
+        ("all apps", &[], 0, all, ""),
+        ("one app", &["sab"], 0, sab, ""),
+        ("one app by its namespace", &["ix-sab"], 0, sab, ""),
+        ("a known app is listed in spite of an unknown one", &["sab", "plex"], 1, sab, "plex"),
+        ("no namespace with the prefix", &["--application-prefix", "app-"], 1, "", "app-"),
     ];
     for (case, arguments, status, stdout, stderr) in cases {
         let arguments: Vec<&str> =
@@ -384,13 +376,13 @@ traefik-tcp.ix-traefik.svc.cluster.local      80/TCP,443/TCP
         let output = run(&arguments);
         assert_eq!(String::from_utf8_lossy(&output.stdout), *stdout, "{case}");
         assert_eq!(output.status.code(), Some(*status), "{case}");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(stderr) && said.lines().count() <= 1, "{case}: {said}");
+        let error_text = String::from_utf8_lossy(&output.stderr);
+        assert!(error_text.contains(stderr) && error_text.lines().count() <= 1, "{case}: {error_text}");
     }
 }
 
 #[test]
-fn a_full_disk_is_told_and_a_reader_that_left_is_not() {
+fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
     let commands: [&[&str]; 7] = [
         &["services", "-A", "--manifests", "deploy/demo"],
         &["env", "--for", "web/web", "--manifests", "deploy/demo"],
@@ -403,9 +395,12 @@ fn a_full_disk_is_told_and_a_reader_that_left_is_not() {
     for command in commands {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
         let output = process::callsign().args(command).stdout(full).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
+        let error_text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(69), "{command:?}");
-        assert!(said.contains("cannot write the output") && said.lines().count() == 1, "{command:?}: {said}");
+        assert!(
+            error_text.contains("cannot write the output") && error_text.lines().count() == 1,
+            "{command:?}: {error_text}"
+        );
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = process::callsign().args(command).stdout(writer).output().unwrap();

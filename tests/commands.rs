@@ -1,5 +1,5 @@
-//! The commands as users run them. docs/commands.md is made of the program's own help and of what the commands print on the
-//! demo: what does not match is written anew with CALLSIGN_WRITE_DOCS=1.
+//! The commands as users run them. docs/commands.md consists of the program's help and of the commands' output on the
+//! demo. A test compares it; CALLSIGN_WRITE_DOCS=1 rewrites it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
 
 mod common;
@@ -19,11 +19,11 @@ use serde_json::Value;
 
 const DEMO: &str = "--manifests deploy/demo";
 
-/// Each command with what is shown of it: a sentence, then lines as they are typed.
+/// The sections of docs/commands.md: a command, its introduction, and command lines to run as examples.
 const SHOWN: &[(&str, &str, &[&str])] = &[
     (
         "services",
-        "What each Service is called, for who links to it. Ports are `service:target`, or one number where both are equal.",
+        "Lists the domain names and ports of Services. Ports are shown as `service:target`, or as one number if both are equal.",
         &[
             "callsign services -n web --manifests deploy/demo",
             "callsign services -A -o wide --manifests deploy/demo",
@@ -32,17 +32,17 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "dns",
-        "The names of installed apps, as app catalogues and their users know them.",
+        "Lists the domain names of installed apps, in the format of app catalogues.",
         &["callsign dns traefik sab --manifests deploy/demo"],
     ),
     (
         "name",
-        "What an app's Service is called, before it is installed or after.",
+        "Prints the domain name of an app's Service, whether or not the app is installed.",
         &["callsign name --app sab --chart sabnzbd", "callsign name --app traefik --chart traefik --service tcp"],
     ),
     (
         "explain",
-        "Each rule in order, with what it looked for and found. A name without an answer gets names that may have been meant.",
+        "Shows each rule in order, with the name it looked for and its result. If a name has no answer, it suggests similar names.",
         &[
             "callsign explain api --from web --manifests deploy/demo",
             "callsign explain mysql --from web --manifests deploy/demo",
@@ -52,7 +52,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "env",
-        "The variables that a Service needs to reach those that it links to: its annotation `callsign.dev/links`, or `--link`.",
+        "Prints the variables with which a Service reaches its links, from its annotation `callsign.dev/links` or from `--link`.",
         &[
             "callsign env --for web/web --manifests deploy/demo",
             "callsign env --for web/web --link api --style cloud66 --manifests deploy/demo",
@@ -62,21 +62,21 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "doctor",
-        "What is wrong with the names of a cluster, why it matters and what to do. The status is 1 if something is an error.",
+        "Reports problems with the names of a cluster, error they matter and how to fix them. The exit status is 1 if one is an error.",
         &["callsign doctor --manifests deploy/demo"],
     ),
     (
         "resolvconf",
-        "A resolv.conf for a container. Callsign needs no search list; clients that expect one get it.",
+        "Prints a resolv.conf for a container. Callsign needs no search list; `--search` adds one for clients that expect it.",
         &["callsign resolvconf --server 10.96.0.53", "callsign resolvconf --server 10.96.0.53 --search -n web"],
     ),
     (
         "serve",
-        "The server. Flags can come from a file (`--config`), and from the environment where their help says so.",
+        "Runs the server. Flags can also come from a file (`--config`), or from the environment variables in their help texts.",
         &[],
     ),
-    ("completion", "A script for the shell.", &[]),
-    ("man", "Manual pages, of the same source as the help.", &[]),
+    ("completion", "Prints a completion script for a shell.", &[]),
+    ("man", "Prints manual pages, which have the same source as the help.", &[]),
 ];
 
 fn output(line: &str) -> (i32, String, String) {
@@ -87,15 +87,15 @@ fn output(line: &str) -> (i32, String, String) {
 }
 
 #[test]
-fn the_document_of_commands_is_what_they_say() {
-    let mut text = "# Commands\n\nOne program, `callsign`. Every command reads a cluster from `--manifests PATH` (a file, a folder, or `-`), from\n\
-                    `--kubeconfig FILE`, or, in a pod, by its service account; installed as `kubectl-callsign` it is a plugin of kubectl and takes\n\
-                    the cluster of `KUBECONFIG` or `~/.kube/config`. Exit status: 0 fine, 1 the answer is \"no\", 64 bad usage, 69 the source cannot\n\
-                    be reached, 78 bad configuration. What goes wrong is one line on standard error.\n\nThe admin address of a server serves the same \
-                    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. Over loopback they tell everything, but\n\
-                    in a sidecar (`--namespace`), where it may be the application that asks; to others they tell what the asking address may\n\
-                    see itself.\n\n\
-                    This document is made from the program's own help and output; a test compares.\n"
+fn the_command_reference_matches_the_program() {
+    let mut text = "# Commands\n\nAll commands belong to one program, `callsign`. It reads the cluster from `--manifests PATH` (a file, a folder, or `-`),\n\
+    from `--kubeconfig FILE`, or, in a pod, with the pod's service account. Installed as `kubectl-callsign` it is a kubectl plugin and uses\n\
+    the cluster of `KUBECONFIG` or `~/.kube/config`. Exit statuses: 0 success, 1 the answer is \"no\", 64 bad usage, 69 the source cannot\n\
+    be reached, 78 bad configuration. Each error is one line on standard error.\n\nThe admin address of a server serves the same \
+    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. Clients on loopback see everything,\n\
+    except in a sidecar (`--namespace`), where the client may be the application. Other clients see what their own address\n\
+    may resolve.\n\n\
+    A test compares this document with the program's help and output.\n"
         .to_owned();
     for (command, about, lines) in SHOWN {
         let _ = write!(text, "\n## callsign {command}\n\n{about}\n\n");
@@ -112,19 +112,18 @@ fn the_document_of_commands_is_what_they_say() {
         let help: Vec<&str> = help.lines().map(str::trim_end).collect();
         let _ = writeln!(text, "```text\n{}\n```", help.join("\n").trim_end());
     }
-    // A default that depends on the machine is none of the document's.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
     if std::env::var_os("CALLSIGN_WRITE_DOCS").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    for (index, (written, said)) in written.lines().zip(text.lines()).enumerate() {
-        assert_eq!(written, said, "docs/commands.md:{}: run the test with CALLSIGN_WRITE_DOCS=1", index + 1);
+    for (index, (written, printed)) in written.lines().zip(text.lines()).enumerate() {
+        assert_eq!(written, printed, "docs/commands.md:{}: run the test with CALLSIGN_WRITE_DOCS=1", index + 1);
     }
     assert_eq!(written.len(), text.len(), "docs/commands.md: run the test with CALLSIGN_WRITE_DOCS=1");
 }
 
-/// A client of an address of its own.
+/// Queries the server from the given client address. Returns the rcode and the sorted answers.
 fn ask_from(server: &Server, client: Ipv4Addr, question: &str) -> (String, Vec<String>) {
     let socket = UdpSocket::bind((client, 0)).unwrap();
     socket.connect(server.dns).unwrap();
@@ -142,13 +141,13 @@ fn ask_from(server: &Server, client: Ipv4Addr, question: &str) -> (String, Vec<S
     (format!("{:?}", message.metadata.response_code).to_uppercase(), answers)
 }
 
-/// A record without its TTL and class, in single spaces.
+/// A record without its TTL and class, with single spaces.
 fn words(line: &str) -> String {
     let words = line.split_whitespace().enumerate().filter(|(at, word)| *at != 1 && *word != "IN");
     words.map(|(_, word)| word).collect::<Vec<_>>().join(" ")
 }
 
-/// The same with dig.
+/// The answers that dig gets to the same query.
 fn dig_from(dig: &str, server: &Server, client: Ipv4Addr, name: &str, qtype: &str) -> Vec<String> {
     let output = std::process::Command::new(dig)
         .args(["+tries=1", "+time=5", "+noall", "+answer", "-b", &client.to_string()])
@@ -161,7 +160,7 @@ fn dig_from(dig: &str, server: &Server, client: Ipv4Addr, name: &str, qtype: &st
 }
 
 #[test]
-fn explain_agrees_with_the_server_for_every_name_asked_by_every_namespace() {
+fn explain_agrees_with_the_server_for_every_name_and_every_namespace() {
     let services: Vec<Value> =
         serde_json::from_str(&output(&format!("callsign services -A -o json {DEMO}")).1).unwrap();
     let field = |service: &Value, name: &str| service[name].as_str().unwrap().to_owned();
@@ -196,11 +195,11 @@ fn explain_agrees_with_the_server_for_every_name_asked_by_every_namespace() {
                     let mut found = 0;
                     for name in names {
                         let qtype = if name.ends_with("arpa") { "PTR" } else { "A" };
-                        let (_, told, _) = output(&format!(
+                        let (_, explanation, _) = output(&format!(
                             "callsign explain {name} --from {namespace} --type {qtype} -o json {DEMO}"
                         ));
-                        let told: Value = serde_json::from_str(&told).unwrap();
-                        let mut answers: Vec<String> = told["answers"]
+                        let explanation: Value = serde_json::from_str(&explanation).unwrap();
+                        let mut answers: Vec<String> = explanation["answers"]
                             .as_array()
                             .unwrap()
                             .iter()
@@ -209,14 +208,14 @@ fn explain_agrees_with_the_server_for_every_name_asked_by_every_namespace() {
                         answers.sort();
                         let answered = ask_from(server, *address, &format!("{name}. {qtype}"));
                         assert_eq!(
-                            (told["rcode"].as_str().unwrap().to_owned(), answers),
+                            (explanation["rcode"].as_str().unwrap().to_owned(), answers),
                             answered,
                             "{name} from {namespace}"
                         );
                         if let Ok(dig) = std::env::var("CALLSIGN_DIG") {
-                            let said = dig_from(&dig, server, *address, name, qtype);
+                            let printed = dig_from(&dig, server, *address, name, qtype);
                             assert_eq!(
-                                said,
+                                printed,
                                 answered.1.iter().map(|line| words(line)).collect::<Vec<_>>(),
                                 "{name} from {namespace}"
                             );
@@ -233,7 +232,7 @@ fn explain_agrees_with_the_server_for_every_name_asked_by_every_namespace() {
 }
 
 #[test]
-fn links() {
+fn env_turns_links_into_variables_or_one_line_errors() {
     let scratch = Scratch::folder("links");
     let cluster = "kind: Service\nmetadata: {name: web, namespace: web, annotations: {callsign.dev/links: 'api, db.other'}}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n---\n\
                    kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.2, ports: [{name: https, port: 8443}]}\n---\n\
@@ -244,59 +243,59 @@ fn links() {
     let cluster = scratch.file("cluster.yaml", cluster);
     let cases: &[(&str, &str, i32, &str, &str)] = &[
         (
-            "by the annotation",
+            "links of the annotation",
             "--for web/web --style convox",
             0,
             "API_URL=https://api.web.svc.cluster.local:8443\nDB_URL=postgres://db.other.svc.cluster.local:6432\n",
             "",
         ),
         (
-            "the port of a scheme is left out",
+            "the default port of a scheme is omitted",
             "--for web/api --link web --style convox",
             0,
             "WEB_URL=http://web.web.svc.cluster.local\n",
             "",
         ),
         (
-            "a link that is named twice is one",
+            "a repeated link is printed once",
             "--for web/api --link web --link web --style convox",
             0,
             "WEB_URL=http://web.web.svc.cluster.local\n",
             "",
         ),
         (
-            "a link to nothing",
+            "a link to a missing Service",
             "--for web/web --link database2",
             1,
             "",
             "web links to service: database2 which does not exist\n",
         ),
         (
-            "a link to what is hidden",
+            "a link to a hidden Service",
             "--for web/web --link secret.other",
             1,
             "",
             "web links to service: secret.other which does not exist\n",
         ),
         (
-            "a link to no port",
+            "a link to a Service without ports",
             "--for web/web --link mute",
             1,
             "",
             "web links to service: mute which does not expose any ports\n",
         ),
         ("no links", "--for web/api", 1, "", "api has no links"),
-        ("two of one name", "--for web/api --link web --link web.other", 1, "", "would both be WEB"),
-        ("no such Service", "--for web/nope", 1, "", "there is no Service web/nope"),
-        ("which of them?", "--for web", 1, "", "there are other/web and web/web"),
+        ("two links with the same variables", "--for web/api --link web --link web.other", 1, "", "would both be WEB"),
+        ("a missing Service", "--for web/nope", 1, "", "there is no Service web/nope"),
+        ("an ambiguous Service", "--for web", 1, "", "there are other/web and web/web"),
         (
-            "this one",
+            "-n selects the Service",
             "--for web -n web --style convox --link api",
             0,
             "API_URL=https://api.web.svc.cluster.local:8443\n",
             "",
         ),
-        ("no such style", "--for web/web --style heroku", 64, "", "heroku"),
+        ("an unknown style", "--for web/web --style heroku", 64, "", "heroku"),
     ];
     for (case, flags, status, stdout, stderr) in cases {
         let found = output(&format!("callsign env {flags} --manifests {}", cluster.display()));
@@ -307,7 +306,7 @@ fn links() {
 }
 
 #[test]
-fn a_file_of_variables_is_whole_or_not_there() {
+fn env_writes_its_file_atomically() {
     let scratch = Scratch::folder("env");
     let api = |port: u16| {
         format!(
@@ -326,12 +325,12 @@ fn a_file_of_variables_is_whole_or_not_there() {
     let first = read();
     assert!(first.starts_with("API_URL=http://api.web.svc.cluster.local:3000\n"));
     assert_eq!(output(&line(" --link nothing")).0, 1);
-    assert_eq!(read(), first, "what is wrong changes nothing");
+    assert_eq!(read(), first, "an error leaves the file unchanged");
     let (status, _, error) =
         output(&format!("callsign env --for web/web --out /nowhere/links.env --manifests {}", folder.0.display()));
     assert_eq!(status, 69);
     assert!(error.contains("/nowhere/links.env") && error.lines().count() == 1, "{error}");
-    // Full disks have no place for half a file.
+    // A file below a device cannot be created.
     let (status, _, _) =
         output(&format!("callsign env --for web/web --out /dev/full/x --manifests {}", folder.0.display()));
     assert_eq!(status, 69);
@@ -355,20 +354,20 @@ fn a_file_of_variables_is_whole_or_not_there() {
     let second = read();
     std::fs::remove_file(folder.0.join("api.yaml")).unwrap();
     std::thread::sleep(Duration::from_millis(800));
-    assert_eq!(read(), second, "a link that breaks leaves the last good file");
+    assert_eq!(read(), second, "a broken link leaves the last good file");
     folder.file("api.yaml", &api(5000));
     until(&|text| text.contains(":5000\n"));
     let left: Vec<_> = std::fs::read_dir(&scratch.0).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["links.env"], "nothing else is left beside it");
+    assert_eq!(left, ["links.env"], "no temporary file remains");
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
-/// Severity, code, and what the object's name contains.
+/// Severity, code, and a part of the object's name.
 type Expected = (&'static str, &'static str, &'static str);
 
 #[test]
-fn every_finding_of_doctor() {
+fn doctor_reports_every_kind_of_finding() {
     let service = |namespace: &str, name: &str, annotations: &str, spec: &str| {
         format!(
             "kind: Service\nmetadata: {{name: {name}, namespace: {namespace}, annotations: {{{annotations}}}}}\nspec: {{{spec}}}\n"
@@ -384,7 +383,7 @@ fn every_finding_of_doctor() {
         format!("kind: Service\nmetadata: {{name: {name}, namespace: ix-plex}}\nspec: {{{}}}\n", ip(last))
     };
     let cases: Vec<(&str, Vec<String>, Option<Expected>)> = vec![
-        ("nothing is wrong", vec![service("web", "api", "", &ip(1))], None),
+        ("no problem", vec![service("web", "api", "", &ip(1))], None),
         (
             "an alias claimed twice",
             vec![
@@ -399,7 +398,7 @@ fn every_finding_of_doctor() {
             Some(("warning", "alias-shadowed", "web/a")),
         ),
         (
-            "two defaults of a kind",
+            "two defaults of one kind",
             vec![
                 service("web", "mysql-a", "callsign.dev/default: 'true'", &ip(1)),
                 service("web", "mysql-b", "callsign.dev/default: 'true'", &ip(2)),
@@ -417,17 +416,17 @@ fn every_finding_of_doctor() {
             Some(("warning", "reserved-namespace", "svc")),
         ),
         (
-            "a link to nothing",
+            "a link to a missing Service",
             vec![service("web", "a", "callsign.dev/links: nope", &ip(1))],
             Some(("error", "link-to-nothing", "web/a")),
         ),
         (
-            "a link to no port",
+            "a link to a Service without ports",
             vec![service("web", "a", "callsign.dev/links: b", &ip(1)), service("web", "b", "", "clusterIP: 10.96.1.2")],
             Some(("error", "link-without-ports", "web/a")),
         ),
         (
-            "headless, and no endpoint is ready",
+            "a headless Service without ready endpoints",
             vec![
                 service("web", "db", "", "clusterIP: None"),
                 slice("web", "db", "{addresses: [10.1.0.1], conditions: {ready: false}}"),
@@ -435,7 +434,7 @@ fn every_finding_of_doctor() {
             Some(("warning", "headless-without-endpoints", "web/db")),
         ),
         (
-            "an address, and no endpoint is ready",
+            "a ClusterIP without ready endpoints",
             vec![
                 service("web", "api", "", &ip(1)),
                 slice("web", "api", "{addresses: [10.1.0.1], conditions: {ready: false}}"),
@@ -448,7 +447,7 @@ fn every_finding_of_doctor() {
             Some(("error", "external-name-is-no-name", "web/out")),
         ),
         (
-            "an endpoint that hides a Service",
+            "an endpoint that shadows a Service",
             vec![
                 service("web", "cache", "", "clusterIP: None"),
                 slice("web", "cache", "{addresses: [10.1.0.1], hostname: api}"),
@@ -457,7 +456,7 @@ fn every_finding_of_doctor() {
             Some(("warning", "shadowed-by-endpoint", "cache/api")),
         ),
         (
-            "an app that a Service hides",
+            "an app shadowed by a Service",
             vec![app("plex", 1), service("web", "plex", "", &ip(2))],
             Some(("warning", "app-shadowed", "ix-plex")),
         ),
@@ -498,7 +497,7 @@ fn every_finding_of_doctor() {
 }
 
 #[test]
-fn services_that_change_are_followed() {
+fn services_watch_prints_each_change() {
     use std::io::{BufRead as _, BufReader};
     let folder = Scratch::folder("watch");
     folder.file(
@@ -528,13 +527,13 @@ fn services_that_change_are_followed() {
 }
 
 #[test]
-fn bad_input_is_one_line_and_a_status() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+fn bad_input_is_a_one_line_error_with_a_status() {
+    let unused_address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let scratch = Scratch::folder("bad");
     let kubeconfig = scratch.file(
         "kubeconfig",
         &format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{{name: a, cluster: {{server: 'http://{nobody}'}}}}]\n\
+            "apiVersion: v1\nkind: Config\ncurrent-context: a\nclusters: [{{name: a, cluster: {{server: 'http://{unused_address}'}}}}]\n\
              users: [{{name: a, user: {{}}}}]\ncontexts: [{{name: a, context: {{cluster: a, user: a}}}}]\n"
         ),
     );
@@ -562,7 +561,7 @@ fn bad_input_is_one_line_and_a_status() {
 }
 
 #[test]
-fn odd_arguments_and_odd_files() {
+fn unusual_arguments_and_output_files_are_handled() {
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt as _;
     let output_of = |arguments: &[&std::ffi::OsStr]| process::callsign().args(arguments).output().unwrap();
@@ -572,7 +571,7 @@ fn odd_arguments_and_odd_files() {
     assert_eq!(nothing.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("--help"));
 
-    // A link stays a link, and a file keeps who may read it.
+    // A symlink remains a symlink, and a file retains its permissions.
     let scratch = Scratch::folder("odd");
     let file = scratch.file("secret.env", "");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -590,7 +589,7 @@ fn odd_arguments_and_odd_files() {
 }
 
 #[test]
-fn endpoints_that_several_slices_list_are_counted_once() {
+fn endpoints_in_several_slices_are_counted_once() {
     let slice = |name: &str, port: u16| {
         format!(
             "kind: EndpointSlice\nmetadata: {{name: {name}, namespace: web, labels: {{kubernetes.io/service-name: two}}}}\naddressType: IPv4\nports: [{{port: {port}}}]\nendpoints: [{{addresses: [10.1.0.1]}}, {{addresses: [10.1.0.2]}}]\n"
@@ -607,21 +606,21 @@ fn endpoints_that_several_slices_list_are_counted_once() {
     assert!(variables.contains("TWO_PORT=tcp://[fd00::5]:80\n") && variables.contains("TWO_SERVICE_HOST=fd00::5\n"));
 }
 
-/// The namespace that a client is taken to be of, if any.
-type Seen = Option<&'static str>;
+/// The namespace that the server assigns to a client, if any.
+type AssignedNamespace = Option<&'static str>;
 
 #[test]
-fn who_may_see_what_over_the_admin_address() {
+fn the_admin_address_limits_the_view_of_each_client() {
     use callsign::report::{Viewer, explain};
     let objects = "kind: Namespace\nmetadata: {name: ix-secret, annotations: {callsign.dev/visible-to: other}}\n---\n\
                    kind: Service\nmetadata: {name: secret, namespace: ix-secret}\nspec: {clusterIP: 10.96.0.1}\n";
     let address = |text: &str| text.parse::<IpAddr>().unwrap();
-    let cases: &[(&str, &[&str], &str, Option<Seen>)] = &[
+    let cases: &[(&str, &[&str], &str, Option<AssignedNamespace>)] = &[
         ("an operator on the host", &[], "127.0.0.1", None),
-        ("the application beside a sidecar", &["--namespace", "web"], "127.0.0.1", Some(Some("web"))),
-        ("a stranger is not of a sidecar's namespace", &["--namespace", "other"], "192.0.2.1", Some(None)),
-        ("a caller that is known", &["--callers", "192.0.2.0/24=web"], "192.0.2.1", Some(Some("web"))),
-        ("a stranger", &[], "192.0.2.1", Some(None)),
+        ("the application next to a sidecar", &["--namespace", "web"], "127.0.0.1", Some(Some("web"))),
+        ("an unknown client is not in a sidecar's namespace", &["--namespace", "other"], "192.0.2.1", Some(None)),
+        ("a known client", &["--callers", "192.0.2.0/24=web"], "192.0.2.1", Some(Some("web"))),
+        ("an unknown client", &[], "192.0.2.1", Some(None)),
     ];
     for (case, flags, client, expected) in cases {
         let zone = common::zone(objects, flags);
@@ -631,22 +630,22 @@ fn who_may_see_what_over_the_admin_address() {
         };
         assert_eq!(viewer, expected.map(|name| name.map(str::to_owned)), "{case}");
     }
-    // To who may not see it, a hidden app is explained as one that there is not.
+    // For callers that may not see it, a hidden app is explained like a missing one.
     let zone = common::zone(objects, &[]);
     let stranger = explain::CallerSpec::new(None, String::new());
-    let told = |name: &str| {
+    let explanation = |name: &str| {
         let (wire, qtype) = (explain::name_of(name).unwrap(), explain::type_of("A").unwrap());
         explain::explain(&zone, &stranger, &wire, qtype, explain::Audience::Caller)
             .unwrap()
             .text()
             .replace("secret", "nonono")
     };
-    assert_eq!(told("secret"), told("nonono"));
-    assert_eq!(told("x.secret"), told("x.nonono"));
+    assert_eq!(explanation("secret"), explanation("nonono"));
+    assert_eq!(explanation("x.secret"), explanation("x.nonono"));
 }
 
 #[test]
-fn a_server_whose_answer_is_long_is_asked_over_tcp() {
+fn explain_queries_the_server_over_tcp_for_a_long_answer() {
     let endpoints: Vec<String> = (0..200).map(|index| format!("{{addresses: [10.1.0.{index}]}}")).collect();
     let cluster = format!(
         "kind: Service\nmetadata: {{name: big, namespace: web}}\nspec: {{clusterIP: None}}\n---\nkind: EndpointSlice\n\
@@ -658,17 +657,17 @@ fn a_server_whose_answer_is_long_is_asked_over_tcp() {
     let server = Server::start(&["--manifests", path.to_str().unwrap()], None);
     let line =
         format!("callsign explain big.web.svc.cluster.local --manifests {} --server {}", path.display(), server.dns);
-    let (status, told, _) = output(&line);
-    assert!(status == 0 && told.contains("agrees: "), "{told}");
+    let (status, explanation, _) = output(&line);
+    assert!(status == 0 && explanation.contains("agrees: "), "{explanation}");
 }
 
 #[test]
-fn a_plugin_of_kubectl() {
+fn the_kubectl_plugin_uses_the_kubeconfig_of_the_environment() {
     let folder = Scratch::folder("plugin");
     let plugin = folder.0.join("kubectl-callsign");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_callsign"), &plugin).unwrap();
     let kubeconfig = folder.file("config", "clusters: 7\n");
-    // That it is read is enough to see: nothing says --kubeconfig. Of several files some may be missing.
+    // The error shows that the file is read without --kubeconfig. Some files in the list may be missing.
     let several = format!("/no/such/file:{}:", kubeconfig.display());
     let output = process::with(&plugin).args(["services", "-A"]).env("KUBECONFIG", several).output().unwrap();
     assert_eq!(output.status.code(), Some(78));
@@ -682,7 +681,7 @@ fn a_plugin_of_kubectl() {
 }
 
 #[test]
-fn completion_and_manual_pages_are_made_of_the_same_source() {
+fn completion_scripts_and_manual_pages_cover_commands_and_flags() {
     for shell in ["bash", "zsh", "fish"] {
         let (status, script, _) = output(&format!("callsign completion {shell}"));
         assert_eq!(status, 0);
@@ -695,7 +694,7 @@ fn completion_and_manual_pages_are_made_of_the_same_source() {
 }
 
 #[test]
-fn the_admin_address_serves_the_same_and_no_more_than_who_asks_may_see() {
+fn the_admin_address_matches_the_commands_and_respects_visibility() {
     let server = Server::start(&["--manifests", "deploy/demo", "--callers", "127.0.0.0/8=web"], None);
     let body = |path: &str| server.get(path).split("\r\n\r\n").nth(1).unwrap().to_owned();
     let listed: Vec<Value> = serde_json::from_str(&body("/api/v1/services")).unwrap();
@@ -708,14 +707,14 @@ fn the_admin_address_serves_the_same_and_no_more_than_who_asks_may_see() {
     assert!(server.get("/api/v1/services?namespace=nope").starts_with("HTTP/1.1 404"));
     assert!(server.get("/api/v1/explain?name=a..b").starts_with("HTTP/1.1 400"));
     assert!(body("/api/v1/explain?name=ledger.backoffice-workers&from=web").contains("hidden"));
-    // What another host would be told.
+    // The explanation that another host would get.
     let zone = common::zone(&std::fs::read_to_string("deploy/demo/backoffice-workers.yaml").unwrap(), &[]);
-    let who = callsign::report::explain::CallerSpec::parse(&zone, Some("192.0.2.1")).unwrap();
+    let caller_spec = callsign::report::explain::CallerSpec::parse(&zone, Some("192.0.2.1")).unwrap();
     let name = callsign::report::explain::name_of("ledger.backoffice-workers").unwrap();
     let qtype = callsign::report::explain::type_of("A").unwrap();
     let audience = callsign::report::explain::Audience::Caller;
-    let told = callsign::report::explain::explain(&zone, &who, &name, qtype, audience).unwrap();
-    let text = told.text();
+    let explanation = callsign::report::explain::explain(&zone, &caller_spec, &name, qtype, audience).unwrap();
+    let text = explanation.text();
     assert!(!text.contains("hidden") && !text.contains("visible") && !text.contains("ClusterIP"), "{text}");
     let _: IpAddr = server.dns.ip();
 }

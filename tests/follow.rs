@@ -1,4 +1,4 @@
-//! A table that never lies: self-check, saved facts, restarts of either side, and a long random walk against a model.
+//! A zone that stays true to the cluster: self-checks, saved facts, restarts of either side, and a random walk.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,15 +23,15 @@ use scripted::{Api, Fault, WatchListSupport};
 use serde_json::json;
 
 #[test]
-fn a_difference_that_no_event_told_of_is_found_and_healed() {
+fn the_self_check_finds_and_repairs_changes_without_events() {
     let api = with_api(WatchListSupport::Yes);
     api.put(service("stays", "10.96.0.50"));
     let follower = Follower::start(&api.kubeconfig(), &["--self-check", "1ms"]);
     follower.wait_for_answer(API, "10.96.0.10");
     api.put_silently(service("api", "10.96.0.11"));
     api.put_silently(service("unheard", "10.96.0.12"));
-    assert_eq!(follower.ask(API), "10.96.0.10", "nobody told");
-    // The comparison comes when a watch ends, and is believed when the next one has ended too.
+    assert_eq!(follower.ask(API), "10.96.0.10", "no event was sent");
+    // A self-check runs when a watch ends. A difference counts only if the next self-check finds it too.
     let start = Instant::now();
     while follower.ask(API) != "10.96.0.11" {
         api.end_watches();
@@ -45,7 +45,7 @@ fn a_difference_that_no_event_told_of_is_found_and_healed() {
 }
 
 #[test]
-fn a_server_starts_from_what_was_saved() {
+fn a_server_starts_from_saved_facts() {
     let scratch = Scratch::folder("saved");
     let file = scratch.0.join("facts");
     let saved = file.to_str().unwrap();
@@ -57,19 +57,19 @@ fn a_server_starts_from_what_was_saved() {
     first.wait_for_answer(API, "10.96.0.10");
     let start = Instant::now();
     while !file.exists() {
-        assert!(start.elapsed() < Duration::from_secs(7), "written at once, and then at most every five seconds");
+        assert!(start.elapsed() < Duration::from_secs(7), "the file is written at most every five seconds");
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(first);
-    // The API says nothing: it is given two seconds.
+    // The API does not reply: the server waits two seconds for it.
     for resource in ["services", "endpointslices", "namespaces"] {
         api.fault(resource, Fault::Silence);
     }
     let silent = Follower::start(&api.kubeconfig(), &["--saved", saved]);
-    assert_eq!(silent.ask(API), "SERVFAIL", "it may still answer");
+    assert_eq!(silent.ask(API), "SERVFAIL", "the API may still reply");
     silent.wait_for_answer_within(API, "10.96.0.10", Duration::from_secs(3));
     drop(silent);
-    // The API is away: the saved facts answer at once, and say that they do.
+    // The API is unreachable: saved facts are served at once, and /ready reports it.
     api.kill();
     let second = Follower::start(&api.kubeconfig(), &["--saved", saved]);
     second.wait_for_answer_within(API, "10.96.0.10", Duration::from_secs(1));
@@ -83,24 +83,24 @@ fn a_server_starts_from_what_was_saved() {
             .lines()
             .any(|line| line.starts_with("callsign_saved_facts_served_seconds ") && !line.ends_with(" 0.0"))
     );
-    // It comes back, and has moved on.
+    // The API comes back with newer objects.
     api.put(service("api", "10.96.0.20"));
     api.delete("services", "web", "old");
     api.resume();
     let end = Instant::now() + Duration::from_secs(5);
     while second.ask(API) != "10.96.0.20" {
-        assert_eq!(sorted(&second.ask("db.web.svc.cluster.local A")), "10.1.0.1 10.1.0.2", "no hole");
+        assert_eq!(sorted(&second.ask("db.web.svc.cluster.local A")), "10.1.0.1 10.1.0.2", "answers have no gap");
         assert!(Instant::now() < end, "caught up within five seconds");
     }
     second.wait_for_answer("old.web.svc.cluster.local A", "NXDOMAIN");
     while second.admin("/ready?verbose").contains("saved facts") {
-        assert!(Instant::now() < end, "every part is told within five seconds");
+        assert!(Instant::now() < end, "every resource is synced within five seconds");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 #[test]
-fn a_file_that_is_not_whole_is_refused_and_left_alone() {
+fn a_damaged_or_foreign_file_is_refused_and_not_overwritten() {
     let scratch = Scratch::folder("refused");
     let good = {
         let api = with_api(WatchListSupport::Yes);
@@ -118,10 +118,10 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
     let newer = String::from_utf8(good.clone()).unwrap().replace("\"version\":1", "\"version\":99").into_bytes();
     let longer = [&good[..], b"more\n"].concat();
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("half of it", good[..good.len() / 2].to_vec(), "damaged"),
+        ("half of the file", good[..good.len() / 2].to_vec(), "damaged"),
         ("without its checksum", good[..good.len() - 65].to_vec(), "damaged"),
         ("one address changed", flipped, "damaged"),
-        ("more behind it", longer, "damaged"),
+        ("data after the checksum", longer, "damaged"),
         ("another version", newer, "not a file of saved facts"),
         ("another program's file", b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "not a file of saved facts"),
         ("an empty file", Vec::new(), "not a file of saved facts"),
@@ -133,7 +133,7 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
         assert!(refused.contains(error) && refused.contains("file"), "{case}: {refused}");
         assert_eq!(std::fs::read(&path).unwrap(), octets, "{case}");
     }
-    // Nor is somebody else's file written over by a server that was told the wrong name.
+    // A server with the wrong --saved does not overwrite the file of another program.
     let path = scratch.file("passwd", "root:x:0:0:root:/root:/bin/bash\n");
     let api = with_api(WatchListSupport::Yes);
     let follower = Follower::start(&api.kubeconfig(), &["--saved", path.to_str().unwrap()]);
@@ -143,7 +143,7 @@ fn a_file_that_is_not_whole_is_refused_and_left_alone() {
 }
 
 #[test]
-fn how_long_a_change_took_is_measured() {
+fn metrics_measure_the_delay_from_a_change_to_its_answer() {
     let api = with_api(WatchListSupport::Yes);
     api.put(json!({"kind": "Service", "metadata": {"name": "db", "namespace": "web"}, "spec": {"clusterIP": "None"}}));
     let follower = Follower::of(&api);
@@ -161,13 +161,13 @@ fn how_long_a_change_took_is_measured() {
 }
 
 #[test]
-fn trouble_is_told_once_and_retried_within_bounds() {
+fn failures_are_reported_and_retried_with_backoff() {
     for (case, fault, told) in [
         ("401", Fault::Status(401, "Unauthorized".into()), "401"),
         ("403", Fault::Status(403, "services is forbidden".into()), "forbidden"),
         ("500", Fault::Status(500, "etcd is away".into()), "etcd is away"),
-        ("HTML", Fault::Status(503, "<html>Service Unavailable</html>".into()), "503"),
-        ("half a JSON object", Fault::Reset, "cannot reach the API"),
+        ("an HTML page", Fault::Status(503, "<html>Service Unavailable</html>".into()), "503"),
+        ("a truncated JSON object", Fault::Reset, "cannot reach the API"),
         ("an ERROR event", Fault::ErrorEvent(500), "something broke"),
         ("a line that is not JSON", Fault::Body("what?\n".into()), "invalid watch event"),
     ] {
@@ -177,58 +177,58 @@ fn trouble_is_told_once_and_retried_within_bounds() {
         for _ in 0..6 {
             api.fault("services", fault.clone());
         }
-        let asked = api.requests().len();
+        let requests_before = api.requests().len();
         api.break_watches();
         let start = Instant::now();
         while !follower.admin("/ready?verbose").contains(told) {
-            assert_eq!(follower.ask(API), "10.96.0.10", "{case}: the last good table is served");
+            assert_eq!(follower.ask(API), "10.96.0.10", "{case}: the last good zone is served");
             assert!(start.elapsed() < Duration::from_secs(10), "{case}: {}", follower.admin("/ready?verbose"));
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_secs(1));
-        let requests = api.requests().len() - asked;
+        let requests = api.requests().len() - requests_before;
         assert!(requests < 15, "{case}: {requests} requests within a second");
         assert_eq!(follower.ask(API), "10.96.0.10", "{case}");
     }
 }
 
-/// An API that takes no watch from its own list must not be listed without end.
+/// An API that rejects every watch from its own list must not cause endless relists.
 #[test]
-fn gone_again_and_again_is_paced() {
+fn repeated_410_responses_do_not_cause_a_relist_storm() {
     let api = with_api(WatchListSupport::Yes);
     let follower = Follower::of(&api);
     follower.wait_for_answer(API, "10.96.0.10");
     for _ in 0..40 {
         api.fault("services", Fault::ErrorEvent(410));
     }
-    let asked = api.requests().len();
+    let requests_before = api.requests().len();
     api.break_watches();
     std::thread::sleep(Duration::from_secs(2));
-    let requests = api.requests().len() - asked;
+    let requests = api.requests().len() - requests_before;
     assert!(requests < 20, "{requests} requests within two seconds");
-    assert_eq!(follower.ask(API), "10.96.0.10", "the last good table is served");
+    assert_eq!(follower.ask(API), "10.96.0.10", "the last good zone is served");
     assert!(follower.admin("/ready?verbose").contains("(410 Gone)"));
 }
 
 #[test]
-fn lists_of_odd_objects() {
+fn null_and_invalid_list_items_are_skipped() {
     for body in [
         r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":null}"#,
         r#"{"kind":"List","metadata":{"resourceVersion":"102"},"items":[null, {"spec": {}}, {"metadata": {}}, {"metadata": {"name": ""}}]}"#,
     ] {
         let api = with_api(WatchListSupport::Refused);
-        // The streamed list is refused first; then comes the page, as new as all that has happened.
+        // The API refuses the streamed list, then returns a page at the latest resource version.
         api.fault("services", Fault::Status(422, "Invalid".into()));
         api.fault("services", Fault::Body(body.into()));
         let follower = Follower::of(&api);
         follower.wait_for_answer("nope.web.svc.cluster.local A", "NXDOMAIN");
-        assert_eq!(follower.ask(API), "NXDOMAIN", "what the list said is what is believed");
+        assert_eq!(follower.ask(API), "NXDOMAIN", "the list is authoritative");
         api.put(service("api", "10.96.0.20"));
         follower.wait_for_answer(API, "10.96.0.20");
     }
 }
 
-/// What a cluster should answer: names to addresses, kept beside the scripted API.
+/// The expected answers: Services and endpoints, updated together with the scripted API.
 #[derive(Default)]
 struct Model {
     services: BTreeMap<String, String>,
@@ -261,10 +261,11 @@ fn sorted(answer: &str) -> String {
     parts.join(" ")
 }
 
-/// Thousands of steps: create, change, delete, page breaks, 410, resets, silence, restarts of either side. After each
-/// settling the table equals the model. CALLSIGN_SEED replays a run, CALLSIGN_STEPS makes it longer.
+/// Random steps create, change and delete objects, compact the API's history, inject faults, and restart either side.
+/// Whenever the server settles, it answers as the model does. CALLSIGN_SEED replays a run, CALLSIGN_STEPS sets its
+/// length.
 #[test]
-fn a_random_walk_ends_where_the_model_does() {
+fn a_random_walk_converges_to_the_model() {
     let number =
         |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let seed = number("CALLSIGN_SEED", std::process::id().into());
@@ -316,7 +317,7 @@ fn a_random_walk_ends_where_the_model_does() {
                 api.compact();
                 api.break_watches();
             }
-            // A server that fails again and again is asked ever more rarely: a few faults in a row are enough.
+            // Backoff grows with every failure in a row, so the number of pending faults is small.
             93..95 if api.faults_left() < 3 => {
                 let resource = ["services", "endpointslices"][dice(2) as usize];
                 let faults = [
@@ -343,7 +344,7 @@ fn a_random_walk_ends_where_the_model_does() {
                 follower = Follower::of(&api);
             }
             97 if !away => {
-                // Settle and compare.
+                // Wait until every answer equals that of the model.
                 for n in 0..12 {
                     let name = format!("s{n}");
                     let expected = model.answer(&name);

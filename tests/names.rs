@@ -1,5 +1,5 @@
-//! The rules for short names: every row asked as A and AAAA, in lower, upper and mixed case, by the caller it names and by
-//! a caller whose namespace nobody knows.
+//! The rules for short names: every row is queried as A and AAAA, in lower, upper and mixed case, by the caller that it
+//! names and by a caller without a known namespace.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -80,10 +80,11 @@ fn objects(lines: &str) -> String {
     yaml
 }
 
-/// In prose, the question, the caller's namespace, what it gets, what a caller of no namespace gets: addresses or the rcode.
+/// The case in prose, the question, the caller's namespace, the caller's answer, and the answer of a caller without a
+/// namespace. Answers are addresses or the rcode.
 type Row = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
-/// Addresses, or the rcode with `+soa` if there is one.
+/// The addresses of a reply, or its rcode, with `+soa` if it has an SOA.
 fn short(reply: &[u8]) -> String {
     let text = text(reply);
     let addresses: Vec<&str> = text
@@ -103,10 +104,10 @@ fn short(reply: &[u8]) -> String {
 }
 
 fn check(title: &str, zone: &Zone, rows: &[Row]) {
-    for (prose, question, namespace, expected, of_nobody) in rows {
+    for (prose, question, namespace, expected, without_namespace) in rows {
         let namespace = zone.settings.namespace_name(namespace).unwrap();
         let (name, rtype) = question.split_once(' ').unwrap_or((question, "A"));
-        for (caller, expected) in [(Caller::Namespace(&namespace), expected), (Caller::Unknown, of_nobody)] {
+        for (caller, expected) in [(Caller::Namespace(&namespace), expected), (Caller::Unknown, without_namespace)] {
             let upper = name.to_uppercase();
             let mixed: String =
                 name.chars().enumerate().map(|(at, c)| if at % 2 == 0 { c.to_ascii_uppercase() } else { c }).collect();
@@ -117,7 +118,7 @@ fn check(title: &str, zone: &Zone, rows: &[Row]) {
                 assert_eq!(
                     found[12..12 + name.len() + 2],
                     query[12..12 + name.len() + 2],
-                    "the question as it was asked"
+                    "the question is echoed unchanged"
                 );
                 // A and AAAA of one name have one rcode: a client library that gets NXDOMAIN for one drops both.
                 let rcode = |rtype: &str| {
@@ -136,7 +137,7 @@ fn cluster(lines: &str, flags: &[&str]) -> Arc<Zone> {
 }
 
 #[test]
-fn the_table_of_the_product() {
+fn the_examples_of_the_documentation_resolve() {
     let zone = cluster(
         "service web/api 10.0.0.1
          service other/lonely 10.0.0.2
@@ -158,7 +159,7 @@ fn the_table_of_the_product() {
         &[],
     );
     check(
-        "the table",
+        "examples",
         &zone,
         &[
             ("a Service of the caller's own namespace", "api", "web", "10.0.0.1", "NOERROR+soa"),
@@ -167,13 +168,13 @@ fn the_table_of_the_product() {
             ("a database by its name", "mysql-leopard", "web", "10.0.0.5", "NXDOMAIN"),
             ("the default database", "mysql", "web", "10.0.0.4", "NXDOMAIN"),
             ("the database marked default beats -default", "mysql", "marked", "10.0.0.6", "NXDOMAIN"),
-            ("-default where there is only one without", "mysql-default", "plain", "10.0.0.8", "NXDOMAIN"),
-            ("an exporter is no database", "redis", "plain", "NXDOMAIN", "NXDOMAIN"),
+            ("-default finds a sole Service without the suffix", "mysql-default", "plain", "10.0.0.8", "NXDOMAIN"),
+            ("an exporter is not a database", "redis", "plain", "NXDOMAIN", "NXDOMAIN"),
             ("an application whose name contains its chart", "sabnzbd", "ix-sonarr", "10.0.0.10", "10.0.0.10"),
-            ("an application whose name does not", "sab", "ix-sonarr", "10.0.0.11", "10.0.0.11"),
+            ("an application whose name does not contain its chart", "sab", "ix-sonarr", "10.0.0.11", "10.0.0.11"),
             ("a service of an application", "metrics.traefik", "ix-sonarr", "10.0.0.13", "10.0.0.13"),
             (
-                "full names are never helped",
+                "full names never follow the rules for short names",
                 "sab.ix-sab.svc.cluster.local",
                 "ix-sonarr",
                 "NXDOMAIN+soa",
@@ -187,7 +188,7 @@ fn the_table_of_the_product() {
 }
 
 #[test]
-fn one_label() {
+fn names_with_one_label_follow_the_rules_in_order() {
     let zone = cluster(
         "service web/api 10.0.0.1 alias=backend+www
          service web/www 10.0.0.2
@@ -214,27 +215,27 @@ fn one_label() {
         &[
             ("rule 1, a Service", "api", "web", "10.0.0.1", "NXDOMAIN"),
             ("rule 2, an alias", "backend", "web", "10.0.0.1", "NXDOMAIN"),
-            ("an alias is valid in its own namespace", "backend", "both", "NXDOMAIN", "NXDOMAIN"),
+            ("an alias is valid only in its own namespace", "backend", "both", "NXDOMAIN", "NXDOMAIN"),
             ("a Service beats an alias", "www", "web", "10.0.0.2", "NXDOMAIN"),
             ("a headless Service without endpoints still ends the search", "empty", "web", "NXDOMAIN", "10.0.0.3"),
             ("a headless Service", "db", "web", "10.0.3.1 10.0.3.2", "NXDOMAIN"),
             ("a Service beats an application", "plex", "web", "10.0.0.5", "10.0.0.4"),
             ("rule 4, an application", "plex", "both", "10.0.0.4", "10.0.0.4"),
             ("two marked defaults: no answer, not even -default", "mysql", "two", "NXDOMAIN", "10.0.1.4"),
-            ("a Service of the kind's own name comes first", "redis", "both", "10.0.2.1", "NXDOMAIN"),
-            ("and -default is a Service too", "redis-default", "both", "10.0.2.2", "NXDOMAIN"),
+            ("a Service with the name of a kind comes first", "redis", "both", "10.0.2.1", "NXDOMAIN"),
+            ("a Service named -default comes first too", "redis-default", "both", "10.0.2.2", "NXDOMAIN"),
             ("an alias comes before the database rule", "postgresql", "both", "10.0.2.4", "NXDOMAIN"),
-            ("the marked one of a kind", "postgres", "both", "10.0.2.4", "NXDOMAIN"),
+            ("the marked default of a kind", "postgres", "both", "10.0.2.4", "NXDOMAIN"),
             ("an ExternalName", "out", "web", "CNAME www.example.com.", "NXDOMAIN"),
-            ("a part of a domain above", "local", "web", "NOERROR+soa", "NOERROR+soa"),
-            ("svc is no name by itself", "svc", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("never forwarded", "com", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("the parent of the cluster domain", "local", "web", "NOERROR+soa", "NOERROR+soa"),
+            ("svc alone is not a name", "svc", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("a bare name is never forwarded", "com", "web", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
 }
 
 #[test]
-fn two_labels_and_more() {
+fn names_with_two_or_more_labels_follow_the_rules_in_order() {
     let zone = cluster(
         "service web/api 10.0.0.1 alias=backend
          service orders/web 10.0.0.2
@@ -251,12 +252,12 @@ fn two_labels_and_more() {
         &[],
     );
     check(
-        "two labels and more",
+        "two or more labels",
         &zone,
         &[
             ("rule 1, an endpoint of the caller's own headless Service", "db-0.db", "web", "10.0.3.1", "10.0.0.3"),
-            ("rule 2 where that has no such endpoint", "other.db", "web", "10.0.0.4", "10.0.0.4"),
-            ("an endpoint is no Service: rule 1 only", "api.db", "web", "10.0.3.2", "NXDOMAIN"),
+            ("rule 2 if that Service has no such endpoint", "other.db", "web", "10.0.0.4", "10.0.0.4"),
+            ("only rule 1 finds endpoints", "api.db", "web", "10.0.3.2", "NXDOMAIN"),
             ("rule 2", "web.orders", "web", "10.0.0.2", "10.0.0.2"),
             ("rule 3, an alias", "backend.web", "orders", "10.0.0.1", "10.0.0.1"),
             ("rule 3, -default", "mysql.orders", "web", "10.0.0.5", "10.0.0.5"),
@@ -269,7 +270,7 @@ fn two_labels_and_more() {
             ("x.y.svc", "api.web.svc", "orders", "10.0.0.1", "10.0.0.1"),
             ("x.y.svc has no aliases", "backend.web.svc", "web", "NXDOMAIN", "NXDOMAIN"),
             ("ns.svc has names below it", "web.svc", "orders", "NOERROR+soa", "NOERROR+soa"),
-            ("but not every one", "nope.svc", "orders", "NXDOMAIN", "NXDOMAIN"),
+            ("svc below a missing namespace does not exist", "nope.svc", "orders", "NXDOMAIN", "NXDOMAIN"),
             ("h.x.y", "db-0.db.web", "orders", "10.0.3.1", "10.0.3.1"),
             ("h.x.y.svc", "db-0.db.web.svc", "orders", "10.0.3.1", "10.0.3.1"),
             ("h.x.y of a Service that is not headless", "db-0.api.web", "orders", "NXDOMAIN", "NXDOMAIN"),
@@ -296,13 +297,13 @@ fn two_labels_and_more() {
                 "SRV 0 100 80 api.web.svc.cluster.local.",
             ),
             ("_t.x.y has ports below it", "_tcp.api.web", "orders", "NOERROR+soa", "NOERROR+soa"),
-            ("a wrong port", "_smtp._tcp.api.web SRV", "orders", "NXDOMAIN", "NXDOMAIN"),
+            ("an unknown port", "_smtp._tcp.api.web SRV", "orders", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
 }
 
 #[test]
-fn dotted_names_that_match_nothing() {
+fn dotted_names_without_a_match_are_denied_refused_or_forwarded() {
     let lines = "service web/api 10.0.0.1
          service dev/api 10.0.0.2 alias=other
          service com/google 10.0.0.3
@@ -310,28 +311,28 @@ fn dotted_names_that_match_nothing() {
          headless com/h a=10.0.0.5";
     let zone = cluster(lines, &[]);
     check(
-        "not forwarding",
+        "without upstreams",
         &zone,
         &[
-            ("a typing error in a namespace never leaks", "apj.web", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("nor one below", "a.b.c.web", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("a misspelt Service in a namespace never leaks", "apj.web", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("nor does a longer name below a namespace", "a.b.c.web", "web", "NXDOMAIN", "NXDOMAIN"),
             ("a namespace that is a top-level domain captures a Service", "api.dev", "web", "10.0.0.2", "10.0.0.2"),
-            ("and no alias", "other.dev", "web", "REFUSED", "REFUSED"),
-            ("and nothing else", "nope.dev", "web", "REFUSED", "REFUSED"),
-            ("but who lives there has its aliases", "other.dev", "dev", "10.0.0.2", "REFUSED"),
-            ("and its errors", "nope.dev", "dev", "REFUSED", "REFUSED"),
+            ("it does not capture an alias", "other.dev", "web", "REFUSED", "REFUSED"),
+            ("it does not capture other names", "nope.dev", "web", "REFUSED", "REFUSED"),
+            ("its own callers find its aliases", "other.dev", "dev", "10.0.0.2", "REFUSED"),
+            ("its own callers get no other names either", "nope.dev", "dev", "REFUSED", "REFUSED"),
             (".local outside of the cluster (RFC 6762)", "printer.local", "web", "NXDOMAIN", "NXDOMAIN"),
             ("localhost (RFC 6761)", "localhost", "web", "127.0.0.1", "127.0.0.1"),
             ("below localhost", "x.localhost", "web", "127.0.0.1", "127.0.0.1"),
-            ("invalid", "x.invalid", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("onion (RFC 7686)", "x.onion", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("test", "x.test", "web", "NXDOMAIN", "NXDOMAIN"),
-            (".internal is somebody's", "host.internal", "web", "REFUSED", "REFUSED"),
-            ("everything else", "www.example.com", "web", "REFUSED", "REFUSED"),
-            ("while nothing is forwarded, com is a namespace", "google.com", "web", "10.0.0.3", "10.0.0.3"),
+            (".invalid (RFC 6761)", "x.invalid", "web", "NXDOMAIN", "NXDOMAIN"),
+            (".onion (RFC 7686)", "x.onion", "web", "NXDOMAIN", "NXDOMAIN"),
+            (".test (RFC 6761)", "x.test", "web", "NXDOMAIN", "NXDOMAIN"),
+            (".internal may exist elsewhere", "host.internal", "web", "REFUSED", "REFUSED"),
+            ("any other name", "www.example.com", "web", "REFUSED", "REFUSED"),
+            ("without upstreams, a namespace captures com", "google.com", "web", "10.0.0.3", "10.0.0.3"),
         ],
     );
-    // With somebody to forward to, top-level domains are guarded.
+    // With an upstream, most namespaces do not capture a top-level domain.
     let guarded = |flags: &[&str]| {
         let mut settings = common::config(flags).settings;
         settings.forwarding = true;
@@ -354,17 +355,17 @@ fn dotted_names_that_match_nothing() {
     assert_eq!(outcome(&zone, "google.com", "web"), "forwarded", "no namespace captures com");
     assert_eq!(outcome(&zone, "a.h.com", "web"), "forwarded");
     assert_eq!(outcome(&zone, "_http._tcp.google.com", "web"), "forwarded");
-    assert_eq!(outcome(&zone, "google.com", "com"), "found", "but for who lives there");
+    assert_eq!(outcome(&zone, "google.com", "com"), "found", "except for callers in that namespace");
     assert_eq!(outcome(&zone, "api.dev", "web"), "found");
     assert_eq!(outcome(&zone, "nope.dev", "web"), "forwarded");
-    assert_eq!(outcome(&zone, "apj.web", "web"), "missing", "a typing error never leaks");
+    assert_eq!(outcome(&zone, "apj.web", "web"), "missing", "a misspelt Service never leaks");
     assert_eq!(outcome(&zone, "com", "web"), "found", "a bare name is never forwarded");
     let zone = guarded(&["--allow-tld-namespace", "com"]);
     assert_eq!(outcome(&zone, "google.com", "web"), "found", "--allow-tld-namespace");
 }
 
 #[test]
-fn aliases_and_who_keeps_them() {
+fn the_oldest_service_owns_a_contested_alias() {
     let (zone, diagnostics) = common::zone_and_diagnostics(
         &objects(
             "service web/young 10.0.0.1 alias=db created=2025
@@ -380,8 +381,8 @@ fn aliases_and_who_keeps_them() {
         "aliases",
         &zone,
         &[
-            ("the older keeps it", "db", "web", "10.0.0.2", "NXDOMAIN"),
-            ("then the first by name", "tie", "web", "10.0.0.3", "NXDOMAIN"),
+            ("the older Service owns it", "db", "web", "10.0.0.2", "NXDOMAIN"),
+            ("at equal age, the first by name owns it", "tie", "web", "10.0.0.3", "NXDOMAIN"),
             ("a Service beats an alias", "taken", "web", "10.0.0.5", "NXDOMAIN"),
         ],
     );
@@ -390,7 +391,7 @@ fn aliases_and_who_keeps_them() {
 }
 
 #[test]
-fn applications_and_their_main_service() {
+fn applications_resolve_to_their_main_service() {
     let zone = cluster(
         "service ix-one/whatever 10.0.0.1
          service ix-two/a 10.0.0.2
@@ -410,13 +411,13 @@ fn applications_and_their_main_service() {
         &zone,
         &[
             ("the only Service", "one", "web", "10.0.0.1", "10.0.0.1"),
-            ("several, and none is the main one", "two", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("the one labelled main", "labelled", "web", "10.0.0.4", "10.0.0.4"),
-            ("the one called as the application", "named", "web", "10.0.0.6", "10.0.0.6"),
+            ("several Services without a main one", "two", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("the Service labelled main", "labelled", "web", "10.0.0.4", "10.0.0.4"),
+            ("the Service with the application's name", "named", "web", "10.0.0.6", "10.0.0.6"),
             ("the full name, in lower case", "upper", "web", "10.0.0.8", "10.0.0.8"),
-            ("a chart within a chart: the one labelled main", "sub", "web", "10.0.0.10", "10.0.0.10"),
-            ("a part that there is not", "postgresql.sub", "web", "REFUSED", "REFUSED"),
-            ("no application of that name", "three", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("a subchart: the Service labelled main", "sub", "web", "10.0.0.10", "10.0.0.10"),
+            ("a missing service of an application", "postgresql.sub", "web", "REFUSED", "REFUSED"),
+            ("an unknown application", "three", "web", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
     let zone = cluster("service app-x/x 10.0.0.1\nservice ix-y/y 10.0.0.2", &["--application-prefix", "app-"]);
@@ -424,8 +425,8 @@ fn applications_and_their_main_service() {
         "--application-prefix",
         &zone,
         &[
-            ("another prefix", "x", "web", "10.0.0.1", "10.0.0.1"),
-            ("instead of the default", "y", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("the configured prefix", "x", "web", "10.0.0.1", "10.0.0.1"),
+            ("the default prefix is replaced", "y", "web", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
     let zone = cluster(
@@ -436,14 +437,14 @@ fn applications_and_their_main_service() {
         "--database-kinds",
         &zone,
         &[
-            ("another kind", "kafka", "web", "10.0.0.1", "NXDOMAIN"),
-            ("instead of the list", "mysql", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("a configured kind", "kafka", "web", "10.0.0.1", "NXDOMAIN"),
+            ("the default kinds are replaced", "mysql", "web", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
 }
 
 #[test]
-fn who_may_see_what() {
+fn visibility_is_enforced_for_each_caller() {
     let zone = cluster(
         "service a/own 10.0.0.1 visible=namespace
          service a/shared 10.0.0.2 visible=b+c
@@ -462,29 +463,35 @@ fn who_may_see_what() {
         "visibility",
         &zone,
         &[
-            ("namespace: its own", "own.a", "a", "10.0.0.1", "NXDOMAIN"),
-            ("namespace: another", "own.a", "b", "NXDOMAIN", "NXDOMAIN"),
-            ("a list: named", "shared.a", "b", "10.0.0.2", "NXDOMAIN"),
-            ("a list: its own", "shared.a", "a", "10.0.0.2", "NXDOMAIN"),
-            ("a list: another", "shared.a", "d", "NXDOMAIN", "NXDOMAIN"),
+            ("namespace: a caller in it", "own.a", "a", "10.0.0.1", "NXDOMAIN"),
+            ("namespace: a caller outside", "own.a", "b", "NXDOMAIN", "NXDOMAIN"),
+            ("a list: a listed namespace", "shared.a", "b", "10.0.0.2", "NXDOMAIN"),
+            ("a list: the Service's own namespace", "shared.a", "a", "10.0.0.2", "NXDOMAIN"),
+            ("a list: an unlisted namespace", "shared.a", "d", "NXDOMAIN", "NXDOMAIN"),
             ("cluster: every known caller", "cluster.a", "d", "10.0.0.3", "NXDOMAIN"),
-            ("everyone", "open.a", "d", "10.0.0.4", "10.0.0.4"),
-            ("the namespace's default", "inside.closed", "b", "NXDOMAIN", "NXDOMAIN"),
-            ("the namespace's default, inside", "inside.closed", "closed", "10.0.1.1", "NXDOMAIN"),
-            ("a Service decides for itself", "out.closed", "b", "10.0.1.2", "10.0.1.2"),
-            ("and its namespace exists for who sees it", "closed.svc.cluster.local", "d", "NOERROR+soa", "NOERROR+soa"),
-            ("a sealed namespace does not", "sealed.svc.cluster.local", "d", "NXDOMAIN+soa", "NXDOMAIN+soa"),
-            ("but for its own", "sealed.svc.cluster.local", "sealed", "NOERROR+soa", "NXDOMAIN+soa"),
-            ("full names too", "own.a.svc.cluster.local", "b", "NXDOMAIN+soa", "NXDOMAIN+soa"),
-            ("applications too", "hidden", "b", "NXDOMAIN", "NXDOMAIN"),
-            ("applications, inside", "hidden", "ix-hidden", "10.0.3.1", "NXDOMAIN"),
+            ("no annotation: every caller", "open.a", "d", "10.0.0.4", "10.0.0.4"),
+            ("the namespace's default, from outside", "inside.closed", "b", "NXDOMAIN", "NXDOMAIN"),
+            ("the namespace's default, from inside", "inside.closed", "closed", "10.0.1.1", "NXDOMAIN"),
+            ("a Service overrides its namespace", "out.closed", "b", "10.0.1.2", "10.0.1.2"),
+            (
+                "then the namespace exists for its callers",
+                "closed.svc.cluster.local",
+                "d",
+                "NOERROR+soa",
+                "NOERROR+soa",
+            ),
+            ("a sealed namespace does not exist", "sealed.svc.cluster.local", "d", "NXDOMAIN+soa", "NXDOMAIN+soa"),
+            ("except for its own callers", "sealed.svc.cluster.local", "sealed", "NOERROR+soa", "NXDOMAIN+soa"),
+            ("full names are hidden too", "own.a.svc.cluster.local", "b", "NXDOMAIN+soa", "NXDOMAIN+soa"),
+            ("applications are hidden too", "hidden", "b", "NXDOMAIN", "NXDOMAIN"),
+            ("a hidden application, from inside", "hidden", "ix-hidden", "10.0.3.1", "NXDOMAIN"),
         ],
     );
 }
 
-/// For who may not see a Service, everything is byte for byte as if it were not there.
+/// Callers that may not see a Service get, byte for byte, the replies of a cluster without it.
 #[test]
-fn hidden_is_missing() {
+fn a_hidden_service_is_indistinguishable_from_a_missing_one() {
     let common = "namespace web\nnamespace orders\nservice web/api 10.0.0.1\nexternal web/link secret.orders.svc.cluster.local\n\
                   service orders/other 10.0.0.9 created=2024 alias=db\nservice orders/mysql-default 10.0.0.8\n\
                   headless orders/pets a=10.0.2.1\nservice ix-app/app-second 10.0.4.2\n";
@@ -523,7 +530,7 @@ fn hidden_is_missing() {
         "app.ix-app",
         "x.secret.orders.svc.cluster.local",
     ];
-    // The serial of the SOA tells of changes, not of Services; it differs because these are two tables.
+    // The serials differ because these are two zones. A serial reveals changes, not Services.
     let without_serial = |zone: &Zone| {
         let mut zone = zone.clone();
         zone.soa = callsign::zone::Soa::new(7, 5, 5);
@@ -549,7 +556,7 @@ fn hidden_is_missing() {
 }
 
 #[test]
-fn who_is_asking() {
+fn the_address_of_a_client_determines_its_namespace() {
     let pods = r#"
 ---
 kind: Pod
@@ -601,22 +608,22 @@ status: {phase: Pending, podIP: 10.1.0.7}
     for (case, address, expected) in [
         ("a live pod", "10.1.0.1", "10.0.0.1"),
         ("its other address", "fd00::1", "10.0.0.1"),
-        ("a network", "10.2.9.9", "10.0.0.2"),
+        ("a configured network", "10.2.9.9", "10.0.0.2"),
         ("the longest prefix", "10.2.3.9", "10.0.0.3"),
-        ("a network before a pod", "10.1.0.200", "10.0.0.3"),
+        ("a network takes precedence over a pod", "10.1.0.200", "10.0.0.3"),
         ("a pod on its node's network", "192.168.0.1", "NXDOMAIN"),
         ("an address that two live pods claim", "10.1.0.7", "NXDOMAIN"),
-        ("nobody", "10.9.9.9", "NXDOMAIN"),
+        ("an unknown address", "10.9.9.9", "NXDOMAIN"),
     ] {
         assert_eq!(ask(&zone, address), expected, "{case}");
     }
     let zone = common::zone(&objects, &["--pods", "all", "--namespace", "orders"]);
-    assert_eq!(ask(&zone, "10.1.0.1"), "10.0.0.1", "a pod before --namespace");
+    assert_eq!(ask(&zone, "10.1.0.1"), "10.0.0.1", "a pod takes precedence over --namespace");
     assert_eq!(ask(&zone, "10.9.9.9"), "10.0.0.2", "--namespace");
 }
 
 #[test]
-fn annotations_that_cannot_be_read() {
+fn invalid_annotations_are_reported_and_leave_their_service_intact() {
     let many = (0..10_000).map(|n| format!("a{n}")).collect::<Vec<_>>().join("+");
     let (zone, diagnostics) = common::zone_and_diagnostics(
         &objects(&format!(
@@ -629,15 +636,15 @@ fn annotations_that_cannot_be_read() {
         &[],
     );
     check(
-        "unreadable annotations",
+        "invalid annotations",
         &zone,
         &[
-            ("the Service keeps working", "empty", "web", "10.0.0.1", "NXDOMAIN"),
-            ("the readable part counts", "good", "web", "10.0.0.2", "NXDOMAIN"),
-            ("ten thousand aliases are none", "a77", "web", "NXDOMAIN", "NXDOMAIN"),
-            ("and their Service stays", "many", "web", "10.0.0.3", "NXDOMAIN"),
+            ("the Service still resolves", "empty", "web", "10.0.0.1", "NXDOMAIN"),
+            ("the valid aliases of a list count", "good", "web", "10.0.0.2", "NXDOMAIN"),
+            ("a list of ten thousand aliases is rejected", "a77", "web", "NXDOMAIN", "NXDOMAIN"),
+            ("the Service of such a list still resolves", "many", "web", "10.0.0.3", "NXDOMAIN"),
             ("default: perhaps", "maybe", "web", "10.0.0.4", "NXDOMAIN"),
-            ("visible to what is no namespace", "wrong", "web", "10.0.0.5", "NXDOMAIN"),
+            ("visible to an invalid namespace", "wrong", "web", "10.0.0.5", "NXDOMAIN"),
         ],
     );
     for (name, word) in
@@ -649,9 +656,9 @@ fn annotations_that_cannot_be_read() {
     }
 }
 
-/// What a lookup costs is counted, not timed: at most five probes for one label, eight for two.
+/// The cost of a lookup is counted, not timed: at most five probes for one label, eight for two.
 #[test]
-fn probes() {
+fn a_lookup_needs_few_probes() {
     let zone = cluster(
         "service web/api 10.0.0.1
          service ix-mysql/x-mysql 10.0.0.2 release=x chart=mysql
@@ -692,10 +699,10 @@ fn probes() {
     }
     assert!(most[&1] <= 5, "{most:?}");
     assert!(most[&2] <= 8, "{most:?}");
-    assert_eq!(most[&5], 1, "a full name is one probe");
+    assert_eq!(most[&5], 1, "a full name needs one probe");
 }
 
-/// Random clusters and names.
+/// Generates clusters in the compact form of [`objects`].
 fn random_cluster() -> impl Strategy<Value = String> {
     let names = || {
         prop::sample::select(vec![
@@ -712,7 +719,7 @@ fn random_cluster() -> impl Strategy<Value = String> {
             "a",
         ])
     };
-    let places = || prop::sample::select(vec!["web", "orders", "ix-app", "ix-mysql", "dev", "com", "svc", "api"]);
+    let namespaces = || prop::sample::select(vec!["web", "orders", "ix-app", "ix-mysql", "dev", "com", "svc", "api"]);
     let kinds = prop::sample::select(vec!["service", "headless", "quiet"]);
     let extras = prop::sample::select(vec![
         "",
@@ -724,20 +731,22 @@ fn random_cluster() -> impl Strategy<Value = String> {
         " visible=cluster",
         " part=main",
     ]);
-    let one = (kinds, places(), names(), 1u8..250, extras).prop_map(|(kind, place, name, last, extra)| match kind {
-        "service" => format!("service {place}/{name} 10.0.0.{last}{extra}"),
-        "headless" => format!("headless {place}/{name} a=10.1.0.{last}"),
-        _ => format!("headless {place}/{name}"),
-    });
+    let one =
+        (kinds, namespaces(), names(), 1u8..250, extras).prop_map(|(kind, namespace, name, last, extra)| match kind {
+            "service" => format!("service {namespace}/{name} 10.0.0.{last}{extra}"),
+            "headless" => format!("headless {namespace}/{name} a=10.1.0.{last}"),
+            _ => format!("headless {namespace}/{name}"),
+        });
     prop::collection::vec(one, 0..14).prop_map(|lines| lines.join("\n"))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Told or silent, the resolver decides the same; and what explain says won is what `answer` gives.
+    /// The resolver decides the same with and without a trace, and `answer` returns the result of the rule that wins in
+    /// the trace.
     #[test]
-    fn told_and_silent_agree(lines in random_cluster(), caller in prop::option::of(prop::sample::select(vec!["web", "orders", "ix-app", "dev"]))) {
+    fn tracing_does_not_change_the_outcome(lines in random_cluster(), caller in prop::option::of(prop::sample::select(vec!["web", "orders", "ix-app", "dev"]))) {
         let zone = cluster(&lines, &[]);
         let namespace = caller.map(|caller| zone.settings.namespace_name(caller).unwrap());
         let caller = namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
@@ -749,17 +758,17 @@ proptest! {
         for text in names {
             let wire = callsign::wire::name_from_text(&text).unwrap();
             let name = Name::parse(&wire, 0).unwrap();
-            let mut told = Recorded::default();
-            let loud = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut told);
-            let silent = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut NoTrace);
-            prop_assert_eq!(kind(&loud), kind(&silent), "{}", &text);
+            let mut trace = Recorded::default();
+            let traced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut trace);
+            let untraced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut NoTrace);
+            prop_assert_eq!(kind(&traced), kind(&untraced), "{}", &text);
             let reply = reply(&zone, caller, &query(&format!("{text} A"), None), Limit::Stream).unwrap();
-            match loud {
+            match traced {
                 Outcome::Found(Node::Service(service), _) => {
                     prop_assert_eq!(reply[3] & 15, 0);
                     prop_assert_eq!(usize::from(u16::from_be_bytes([reply[6], reply[7]])), service.a.octets().len() / 16);
-                    // The last rule that found something is the one that won.
-                    let won = told.0.iter().rev().find(|step| matches!(step.result, StepResult::Found(_))).unwrap();
+                    // The last rule that found anything won.
+                    let won = trace.0.iter().rev().find(|step| matches!(step.result, StepResult::Found(_))).unwrap();
                     let StepResult::Found(what) = &won.result else { unreachable!() };
                     prop_assert!(what.starts_with(&service.name.text()), "{}: {} is not {}", &text, what, service.name.text());
                 }

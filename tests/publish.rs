@@ -1,4 +1,4 @@
-//! From facts to tables: what a change costs, and what the serial says of it.
+//! From facts to zones: the cost of a change, and its effect on the SOA serial.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -55,7 +55,7 @@ fn serial_of(zone: &Zone) -> u32 {
 }
 
 #[test]
-fn the_serial_grows_with_what_alters_an_answer_and_with_nothing_else() {
+fn the_serial_grows_only_if_an_answer_changes() {
     let mut builder = builder();
     let key = |name: &str| Key::new("web", name);
     builder.apply(Change::Service(key("api"), Some(service(cluster_ip(1)))));
@@ -68,27 +68,27 @@ fn the_serial_grows_with_what_alters_an_answer_and_with_nothing_else() {
         Change::Service(Key::new("web", "api"), Some(fact))
     };
     let cases: Vec<(&str, Change, bool)> = vec![
-        ("the same Service again", with(|_| {}), false),
-        ("links, which no answer shows", with(|fact| fact.links = Some("db".into())), false),
-        ("where a port leads to", with(|fact| fact.ports[0].target = Some("3000".into())), false),
-        ("a label that makes no application", with(|fact| fact.chart = Some("api".into())), false),
-        ("a port's number", with(|fact| fact.ports[0].number = 81), true),
+        ("an unchanged Service", with(|_| {}), false),
+        ("links, which are not part of any answer", with(|fact| fact.links = Some("db".into())), false),
+        ("the target of a port", with(|fact| fact.ports[0].target = Some("3000".into())), false),
+        ("a chart label outside of an app", with(|fact| fact.chart = Some("api".into())), false),
+        ("the number of a port", with(|fact| fact.ports[0].number = 81), true),
         ("an alias", with(|fact| fact.aliases = vec!["backend".into()]), true),
         ("visibility", with(|fact| fact.visible_to = Some(VisibleTo::Cluster)), true),
-        ("a Service", Change::Service(key("new"), Some(service(cluster_ip(2)))), true),
-        ("its end", Change::Service(key("new"), None), true),
-        ("the end of what never was", Change::Service(key("never"), None), false),
-        ("the same slice again", Change::Slice(key("db-1"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
-        ("endpoints in another slice too", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
-        ("an endpoint", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 2]]))), true),
-        ("a slice of nobody", Change::Slice(key("x"), Some(slice("nobody", &[[10, 1, 0, 9]]))), false),
-        ("a slice that goes to another Service", Change::Slice(key("x"), Some(slice("db", &[[10, 1, 0, 9]]))), true),
-        ("and away from it", Change::Slice(key("x"), Some(SliceFact::default())), true),
-        ("a namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), true),
-        ("the same namespace again", Change::Namespace("other".into(), Some(NamespaceFact::default())), false),
-        ("the end of a namespace", Change::Namespace("other".into(), None), true),
+        ("a new Service", Change::Service(key("new"), Some(service(cluster_ip(2)))), true),
+        ("a deleted Service", Change::Service(key("new"), None), true),
+        ("the deletion of an unknown Service", Change::Service(key("never"), None), false),
+        ("an unchanged slice", Change::Slice(key("db-1"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
+        ("the same endpoint in a second slice", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 1]]))), false),
+        ("a new endpoint", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 2]]))), true),
+        ("a slice of a missing Service", Change::Slice(key("x"), Some(slice("missing", &[[10, 1, 0, 9]]))), false),
+        ("a slice that moves to another Service", Change::Slice(key("x"), Some(slice("db", &[[10, 1, 0, 9]]))), true),
+        ("a slice that loses its Service", Change::Slice(key("x"), Some(SliceFact::default())), true),
+        ("a new namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), true),
+        ("an unchanged namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), false),
+        ("a deleted namespace", Change::Namespace("other".into(), None), true),
         (
-            "a namespace that has Services already",
+            "a namespace that already has Services",
             Change::Namespace("web".into(), Some(NamespaceFact::default())),
             false,
         ),
@@ -106,11 +106,11 @@ fn the_serial_grows_with_what_alters_an_answer_and_with_nothing_else() {
 }
 
 #[test]
-fn the_serial_does_not_go_back_across_a_restart() {
+fn the_serial_does_not_decrease_across_restarts() {
     let mut last = 0;
     for start in 0..4 {
         let mut builder = builder();
-        // As fast as a server publishes: every two milliseconds.
+        // About as fast as a server publishes: every two milliseconds.
         for n in 0..50 {
             builder.apply(Change::Service(Key::new("web", "api"), Some(service(cluster_ip(n)))));
             let serial = builder.publish().unwrap().soa.serial();
@@ -122,7 +122,7 @@ fn the_serial_does_not_go_back_across_a_restart() {
     }
 }
 
-/// A change rebuilds what it touches and copies a path, whatever the size of the cluster.
+/// A change rebuilds the affected objects and copies one path, regardless of the size of the cluster.
 #[test]
 fn a_change_costs_the_same_in_a_large_cluster() {
     let mut costs = Vec::new();
@@ -147,20 +147,20 @@ fn a_change_costs_the_same_in_a_large_cluster() {
         costs.push(builder.work());
     }
     assert_eq!(costs[0].rebuilt, costs[1].rebuilt, "{costs:?}");
-    // Root, directory and page of two slots; a page of a large table holds a few slots more.
+    // The root, directory and page of two slots; a page of a large map holds a few slots more.
     assert!(costs[1].copied < costs[0].copied + 1000, "{costs:?}");
     assert!(costs[1].copied < 10_000, "{costs:?}");
 }
 
 #[test]
-fn pods_come_go_and_reuse_addresses() {
+fn a_reused_address_belongs_to_its_only_live_pod() {
     let mut builder = builder();
     let pod = |addresses: &[[u8; 4]], host_network| {
         let addresses = addresses.iter().map(|a| IpAddr::from(*a)).collect();
         Some(PodFact { namespace: "".into(), addresses, host_network })
     };
     let address: IpAddr = [10, 1, 0, 1].into();
-    let mut who = |changes: Vec<Change>| {
+    let mut namespace_after = |changes: Vec<Change>| {
         changes.into_iter().for_each(|change| builder.apply(change));
         let zone = builder.publish()?;
         zone.namespace_of(address).0.map(|namespace| namespace.text())
@@ -168,14 +168,20 @@ fn pods_come_go_and_reuse_addresses() {
     let change = |namespace: &str, name: &str, fact: Option<PodFact>| {
         Change::Pod(PodId::of(namespace, name), fact.map(|fact| PodFact { namespace: namespace.into(), ..fact }))
     };
-    assert_eq!(who(vec![change("web", "a", pod(&[[10, 1, 0, 1]], false))]).as_deref(), Some("web"));
-    // The next pod with the address comes before the last has gone: in doubt, nobody.
-    assert_eq!(who(vec![change("shop", "b", pod(&[[10, 1, 0, 1]], false))]), None);
-    assert_eq!(who(vec![change("web", "a", None)]).as_deref(), Some("shop"));
-    // A pod of the same name and another address.
-    assert_eq!(who(vec![change("shop", "b", pod(&[[10, 1, 0, 2]], false))]), None);
-    assert_eq!(who(vec![change("web", "a", pod(&[[10, 1, 0, 1], [10, 1, 0, 9]], false))]).as_deref(), Some("web"));
-    // Pods on the host's network claim nothing.
-    assert_eq!(who(vec![change("kube-system", "proxy", pod(&[[10, 1, 0, 1]], true))]).as_deref(), Some("web"));
-    assert_eq!(who(vec![change("web", "a", None)]), None);
+    assert_eq!(namespace_after(vec![change("web", "a", pod(&[[10, 1, 0, 1]], false))]).as_deref(), Some("web"));
+    // The address is reused before the first pod is gone: neither pod is trusted.
+    assert_eq!(namespace_after(vec![change("shop", "b", pod(&[[10, 1, 0, 1]], false))]), None);
+    assert_eq!(namespace_after(vec![change("web", "a", None)]).as_deref(), Some("shop"));
+    // The same pod name with another address.
+    assert_eq!(namespace_after(vec![change("shop", "b", pod(&[[10, 1, 0, 2]], false))]), None);
+    assert_eq!(
+        namespace_after(vec![change("web", "a", pod(&[[10, 1, 0, 1], [10, 1, 0, 9]], false))]).as_deref(),
+        Some("web")
+    );
+    // Host-network pods claim no address.
+    assert_eq!(
+        namespace_after(vec![change("kube-system", "proxy", pod(&[[10, 1, 0, 1]], true))]).as_deref(),
+        Some("web")
+    );
+    assert_eq!(namespace_after(vec![change("web", "a", None)]), None);
 }

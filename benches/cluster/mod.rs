@@ -1,4 +1,4 @@
-//! A cluster of any size, and the questions that benchmarks ask of it.
+//! A cluster of any size, and the questions of the benchmarks.
 #![allow(dead_code, missing_docs)]
 
 use std::net::IpAddr;
@@ -25,7 +25,8 @@ fn fact(reach: ServiceType) -> ServiceFact {
     }
 }
 
-/// `services` Services with a ClusterIP in 100 namespaces, and in `web` what the short names need. The caller is of `web`.
+/// A zone with `services` ClusterIP Services in 100 namespaces, and with the objects for short names. Callers are in
+/// `web`.
 pub fn zone(services: u32) -> Arc<Zone> {
     let mut settings = Settings::new(vec![Domain::new("cluster.local").expect("a domain")]);
     settings.namespace = settings.namespace_name("web").ok();
@@ -55,10 +56,10 @@ pub fn zone(services: u32) -> Arc<Zone> {
     builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice)));
     builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));
     builder.set_synced();
-    builder.publish().expect("a table")
+    builder.publish().expect("a zone")
 }
 
-/// What is asked: in prose, the name, the type, and whether with EDNS.
+/// The questions: a description, the name, the type, and whether the query has EDNS.
 pub const QUESTIONS: &[(&str, &str, u16, bool)] = &[
     ("hit, EDNS", "api.web.svc.cluster.local", 1, true),
     ("hit", "api.web.svc.cluster.local", 1, false),

@@ -1,4 +1,4 @@
-//! The floor: a UDP server that sends back what it gets, and nothing else. No name server can cost less.
+//! The floor: a UDP server that returns every datagram unchanged. No name server can cost less.
 
 use std::mem::MaybeUninit;
 use std::net::UdpSocket;
@@ -7,15 +7,15 @@ use std::os::fd::AsRawFd;
 use libc::{c_uint, iovec, mmsghdr, sockaddr_storage};
 
 const BATCH: usize = 64;
-const ROOM: usize = 1600;
+const BUFFER_SIZE: usize = 1600;
 
-/// Echoes until it is killed.
+/// Echoes datagrams until the process is killed.
 pub fn run(address: &str) -> ! {
-    let socket = UdpSocket::bind(address).expect("an address");
+    let socket = UdpSocket::bind(address).expect("an address that can be bound");
     let queue = 4 << 20;
     let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(queue);
     let _ = socket2::SockRef::from(&socket).set_send_buffer_size(queue);
-    let mut buffers = vec![0u8; BATCH * ROOM];
+    let mut buffers = vec![0u8; BATCH * BUFFER_SIZE];
     // SAFETY: all of these are C structures of numbers and pointers, for which zeros are a valid value.
     let (name, header, piece) = unsafe {
         let name: sockaddr_storage = MaybeUninit::zeroed().assume_init();
@@ -25,7 +25,7 @@ pub fn run(address: &str) -> ! {
     };
     let (mut names, mut headers, mut pieces) = (vec![name; BATCH], vec![header; BATCH], vec![piece; BATCH]);
     for index in 0..BATCH {
-        pieces[index] = iovec { iov_base: buffers[index * ROOM..].as_mut_ptr().cast(), iov_len: ROOM };
+        pieces[index] = iovec { iov_base: buffers[index * BUFFER_SIZE..].as_mut_ptr().cast(), iov_len: BUFFER_SIZE };
         headers[index].msg_hdr.msg_iov = &raw mut pieces[index];
         headers[index].msg_hdr.msg_iovlen = 1;
         headers[index].msg_hdr.msg_name = (&raw mut names[index]).cast();
@@ -33,7 +33,7 @@ pub fn run(address: &str) -> ! {
     let mut used = BATCH;
     loop {
         for index in 0..used {
-            pieces[index].iov_len = ROOM;
+            pieces[index].iov_len = BUFFER_SIZE;
             headers[index].msg_hdr.msg_namelen = size_of::<sockaddr_storage>() as _;
         }
         let (descriptor, first) = (socket.as_raw_fd(), headers.as_mut_ptr());

@@ -1,8 +1,8 @@
-//! What encryption costs: `cargo bench --bench encrypted [-- ROUNDS [SECONDS]]`.
+//! The cost of encryption: `cargo bench --bench encrypted [-- ROUNDS [SECONDS]]`.
 //!
-//! One connection of each kind, ten thousand questions a second, each in a write (a stream, a request) of its own; the server on
-//! one core, the client on another; plain TCP in the same round is what the others are compared with. Then a thousand connections
-//! of each kind, which have asked one question and say nothing more.
+//! One connection of each kind carries ten thousand queries a second, each in its own write, stream or request. The server
+//! runs on one core, the client on another; each kind is compared with plain TCP in the same round. Then a thousand
+//! connections of each kind send one query each and stay idle.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -39,7 +39,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 const KNOWN: &str = "api.web.svc.cluster.local A";
 const OBJECTS: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
-/// Questions a millisecond.
+/// Queries per millisecond.
 const RATE: usize = 10;
 const IDLE: usize = 1000;
 
@@ -73,7 +73,7 @@ impl Callsign {
         Callsign { server, endpoints: endpoints.to_vec(), trust, _scratch: scratch }
     }
 
-    /// Of the server's process: `taskset` becomes it.
+    /// Resident memory of the server in MB. The child process is the server: `taskset` replaces itself with it.
     fn resident(&self) -> f64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.server.child.id())).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -81,14 +81,14 @@ impl Callsign {
     }
 }
 
-/// A question whose id is 0, as QUIC has it.
+/// A query with the ID 0, as QUIC requires.
 fn question() -> Vec<u8> {
     let mut query = common::query(KNOWN, Some(1232));
     query[..2].fill(0);
     query
 }
 
-/// Asks at the rate, one write a question; returns how long each took in microseconds.
+/// Sends queries at [`RATE`], each in its own write. Returns the time to each reply in microseconds.
 async fn pipelined<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S, seconds: f64) -> Vec<f64> {
     let (mut input, mut output) = tokio::io::split(stream);
     let sent = Arc::new(Mutex::new(VecDeque::new()));
@@ -119,7 +119,7 @@ async fn pipelined<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S
     parse_options.await.unwrap()
 }
 
-/// The same where each question is a task.
+/// Like [`pipelined`], with a task for each query.
 async fn concurrent<F: Future<Output = ()> + Send + 'static>(mut ask: impl FnMut() -> F, seconds: f64) -> Vec<f64> {
     let (mut asked, mut times) = (JoinSet::new(), Vec::new());
     let mut ticks = interval(Duration::from_millis(1));
@@ -192,7 +192,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let rounds: usize = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5);
     let seconds: f64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(4.0);
-    // Away from the server.
+    // The client must not share the server's core.
     let own = std::process::id().to_string();
     let _ = Command::new("taskset").args(["-apc", measure::CLIENT_CORE, &own]).output();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -222,8 +222,8 @@ fn main() {
             runs.p99.push(times[times.len() * 99 / 100]);
         }
     }
-    println!("\nOne connection, {} questions a second: medians of {rounds} rounds of {seconds} s\n", RATE * 1000);
-    println!("| | CPU µs an answer | times TCP | mean µs | p99 µs |");
+    println!("\nOne connection, {} queries a second: medians of {rounds} rounds of {seconds} s\n", RATE * 1000);
+    println!("| | CPU µs per answer | times TCP | mean µs | p99 µs |");
     println!("|---|---|---|---|---|");
     for (kind, runs) in kinds.iter().zip(all) {
         let Runs { microseconds, times_tcp, mean, p99 } = runs;
@@ -231,8 +231,8 @@ fn main() {
         println!("| {} | {cpu:.1} | {times:.2} | {mean:.0} | {p99:.0} |", name(kind));
     }
     drop(callsign);
-    println!("\n{IDLE} idle connections, a server of its own for each kind\n");
-    println!("| | MB before | MB with them | kB a connection | CPU ms a handshake |");
+    println!("\n{IDLE} idle connections, a separate server for each kind\n");
+    println!("| | MB before | MB with connections | kB per connection | CPU ms per handshake |");
     println!("|---|---|---|---|---|");
     for index in 0..kinds.len() {
         let callsign = Callsign::start();

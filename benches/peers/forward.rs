@@ -1,8 +1,8 @@
-//! What upstreams have said, answered by Callsign beside its peers: `cargo bench --bench forward [-- ROUNDS [SECONDS]]`.
+//! Cached and forwarded replies, compared with other servers: `cargo bench --bench forward [-- ROUNDS [SECONDS]]`.
 //!
-//! Hits: 5,000 names that every server has learnt. Misses: names that nobody has asked for before. One worker each, the
-//! server on one core; dnsperf and the upstream, an NSD, on another. Needs Debian's packages dnsperf and nsd; Unbound and dnsdist
-//! join where they are installed, CoreDNS where CALLSIGN_COREDNS names its program.
+//! Hits: 5,000 names that every server has cached. Misses: names that have never been queried before. Each server has
+//! one worker and runs on one core; dnsperf and the upstream, an NSD, run on another. Needs the Debian packages dnsperf
+//! and nsd. Unbound and dnsdist take part if they are installed, CoreDNS if CALLSIGN_COREDNS names its binary.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,11 +25,11 @@ use std::process::{Command, Stdio};
 use common::Scratch;
 use measure::{Figures, Server, free_port, median, pinned, which};
 
-/// Names that are asked for again and again.
+/// Number of names that are queried repeatedly.
 const NAMES: u32 = 5000;
-/// Names that are asked for once: more than a run can ask.
+/// Number of names that are queried once: more than a run can query.
 const FRESH: u32 = 400_000;
-/// A question that every server has an answer to.
+/// A question that every server can answer.
 const KNOWN: &str = "n1.hit.example A";
 
 fn nsd(scratch: &Scratch, program: &Path) -> Server {
@@ -47,7 +47,7 @@ fn nsd(scratch: &Scratch, program: &Path) -> Server {
          xfrdfile: \"{folder}/xfrd.state\"\n zonelistfile: \"{folder}/nsd.list\"\n xfrdir: \"{folder}\"\n zonesdir: \"{folder}\"\n database: \"\"\n \
          rrl-ratelimit: 0\n rrl-whitelist-ratelimit: 0\nremote-control:\n control-enable: no\nzone:\n name: example\n zonefile: example\n"
     );
-    // Not on the core of those that ask it.
+    // Not on the core of the servers that query it.
     let mut command = Command::new("taskset");
     command.args(["-c", measure::CLIENT_CORE]).arg(program).stdout(Stdio::null()).stderr(Stdio::null());
     measure::start(KNOWN, "upstream", port, command.arg("-d").arg("-c").arg(scratch.file("nsd.conf", &text)))
@@ -55,7 +55,7 @@ fn nsd(scratch: &Scratch, program: &Path) -> Server {
 
 fn callsign(name: &'static str, scratch: &Scratch, upstream: &str) -> Server {
     let port = free_port();
-    // The names of the hits, as the cluster's own: what an answer from the table costs in the same run.
+    // The names of the hits also exist in the cluster, to compare answers from the zone in the same run.
     let items: Vec<_> = (0..NAMES)
         .map(|index| {
             serde_json::json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("n{index}"), "namespace": "hit"},
@@ -118,7 +118,7 @@ fn main() {
     let rounds: usize = first.and_then(|text| text.parse().ok()).unwrap_or(5);
     let seconds: f64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5.0);
     let (Some(_), Some(program)) = (which("dnsperf"), which("nsd")) else {
-        println!("dnsperf and nsd are not both installed: apt-get install dnsperf nsd unbound dnsdist");
+        println!("dnsperf or nsd is not installed; run apt-get install dnsperf nsd unbound dnsdist");
         return;
     };
     let scratch = Scratch::folder("forward");
@@ -136,9 +136,9 @@ fn main() {
     if let Some(program) = std::env::var_os("CALLSIGN_COREDNS") {
         servers.push(coredns(&scratch, Path::new(&program), &upstream));
     }
-    let table = callsign("Callsign, from its table", &scratch, &upstream);
+    let table = callsign("Callsign, from its zone", &scratch, &upstream);
     let hits = |server: &Server, seconds| {
-        let own = server.name.ends_with("table");
+        let own = server.name.ends_with("zone");
         let domain = if own { "hit.svc.cluster.local" } else { "hit.example" };
         measure::ask(server, &questions(&scratch, domain, NAMES, "n"), seconds, None)
     };
@@ -159,16 +159,16 @@ fn main() {
             }
         }
         println!("\n{what}: medians of {rounds} rounds of {seconds} s\n");
-        println!("| | answers a second | CPU µs an answer | times the floor | lost |");
+        println!("| | answers per second | CPU µs per answer | times the floor | lost |");
         println!("|---|---|---|---|---|");
         for (server, runs) in servers.iter().zip(&figures) {
             let of = |what: fn(&Figures) -> f64| median(runs.iter().map(what).collect());
-            // Each round against the floor of the same round: what disturbs the machine disturbs both.
+            // Each round is compared with the floor of the same round, because disturbances of the machine affect both.
             let times = runs.iter().zip(&figures[0]).map(|(run, floor)| run.microseconds / floor.microseconds);
             println!(
                 "| {} | {:.0} | {:.2} | {:.2} | {:.0} |",
                 server.name,
-                of(|run| run.answers_a_second),
+                of(|run| run.answers_per_second),
                 of(|run| run.microseconds),
                 median(times.collect()),
                 runs.iter().map(|run| run.lost).sum::<f64>(),
@@ -176,7 +176,7 @@ fn main() {
         }
     };
     run("Hits, 5,000 names", &all, &mut |server, seconds| hits(server, seconds));
-    let asking: Vec<&Server> = servers.iter().collect();
-    run("Misses", &asking, &mut misses);
+    let forwarding: Vec<&Server> = servers.iter().collect();
+    run("Misses", &forwarding, &mut misses);
     drop(upstream_server);
 }

@@ -1,9 +1,9 @@
-//! Callsign beside its peers: `cargo bench --bench peers [-- ROUNDS [SECONDS]]`.
+//! Callsign compared with other servers: `cargo bench --bench peers [-- ROUNDS [SECONDS]]`.
 //!
-//! Brings up, with the same names and one worker each, a UDP echo (the floor: what the kernel takes to carry two
-//! datagrams), Callsign, NSD, Knot DNS, and CoreDNS where CALLSIGN_COREDNS names its program; pins the server to one
-//! core and dnsperf to another, and asks each in turn, round by round. Needs Debian's packages dnsperf, nsd and knot; a
-//! server that is not installed is left out and said so.
+//! Starts a UDP echo (the floor: the kernel's cost of carrying two datagrams), Callsign, NSD, Knot DNS, and CoreDNS if
+//! CALLSIGN_COREDNS names its binary, with the same names and one worker each. The servers are pinned to one core and
+//! dnsperf to another, and each server is queried in turn, round by round. Needs the Debian packages dnsperf, nsd and
+//! knot. Servers that are not installed are reported and left out.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,7 +27,7 @@ use std::path::Path;
 use common::Scratch;
 use measure::{Figures, Server, free_port, median, pinned, which};
 
-/// A question that every server has an answer to.
+/// A question that every server can answer.
 const KNOWN: &str = "service-1.ns-1.svc.cluster.local A";
 
 fn callsign(scratch: &Scratch) -> Server {
@@ -66,7 +66,7 @@ fn knot(scratch: &Scratch, program: &Path) -> Server {
 
 fn coredns(scratch: &Scratch, program: &Path, kubeconfig: &Path) -> Server {
     let port = free_port();
-    // As installers write it, but for forwarding.
+    // The Corefile that installers write, without forwarding.
     let text = format!(
         ".:{port} {{\n bind 127.0.0.1\n errors\n health 127.0.0.1:{}\n ready 127.0.0.1:{}\n \
          kubernetes cluster.local in-addr.arpa ip6.arpa {{\n  kubeconfig {}\n  pods insecure\n  ttl 30\n }}\n \
@@ -90,7 +90,7 @@ fn main() {
     let rounds: usize = first.and_then(|text| text.parse().ok()).unwrap_or(5);
     let seconds: f64 = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(5.0);
     if which("dnsperf").is_none() {
-        println!("dnsperf is not installed: apt-get install dnsperf nsd knot");
+        println!("dnsperf is not installed; run apt-get install dnsperf nsd knot");
         return;
     }
     let scratch = Scratch::folder("peers");
@@ -107,7 +107,7 @@ fn main() {
         Some(program) => servers.push(knot(&scratch, &program)),
         None => println!("Knot DNS is not installed"),
     }
-    // CoreDNS reads the cluster from an API, as it does in one.
+    // CoreDNS reads the cluster from an API, as it does in production.
     let api = std::env::var_os("CALLSIGN_COREDNS").map(|program| {
         let api = scripted::Api::start(scripted::WatchListSupport::Yes);
         for object in names::objects() {
@@ -129,8 +129,8 @@ fn main() {
                 runs.push(measure::ask(server, &questions, seconds, None));
             }
         }
-        // Half of what NSD can do, the same for all but those that cannot.
-        let best = |runs: &[Figures]| median(runs.iter().map(|run| run.answers_a_second).collect());
+        // Half of NSD's maximum rate for all servers; a server that cannot reach it runs at half of its own maximum.
+        let best = |runs: &[Figures]| median(runs.iter().map(|run| run.answers_per_second).collect());
         let reference = servers.iter().position(|server| server.name == "NSD").unwrap_or(0);
         let rate = best(&full[reference]) / 2.0;
         for _ in 0..rounds {
@@ -138,11 +138,11 @@ fn main() {
                 runs.push(measure::ask(server, &questions, seconds, Some(rate.min(best(full) / 2.0))));
             }
         }
-        println!("\n{mix}: medians of {rounds} rounds of {seconds} s; latency at {rate:.0} a second\n");
-        println!("| | answers a second | CPU µs an answer | times the floor | mean µs | p99 µs | lost |");
+        println!("\n{mix}: medians of {rounds} rounds of {seconds} s; latency at {rate:.0} queries per second\n");
+        println!("| | answers per second | CPU µs per answer | times the floor | mean µs | p99 µs | lost |");
         println!("|---|---|---|---|---|---|---|");
         let of = |runs: &[Figures], what: fn(&Figures) -> f64| median(runs.iter().map(what).collect());
-        // Each round against the floor of the same round: what disturbs the machine disturbs both.
+        // Each round is compared with the floor of the same round, because disturbances of the machine affect both.
         let times = |runs: &[Figures]| {
             median(runs.iter().zip(&full[0]).map(|(run, floor)| run.microseconds / floor.microseconds).collect())
         };
@@ -150,7 +150,7 @@ fn main() {
             println!(
                 "| {} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.0} |",
                 server.name,
-                of(full, |run| run.answers_a_second),
+                of(full, |run| run.answers_per_second),
                 of(full, |run| run.microseconds),
                 times(full),
                 of(half, |run| run.mean),

@@ -1,4 +1,4 @@
-//! A server on one core, dnsperf on another, and what the server's answers cost.
+//! Runs a server on one core and dnsperf on another, and measures the cost of the server's answers.
 #![allow(dead_code)]
 
 use std::net::{TcpListener, UdpSocket};
@@ -11,7 +11,7 @@ use super::common;
 const SERVER_CORE: &str = "0";
 pub const CLIENT_CORE: &str = "1";
 
-/// A server that runs: the process that was started, and the port that it answers on.
+/// A running server: its process, and the port on which it answers.
 pub struct Server {
     pub name: &'static str,
     pub child: Child,
@@ -20,16 +20,16 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // NSD's processes end with their parent when it is asked, not when it is killed.
+        // NSD's child processes end with their parent on SIGTERM, but not on SIGKILL.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
 }
 
-/// What one run showed.
+/// The results of one run.
 #[derive(Clone, Copy, Default)]
 pub struct Figures {
-    pub answers_a_second: f64,
+    pub answers_per_second: f64,
     pub microseconds: f64,
     pub mean: f64,
     pub p99: f64,
@@ -57,7 +57,7 @@ pub fn which(name: &str) -> Option<std::path::PathBuf> {
     path.split(':').map(|folder| Path::new(folder).join(name)).find(|program| program.exists())
 }
 
-/// Starts a server, and waits until it answers this question.
+/// Starts a server, and waits until it answers the question `known`.
 pub fn start(known: &str, name: &'static str, port: u16, command: &mut Command) -> Server {
     let server = Server { name, child: command.spawn().expect("taskset"), port };
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -76,7 +76,7 @@ pub fn start(known: &str, name: &'static str, port: u16, command: &mut Command) 
     }
 }
 
-/// The floor.
+/// Starts the UDP echo, which is the floor.
 pub fn echo(known: &str) -> Server {
     let port = free_port();
     let mut command = pinned(&std::env::current_exe().unwrap());
@@ -99,7 +99,7 @@ pub fn cpu_seconds(process: u32) -> f64 {
     own / 1e9 + children.map(cpu_seconds).sum::<f64>()
 }
 
-/// Runs dnsperf for so many seconds; a `rate` makes it ask for so many answers a second and note the latency of each.
+/// Runs dnsperf for `seconds`. A `rate` limits the queries per second, and makes dnsperf record the latency of each.
 pub fn ask(server: &Server, questions: &Path, seconds: f64, rate: Option<f64>) -> Figures {
     let mut command = Command::new("taskset");
     command.args(["-c", CLIENT_CORE, "dnsperf", "-s", "127.0.0.1", "-p", &server.port.to_string(), "-c", "20"]);
@@ -112,7 +112,7 @@ pub fn ask(server: &Server, questions: &Path, seconds: f64, rate: Option<f64>) -
     let cpu = cpu_seconds(server.child.id()) - before;
     let text = String::from_utf8_lossy(&output.stdout);
     let after = |what: &str| -> f64 {
-        let rest = text.split(what).nth(1).unwrap_or_else(|| panic!("{what} is missing: {text}"));
+        let rest = text.split(what).nth(1).unwrap_or_else(|| panic!("no '{what}' in {text}"));
         rest.split_whitespace().next().unwrap().parse().unwrap()
     };
     let mut latencies: Vec<f64> = text
@@ -123,7 +123,7 @@ pub fn ask(server: &Server, questions: &Path, seconds: f64, rate: Option<f64>) -
     latencies.sort_by(f64::total_cmp);
     let completed = after("Queries completed:");
     Figures {
-        answers_a_second: after("Queries per second:"),
+        answers_per_second: after("Queries per second:"),
         microseconds: cpu / completed * 1e6,
         mean: after("Average Latency (s):") * 1e6,
         p99: latencies.get(latencies.len() * 99 / 100).copied().unwrap_or_default() * 1e6,

@@ -1,12 +1,12 @@
-//! One cluster, written for each server in its own way, and what is asked of it.
+//! One cluster in the input format of each server, and the questions about it.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-/// Services with a ClusterIP, each of them in one of [`NAMESPACES`].
+/// Number of Services with a ClusterIP, distributed over [`NAMESPACES`].
 pub const SERVICES: u32 = 1800;
-/// Headless Services of [`ENDPOINTS`] each.
+/// Number of headless Services, with [`ENDPOINTS`] endpoints each.
 pub const HEADLESS: u32 = 200;
 pub const ENDPOINTS: u32 = 3;
 pub const NAMESPACES: u32 = 50;
@@ -84,7 +84,7 @@ pub fn zone_files() -> (String, String) {
     (forward, backward)
 }
 
-/// Questions as dnsperf reads them: a name and a type a line, in an order that is the same every time.
+/// Questions in the format of dnsperf, a name and a type per line, in the same order every time.
 pub fn questions(mixed: bool) -> String {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut dice = |sides: u32| {

@@ -1,4 +1,4 @@
-//! Annotations: what is taken is made of labels, and what is not is reported.
+//! Annotations: accepted values consist of labels, and rejected ones are reported.
 #![no_main]
 
 use callsign::cluster::object::{MAX_ALIASES, parse_aliases, parse_visible_to};

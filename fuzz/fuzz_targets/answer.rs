@@ -1,4 +1,4 @@
-//! Whole answers: a reply parses elsewhere, keeps its limit, and has the id and the question that it answers.
+//! Whole replies: another parser can read them, they stay within their limit and echo the query's ID and question.
 #![no_main]
 
 use std::net::IpAddr;
@@ -27,7 +27,7 @@ static ZONE: LazyLock<Arc<Zone>> = LazyLock::new(|| {
 
 fuzz_target!(|input: &[u8]| {
     let Some((&choice, message)) = input.split_first() else { return };
-    let (limit, most) = if choice & 1 == 0 { (Limit::Datagram, 1232) } else { (Limit::Stream, 65_535) };
+    let (limit, max_len) = if choice & 1 == 0 { (Limit::Datagram, 1232) } else { (Limit::Stream, 65_535) };
     let caller = if choice & 2 == 0 { Caller::Unknown } else { Caller::Address(IpAddr::from([127, 0, 0, 1])) };
     let mut reply = vec![0; 65_535];
     let Verdict::Reply { len, .. } = answer(&ZONE, caller, message, limit, &mut Scratch::new(choice.into()), &mut reply) else {
@@ -35,8 +35,8 @@ fuzz_target!(|input: &[u8]| {
         return;
     };
     let reply = &reply[..len];
-    assert!(len <= most && reply[..2] == message[..2] && reply[2] & 0x80 != 0);
-    let parsed = Message::from_vec(reply).expect("a reply that others can read");
+    assert!(len <= max_len && reply[..2] == message[..2] && reply[2] & 0x80 != 0);
+    let parsed = Message::from_vec(reply).expect("a reply that another parser can read");
     match parsed.queries.len() {
         0 => assert!(matches!(reply[3] & 15, 1 | 4), "only FORMERR and NOTIMP have no question"),
         _ => {

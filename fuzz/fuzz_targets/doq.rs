@@ -1,5 +1,5 @@
-//! Streams of DNS over QUIC, and what is read of messages for encrypted transports: never a panic, and a question lies where
-//! its frame says.
+//! DNS over QUIC streams, and the message fields that encrypted transports read: never a panic, and a query is exactly the
+//! content of its frame.
 #![no_main]
 
 use callsign::server::encrypted::doq::question;
@@ -13,7 +13,7 @@ fuzz_target!(|stream: &[u8]| {
         assert!(message.starts_with(&[0, 0]));
     }
     let _ = has_option(stream, 11);
-    // Another parser that reads the message finds the same time.
+    // If another parser can read the message, none of its answers has a shorter TTL.
     let seconds = freshness(stream);
     if let (Some(seconds), Ok(message)) = (seconds, Message::from_vec(stream)) {
         let smallest = message.answers.iter().map(|record| record.ttl).min();

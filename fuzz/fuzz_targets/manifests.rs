@@ -1,4 +1,4 @@
-//! Manifests: whatever a file says, reading it never panics, and neither does making a table of it.
+//! Manifests: neither reading a file nor building a zone from it ever panics.
 #![no_main]
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The parser of messages: never panics, and what it accepts it places rightly.
+//! The query parser: it never panics, and the positions that it reports are correct.
 #![no_main]
 
 use callsign::wire::{Header, Name, Query};

@@ -1,4 +1,4 @@
-//! Replies of upstreams: never a panic; what is passed on keeps the client's id and question, and its limit.
+//! Replies from upstreams: never a panic; forwarded replies have the client's ID and question, and fit its limit.
 #![no_main]
 
 use callsign::answer::{ForwardRequest, ForwardReason};
@@ -10,7 +10,7 @@ const QUESTION: &[u8] = b"\x03www\x07example\x00\x00\x01\x00\x01";
 
 fuzz_target!(|input: (u16, u32, bool, &[u8])| {
     let (limit, age, edns, rest) = input;
-    // Random octets seldom begin with the right question: they follow it.
+    // Random octets rarely begin with the right question, so they are appended to it.
     let Some((counts, records)) = rest.split_first_chunk::<6>() else { return };
     let message = [&QUERY[..2], &[0x81, 0x80, 0, 1], counts, &QUERY[12..], records].concat();
     let ttls = Ttls { floor: 0, ceiling: 3600 };

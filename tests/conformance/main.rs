@@ -1,8 +1,8 @@
-//! The conformance table: objects, question, whole expected reply.
+//! The conformance table: objects, a question, and the complete expected reply.
 //!
 //! `specification` follows the sections of Kubernetes DNS-Based Service Discovery 1.1.0, `own` holds the rows where the
-//! specification is silent. Every case goes through `answer()`; every group is asked over UDP, TCP, TLS, HTTPS, QUIC, HTTP/3
-//! and IPv6 sockets of a real server too, and where CALLSIGN_DIG names dig, dig has to read the same reply.
+//! specification is silent. Every case goes through `answer()`, and through the UDP, TCP, TLS, HTTPS, QUIC, HTTP/3 and IPv6
+//! sockets of a real server. If CALLSIGN_DIG names dig, dig must read the same reply.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[path = "../common/mod.rs"]
@@ -22,7 +22,7 @@ use common::{CLIENT, Scratch};
 use encrypted::{Authority, Client, Trust};
 use hickory_proto::op::Message;
 
-/// A few objects and what is answered from them.
+/// A few objects, and the replies that a server with them must send.
 pub struct Group {
     pub title: &'static str,
     pub objects: &'static str,
@@ -30,20 +30,20 @@ pub struct Group {
     pub cases: &'static [Case],
 }
 
-/// In prose, `NAME TYPE`, and the reply as `common::text` writes it.
+/// The case in prose, `NAME TYPE`, and the reply as `common::text` formats it.
 pub type Case = (&'static str, &'static str, &'static str);
 
 fn groups() -> impl Iterator<Item = &'static Group> {
     specification::GROUPS.iter().chain(own::GROUPS)
 }
 
-/// Lines without their indentation: expectations are written where they are readable.
+/// Removes the indentation, which only makes the tables readable.
 fn trimmed(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn every_row_through_answer() {
+fn answer_returns_the_expected_reply_for_every_case() {
     let mut wrong = Vec::new();
     for group in groups() {
         let zone = common::zone(group.objects, group.flags);
@@ -60,7 +60,7 @@ fn every_row_through_answer() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// Existence decides the rcode, never the type: RFC 8020 and every stub resolver that asks for A and AAAA at once.
+/// Existence decides the rcode, never the type (RFC 8020). Stub resolvers that query A and AAAA at once rely on it.
 #[test]
 fn every_name_has_one_rcode_for_all_types() {
     for group in groups() {
@@ -74,7 +74,7 @@ fn every_name_has_one_rcode_for_all_types() {
             let of_a = rcode("A");
             let chained = common::ask(&zone, CLIENT, &format!("{name} A")).contains(" CNAME ");
             for rtype in ["AAAA", "SRV", "PTR", "TXT", "MX", "NS", "CNAME", "SOA", "ANY", "HTTPS", "TYPE65280"] {
-                // Who asks for the CNAME itself asks nothing of its target (RFC 6604 section 2).
+                // The rcode of a query for the CNAME itself does not depend on its target (RFC 6604 section 2).
                 if !(chained && matches!(rtype, "CNAME" | "ANY")) {
                     assert_eq!(rcode(rtype), of_a, "{}: {name} {rtype}", group.title);
                 }
@@ -83,10 +83,10 @@ fn every_name_has_one_rcode_for_all_types() {
     }
 }
 
-/// RFC 1035 section 2.3.3, and the 0x20 bits that some resolvers add: names compare without case, and the question
-/// comes back with the caller's.
+/// Names are compared case-insensitively (RFC 1035 section 2.3.3), and the question is echoed in the client's case, as
+/// resolvers that use 0x20 bits require.
 #[test]
-fn case_does_not_matter_and_comes_back() {
+fn names_match_in_any_case_and_the_question_is_echoed() {
     for group in groups() {
         let zone = common::zone(group.objects, group.flags);
         for (case, question, _) in group.cases {
@@ -94,7 +94,7 @@ fn case_does_not_matter_and_comes_back() {
             let plain = common::reply(&zone, CLIENT, &query, Limit::Stream).unwrap();
             let end = 12 + question_length(&query);
             for (index, octet) in query[12..end - 4].iter_mut().enumerate() {
-                // Every letter but those of length octets, which are below.
+                // Length octets are at most 63, below every letter.
                 if index % 2 == 0 && octet.is_ascii_lowercase() {
                     octet.make_ascii_uppercase();
                 }
@@ -110,10 +110,9 @@ fn question_length(query: &[u8]) -> usize {
     query[12..].iter().position(|octet| *octet == 0).unwrap() + 1 + 4
 }
 
-/// A datagram is never larger than the client allows, with or without EDNS, and what is left out is told by TC only if
-/// it is an answer.
+/// A datagram is never larger than the client allows, with or without EDNS. TC is set only if answers are left out.
 #[test]
-fn every_datagram_keeps_its_limit() {
+fn datagrams_stay_within_the_limit_of_the_client() {
     for group in groups() {
         let zone = common::zone(group.objects, group.flags);
         for (case, question, _) in group.cases {
@@ -125,11 +124,11 @@ fn every_datagram_keeps_its_limit() {
                 [(None, 512), (Some(0), 512), (Some(900), 900), (Some(1232), 1232), (Some(65_535), 1232)]
             {
                 let reply = common::reply(&zone, CLIENT, &common::query(question, payload), Limit::Datagram).unwrap();
-                assert!(reply.len() <= limit, "{}: {case}: {} octets of {limit}", group.title, reply.len());
+                assert!(reply.len() <= limit, "{}: {case}: {} octets exceed {limit}", group.title, reply.len());
                 let message = Message::from_vec(&reply).unwrap();
                 let cut = message.answers.len() < whole.answers.len();
                 assert_eq!(message.metadata.truncation, cut, "{}: {case}", group.title);
-                assert_eq!(message.edns.is_some(), payload.is_some(), "{}: {case}: OPT only if asked", group.title);
+                assert_eq!(message.edns.is_some(), payload.is_some(), "{}: {case}: OPT as in the query", group.title);
             }
         }
     }
@@ -151,9 +150,9 @@ impl Server {
         let (certificate, key) = (file("tls.crt"), file("tls.key"));
         let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--admin", "127.0.0.1:0", "--workers", "2"];
         let encrypted = ["--listen", "tls://127.0.0.1:0,https://127.0.0.1:0,quic://[::1]:0,h3://127.0.0.1:0"];
-        let shown = ["--tls-cert", &certificate, "--tls-key", &key];
+        let certificates = ["--tls-cert", &certificate, "--tls-key", &key];
         let source = ["--manifests", path.to_str().unwrap()];
-        let flags = listen.iter().chain(&encrypted).chain(&shown).chain(&source);
+        let flags = listen.iter().chain(&encrypted).chain(&certificates).chain(&source);
         let flags: Vec<&str> = flags.chain(group.flags).copied().collect();
         let trust = Trust { authority: authority.pem, identity: None };
         Server { running: Some(app::start(common::config(&flags)).unwrap()), trust, _objects: objects }
@@ -201,7 +200,7 @@ fn sorted(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_row_over_sockets() {
+fn udp_and_tcp_return_the_expected_reply_for_every_case() {
     for group in groups() {
         let server = Server::start(group);
         for (index, (case, question, expected)) in group.cases.iter().enumerate() {
@@ -209,7 +208,7 @@ fn every_row_over_sockets() {
             for address in server.addresses() {
                 let tcp = common::text(&over_tcp(*address, &query));
                 assert_eq!(sorted(&tcp), sorted(expected), "{}: {case}: TCP {address}", group.title);
-                // What a datagram may leave out is another test's.
+                // Another test covers answers that a datagram leaves out.
                 if index % 3 == 0 || expected.len() < 400 {
                     let udp = common::text(&over_udp(*address, &query));
                     assert_eq!(sorted(&udp), sorted(expected), "{}: {case}: UDP {address}", group.title);
@@ -219,10 +218,10 @@ fn every_row_over_sockets() {
     }
 }
 
-/// Byte for byte what TCP says. Answers rotate, so TCP is asked as often as an answer has records.
+/// Replies equal those over TCP byte for byte. Answers rotate, so TCP is queried once for each record.
 #[test]
-fn every_row_over_encrypted_transports() {
-    // With a worker: clients go on while this thread ends a server.
+fn encrypted_transports_return_the_replies_of_tcp_for_every_case() {
+    // A worker thread drives the clients while this thread stops a server.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     for group in groups() {
         let server = Server::start(group);
@@ -234,7 +233,7 @@ fn every_row_over_encrypted_transports() {
             }
             for (case, question, _) in group.cases {
                 let mut query = common::query(question, Some(4096));
-                // As QUIC has it (RFC 9250 section 4.2.1).
+                // QUIC requires the message ID 0 (RFC 9250 section 4.2.1).
                 query[..2].fill(0);
                 let first = tcp.ask(&query).await.unwrap();
                 let records = Message::from_vec(&first).unwrap().answers.len();
@@ -251,16 +250,16 @@ fn every_row_over_encrypted_transports() {
     }
 }
 
-/// A second parser that is not ours: dig reads every reply as hickory-proto does.
+/// dig, a second independent parser, reads every reply as hickory-proto does.
 #[test]
-fn dig_reads_the_same() {
+fn dig_reads_the_expected_reply_for_every_case() {
     let Some(dig) = std::env::var_os("CALLSIGN_DIG") else { return };
     for group in groups() {
         let server = Server::start(group);
         let address = server.addresses()[0];
         for (case, question, expected) in group.cases {
             let (name, rtype) = question.split_once(' ').unwrap();
-            // dig asks for transfers in a way of its own.
+            // dig handles zone transfers differently from other queries.
             if matches!(rtype, "AXFR" | "TYPE251") {
                 continue;
             }
@@ -331,7 +330,7 @@ fn dig_reads_the_same() {
     }
 }
 
-/// Sections and rows without a case would be a hole in the table.
+/// A section or a group without cases would be a gap in the table.
 #[test]
 fn every_section_has_cases() {
     let titles: Vec<&str> = groups().map(|group| group.title).collect();

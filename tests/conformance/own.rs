@@ -1,4 +1,4 @@
-//! Rows on which the specification is silent.
+//! Cases on which the specification is silent.
 
 use super::Group;
 
@@ -28,7 +28,7 @@ pub const GROUPS: &[Group] = &[
                 "ns.dns.cluster.local AAAA",
                 "NOERROR aa\nns.dns.cluster.local. 5 AAAA fd00::53",
             ),
-            ("other types of the domain", "cluster.local TXT", "NOERROR aa\nsoa cluster.local."),
+            ("another type of the domain", "cluster.local TXT", "NOERROR aa\nsoa cluster.local."),
             ("svc", "svc.cluster.local A", "NOERROR aa\nsoa cluster.local."),
             ("pod", "pod.cluster.local A", "NOERROR aa\nsoa cluster.local."),
             ("dns", "dns.cluster.local NS", "NOERROR aa\nsoa cluster.local."),
@@ -53,11 +53,11 @@ pub const GROUPS: &[Group] = &[
                 "NOERROR aa
                 cluster.local. 5 SOA ns.dns.cluster.local. hostmaster.cluster.local. SERIAL 7200 1800 86400 5",
             ),
-            ("ANY where there is nothing", "svc.cluster.local ANY", "NOERROR aa\nsoa cluster.local."),
+            ("ANY of a name without records", "svc.cluster.local ANY", "NOERROR aa\nsoa cluster.local."),
             ("an unknown type", "api.web.svc.cluster.local TYPE65280", "NOERROR aa\nsoa cluster.local."),
             ("transfers are refused", "cluster.local AXFR", "REFUSED"),
-            ("incremental ones too", "cluster.local TYPE251", "REFUSED"),
-            ("a dotted name outside of the cluster", "www.example.com A", "REFUSED"),
+            ("incremental transfers are refused too", "cluster.local TYPE251", "REFUSED"),
+            ("a dotted name outside the cluster", "www.example.com A", "REFUSED"),
             ("the root", ". NS", "REFUSED"),
         ],
     },
@@ -66,15 +66,15 @@ pub const GROUPS: &[Group] = &[
         objects: "{kind: Service, metadata: {name: api, namespace: web}, spec: {clusterIP: 10.96.0.10}}",
         flags: &["--ttl", "3600", "--advertise", "10.96.0.53"],
         cases: &[
-            ("of an answer", "api.web.svc.cluster.local A", "NOERROR aa\napi.web.svc.cluster.local. 3600 A 10.96.0.10"),
+            ("an answer", "api.web.svc.cluster.local A", "NOERROR aa\napi.web.svc.cluster.local. 3600 A 10.96.0.10"),
             (
-                "of the SOA, never over five minutes",
+                "the SOA, never over five minutes",
                 "cluster.local SOA",
                 "NOERROR aa
                 cluster.local. 300 SOA ns.dns.cluster.local. hostmaster.cluster.local. SERIAL 7200 1800 86400 3600",
             ),
             (
-                "of the schema version, which nothing changes",
+                "the schema version, whose TTL is fixed",
                 "dns-version.cluster.local TXT",
                 "NOERROR aa
                 dns-version.cluster.local. 28800 TXT \"1.1.0\"",
@@ -85,11 +85,7 @@ pub const GROUPS: &[Group] = &[
         title: "a TTL of zero",
         objects: "{kind: Service, metadata: {name: api, namespace: web}, spec: {clusterIP: 10.96.0.10}}",
         flags: &["--ttl", "0"],
-        cases: &[(
-            "of an answer",
-            "api.web.svc.cluster.local A",
-            "NOERROR aa\napi.web.svc.cluster.local. 0 A 10.96.0.10",
-        )],
+        cases: &[("an answer", "api.web.svc.cluster.local A", "NOERROR aa\napi.web.svc.cluster.local. 0 A 10.96.0.10")],
     },
     Group {
         title: "endpoints that share names, addresses and slices",
@@ -126,7 +122,7 @@ metadata: {name: also-4, namespace: web, labels: {kubernetes.io/service-name: al
 addressType: IPv4
 endpoints: [{addresses: [10.1.0.1]}, {addresses: [10.1.0.9], hostname: "10-1-0-1"}]
 ---
-# Nobody's: no Service of that name, and no label at all.
+# Two orphans: one whose Service does not exist, one without a label.
 kind: EndpointSlice
 metadata: {name: orphan, namespace: web, labels: {kubernetes.io/service-name: gone}}
 addressType: IPv4
@@ -146,27 +142,27 @@ ports: null
         flags: &[],
         cases: &[
             (
-                "a hostname of two addresses",
+                "a hostname with two addresses",
                 "node.db.web.svc.cluster.local A",
                 "NOERROR aa
                 node.db.web.svc.cluster.local. 5 A 10.1.0.1
                 node.db.web.svc.cluster.local. 5 A 10.1.0.2",
             ),
             (
-                "and of both families",
+                "a hostname with addresses of both families",
                 "node.db.web.svc.cluster.local AAAA",
                 "NOERROR aa
                 node.db.web.svc.cluster.local. 5 AAAA fd00::1",
             ),
             (
-                "an address of two slices stands once",
+                "an address in two slices is listed once",
                 "db.web.svc.cluster.local A",
                 "NOERROR aa
                 db.web.svc.cluster.local. 5 A 10.1.0.1
                 db.web.svc.cluster.local. 5 A 10.1.0.2",
             ),
             (
-                "several numbers of one port's name",
+                "one port name with several numbers",
                 "_sql._tcp.db.web.svc.cluster.local SRV",
                 "NOERROR aa
                 _sql._tcp.db.web.svc.cluster.local. 5 SRV 0 50 5432 node.db.web.svc.cluster.local.
@@ -176,7 +172,7 @@ ports: null
                 glue node.db.web.svc.cluster.local. 5 AAAA fd00::1",
             ),
             (
-                "a port of one slice only",
+                "a port that only one slice has",
                 "_admin._tcp.db.web.svc.cluster.local SRV",
                 "NOERROR aa
                 _admin._tcp.db.web.svc.cluster.local. 5 SRV 0 100 8081 node.db.web.svc.cluster.local.
@@ -192,20 +188,20 @@ ports: null
                 1.0.1.10.in-addr.arpa. 5 PTR 10-1-0-1.also.web.svc.cluster.local.",
             ),
             (
-                "a hostname that looks like another endpoint's address: both",
+                "a hostname that looks like another endpoint's address: both are listed",
                 "10-1-0-1.also.web.svc.cluster.local A",
                 "NOERROR aa
                 10-1-0-1.also.web.svc.cluster.local. 5 A 10.1.0.9
                 10-1-0-1.also.web.svc.cluster.local. 5 A 10.1.0.1",
             ),
             (
-                "a slice whose Service is missing is silent",
+                "a slice of a missing Service has no names",
                 "gone.web.svc.cluster.local A",
                 "NXDOMAIN aa\nsoa cluster.local.",
             ),
-            ("and invents no name", "77.0.1.10.in-addr.arpa PTR", "REFUSED"),
-            ("nor does one without a label", "78.0.1.10.in-addr.arpa PTR", "REFUSED"),
-            ("other types of a reverse name", "1.0.1.10.in-addr.arpa A", "NOERROR aa\nsoa 1.0.1.10.in-addr.arpa."),
+            ("nor has it a reverse name", "77.0.1.10.in-addr.arpa PTR", "REFUSED"),
+            ("nor has a slice without a label", "78.0.1.10.in-addr.arpa PTR", "REFUSED"),
+            ("another type of a reverse name", "1.0.1.10.in-addr.arpa A", "NOERROR aa\nsoa 1.0.1.10.in-addr.arpa."),
             (
                 "a reverse name with others below it (RFC 8020)",
                 "1.10.in-addr.arpa PTR",
@@ -241,25 +237,29 @@ endpoints:
                 "NOERROR aa\ndb-5c9f.db.web.svc.cluster.local. 5 A 10.1.0.1",
             ),
             (
-                "PTR says the same",
+                "PTR returns the same name",
                 "1.0.1.10.in-addr.arpa PTR",
                 "NOERROR aa
                 1.0.1.10.in-addr.arpa. 5 PTR db-5c9f.db.web.svc.cluster.local.",
             ),
             (
-                "a pod whose name is no label",
+                "a pod whose name is not a label",
                 "10-1-0-2.db.web.svc.cluster.local A",
                 "NOERROR aa
                 10-1-0-2.db.web.svc.cluster.local. 5 A 10.1.0.2",
             ),
             (
-                "a hostname comes first",
+                "a hostname takes precedence",
                 "three.db.web.svc.cluster.local A",
                 "NOERROR aa\nthree.db.web.svc.cluster.local. 5 A 10.1.0.3",
             ),
-            ("and is the only name", "db-7d2a.db.web.svc.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
             (
-                "what is no pod",
+                "then the pod's name does not exist",
+                "db-7d2a.db.web.svc.cluster.local A",
+                "NXDOMAIN aa\nsoa cluster.local.",
+            ),
+            (
+                "an endpoint that is not a pod",
                 "10-1-0-4.db.web.svc.cluster.local A",
                 "NOERROR aa
                 10-1-0-4.db.web.svc.cluster.local. 5 A 10.1.0.4",
@@ -304,18 +304,18 @@ endpoints: [{addresses: [10.1.0.1]}]
         flags: &[],
         cases: &[
             (
-                "the only one is a CNAME",
+                "a sole endpoint is a CNAME",
                 "one.web.svc.cluster.local A",
                 "NOERROR aa\none.web.svc.cluster.local. 5 CNAME db.example.com.",
             ),
             (
-                "whatever the type",
+                "a sole endpoint is a CNAME for any type",
                 "one.web.svc.cluster.local SRV",
                 "NOERROR aa\none.web.svc.cluster.local. 5 CNAME db.example.com.",
             ),
-            ("two are skipped", "two.web.svc.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
+            ("several are skipped", "two.web.svc.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
             (
-                "one beside addresses is skipped",
+                "one among addresses is skipped",
                 "mixed.web.svc.cluster.local A",
                 "NOERROR aa\nmixed.web.svc.cluster.local. 5 A 10.1.0.1",
             ),
@@ -343,20 +343,20 @@ spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00:96::10"]}
                 "NOERROR aa
                 10.0.96.10.in-addr.arpa. 5 PTR api.web.svc.cluster.local.",
             ),
-            ("inside, without a name", "11.0.96.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 96.10.in-addr.arpa."),
+            ("inside a block, without a name", "11.0.96.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 96.10.in-addr.arpa."),
             (
-                "inside a block that ends between labels",
+                "inside a block whose prefix ends within an octet",
                 "1.0.97.10.in-addr.arpa PTR",
                 "NXDOMAIN aa\nsoa 97.10.in-addr.arpa.",
             ),
             ("inside another block", "1.0.244.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 244.10.in-addr.arpa."),
             (
-                "inside, IPv6",
+                "inside an IPv6 block",
                 "1.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa PTR",
                 "NXDOMAIN aa
                 soa 0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.",
             ),
-            ("outside", "1.0.112.10.in-addr.arpa PTR", "REFUSED"),
+            ("outside every block", "1.0.112.10.in-addr.arpa PTR", "REFUSED"),
             (
                 "another type of an address with a name",
                 "10.0.96.10.in-addr.arpa TXT",
@@ -380,15 +380,15 @@ spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00:96::10"]}
                 "10-1-0-1.web.pod.cluster.local A",
                 "NOERROR aa\n10-1-0-1.web.pod.cluster.local. 5 A 10.1.0.1",
             ),
-            ("of the other family", "10-1-0-1.web.pod.cluster.local AAAA", "NOERROR aa\nsoa cluster.local."),
+            ("the other address family", "10-1-0-1.web.pod.cluster.local AAAA", "NOERROR aa\nsoa cluster.local."),
             (
                 "an IPv6 address",
                 "fd00--1.web.pod.cluster.local AAAA",
                 "NOERROR aa\nfd00--1.web.pod.cluster.local. 5 AAAA fd00::1",
             ),
-            ("what is no address", "web-1.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
-            ("of a namespace that exists", "10-1-0-1.nope.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
-            ("nothing is below", "x.10-1-0-1.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
+            ("a label that is not an address", "web-1.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
+            ("a namespace that does not exist", "10-1-0-1.nope.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
+            ("nothing is below an address", "x.10-1-0-1.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
         ],
     },
     Group {
@@ -438,7 +438,7 @@ status: {phase: Running, podIP: 192.168.0.1}
             ),
             ("a finished pod", "10-1-0-2.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
             ("a pod being deleted", "10-1-0-3.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
-            ("nobody's address", "10-1-0-9.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
+            ("an address without a pod", "10-1-0-9.web.pod.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
         ],
     },
     Group {
@@ -454,24 +454,28 @@ spec: {type: ExternalName, externalName: api.web.svc.corp.example}
 "#,
         flags: &["--cluster-domain", "cluster.local", "--cluster-domain", "corp.example"],
         cases: &[
-            ("the first", "api.web.svc.cluster.local A", "NOERROR aa\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
-            ("the second", "api.web.svc.corp.example A", "NOERROR aa\napi.web.svc.corp.example. 5 A 10.96.0.10"),
             (
-                "targets stay in the domain that was asked",
+                "the first domain",
+                "api.web.svc.cluster.local A",
+                "NOERROR aa\napi.web.svc.cluster.local. 5 A 10.96.0.10",
+            ),
+            ("the second domain", "api.web.svc.corp.example A", "NOERROR aa\napi.web.svc.corp.example. 5 A 10.96.0.10"),
+            (
+                "targets are in the domain of the query",
                 "_http._tcp.api.web.svc.corp.example SRV",
                 "NOERROR aa
                 _http._tcp.api.web.svc.corp.example. 5 SRV 0 100 80 api.web.svc.corp.example.
                 glue api.web.svc.corp.example. 5 A 10.96.0.10",
             ),
-            ("each has its SOA", "nope.web.svc.corp.example A", "NXDOMAIN aa\nsoa corp.example."),
+            ("each domain has its own SOA", "nope.web.svc.corp.example A", "NXDOMAIN aa\nsoa corp.example."),
             (
-                "PTR names the first",
+                "PTR records use the first domain",
                 "10.0.96.10.in-addr.arpa PTR",
                 "NOERROR aa
                 10.0.96.10.in-addr.arpa. 5 PTR api.web.svc.cluster.local.",
             ),
             (
-                "a CNAME may lead from one to the other",
+                "a CNAME may lead from one domain to the other",
                 "over.web.svc.cluster.local AAAA",
                 "NOERROR aa
                 over.web.svc.cluster.local. 5 CNAME api.web.svc.corp.example.

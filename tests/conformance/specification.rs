@@ -1,4 +1,4 @@
-//! By the sections of Kubernetes DNS-Based Service Discovery 1.1.0.
+//! Cases by section of Kubernetes DNS-Based Service Discovery 1.1.0.
 
 use super::Group;
 
@@ -10,8 +10,8 @@ pub const GROUPS: &[Group] = &[
         cases: &[
             ("the version", "dns-version.cluster.local TXT", r#"NOERROR aa
                 dns-version.cluster.local. 28800 TXT "1.1.0""#),
-            ("another type of it", "dns-version.cluster.local A", "NOERROR aa\nsoa cluster.local."),
-            ("nothing is below it", "x.dns-version.cluster.local TXT", "NXDOMAIN aa\nsoa cluster.local."),
+            ("another type of the version", "dns-version.cluster.local A", "NOERROR aa\nsoa cluster.local."),
+            ("nothing is below the version", "x.dns-version.cluster.local TXT", "NXDOMAIN aa\nsoa cluster.local."),
         ],
     },
     Group {
@@ -43,14 +43,14 @@ endpoints: [{addresses: [192.168.7.1], hostname: node-1}, {addresses: [192.168.7
         cases: &[
             ("2.3.1 A", "kubernetes.default.svc.cluster.local A", "NOERROR aa
                 kubernetes.default.svc.cluster.local. 5 A 10.3.0.1"),
-            ("2.3.1 AAAA of a Service that has none", "kubernetes.default.svc.cluster.local AAAA", "NOERROR aa
+            ("2.3.1 AAAA of an IPv4-only Service", "kubernetes.default.svc.cluster.local AAAA", "NOERROR aa
                 soa cluster.local."),
             ("2.3.1 A of a dual-stack Service", "dual.default.svc.cluster.local A", "NOERROR aa
                 dual.default.svc.cluster.local. 5 A 10.3.0.2"),
             ("2.3.1 AAAA of a dual-stack Service", "dual.default.svc.cluster.local AAAA", "NOERROR aa
                 dual.default.svc.cluster.local. 5 AAAA fd00:3::2"),
-            ("2.3.1 A of a Service with IPv6 only", "six.default.svc.cluster.local A", "NOERROR aa\nsoa cluster.local."),
-            ("a Service without endpoints is there all the same", "six.default.svc.cluster.local AAAA", "NOERROR aa
+            ("2.3.1 A of an IPv6-only Service", "six.default.svc.cluster.local A", "NOERROR aa\nsoa cluster.local."),
+            ("a Service with an address exists without endpoints", "six.default.svc.cluster.local AAAA", "NOERROR aa
                 six.default.svc.cluster.local. 5 AAAA fd00:3::3"),
             ("2.3.2 SRV of a named port", "_https._tcp.kubernetes.default.svc.cluster.local SRV", "NOERROR aa
                 _https._tcp.kubernetes.default.svc.cluster.local. 5 SRV 0 100 443 kubernetes.default.svc.cluster.local.
@@ -68,7 +68,7 @@ endpoints: [{addresses: [192.168.7.1], hostname: node-1}, {addresses: [192.168.7
             ("an unnamed port has no SRV name", "_9000._tcp.kubernetes.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
             ("another type of an SRV name", "_https._tcp.kubernetes.default.svc.cluster.local A", "NOERROR aa\nsoa cluster.local."),
             ("a protocol with a port below it (RFC 8020)", "_udp.kubernetes.default.svc.cluster.local SRV", "NOERROR aa\nsoa cluster.local."),
-            ("a protocol without one", "_sctp.kubernetes.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
+            ("a protocol without a port below it", "_sctp.kubernetes.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
             ("SRV of the Service: each port number once, weights share 100", "kubernetes.default.svc.cluster.local SRV", "NOERROR aa
                 kubernetes.default.svc.cluster.local. 5 SRV 0 33 443 kubernetes.default.svc.cluster.local.
                 kubernetes.default.svc.cluster.local. 5 SRV 0 33 53 kubernetes.default.svc.cluster.local.
@@ -81,11 +81,11 @@ endpoints: [{addresses: [192.168.7.1], hostname: node-1}, {addresses: [192.168.7
                 2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.0.0.0.0.0.d.f.ip6.arpa. 5 PTR dual.default.svc.cluster.local."),
             ("PTR of an endpoint with a hostname", "1.7.168.192.in-addr.arpa PTR", "NOERROR aa
                 1.7.168.192.in-addr.arpa. 5 PTR node-1.kubernetes.default.svc.cluster.local."),
-            ("PTR of an endpoint without", "2.7.168.192.in-addr.arpa PTR", "NOERROR aa
+            ("PTR of an endpoint without a hostname", "2.7.168.192.in-addr.arpa PTR", "NOERROR aa
                 2.7.168.192.in-addr.arpa. 5 PTR 192-168-7-2.kubernetes.default.svc.cluster.local."),
             ("an endpoint's name", "node-1.kubernetes.default.svc.cluster.local A", "NOERROR aa
                 node-1.kubernetes.default.svc.cluster.local. 5 A 192.168.7.1"),
-            ("an endpoint's name by its address", "192-168-7-2.kubernetes.default.svc.cluster.local A", "NOERROR aa
+            ("an endpoint's name made from its address", "192-168-7-2.kubernetes.default.svc.cluster.local A", "NOERROR aa
                 192-168-7-2.kubernetes.default.svc.cluster.local. 5 A 192.168.7.2"),
             ("an endpoint with a hostname has no other name", "192-168-7-1.kubernetes.default.svc.cluster.local A", "NXDOMAIN aa
                 soa cluster.local."),
@@ -161,7 +161,7 @@ endpoints: [{addresses: ["fd00:10:244::55"]}, {addresses: ["fd00:10:244::"]}]
                 my-pet-2.headless.default.svc.cluster.local. 5 A 10.3.0.101"),
             ("an endpoint without a hostname is named by its address", "10-3-0-102.headless.default.svc.cluster.local A", "NOERROR aa
                 10-3-0-102.headless.default.svc.cluster.local. 5 A 10.3.0.102"),
-            ("the same, IPv6", "fd00-10-244--55.six.default.svc.cluster.local AAAA", "NOERROR aa
+            ("an IPv6 endpoint without a hostname is named by its address", "fd00-10-244--55.six.default.svc.cluster.local AAAA", "NOERROR aa
                 fd00-10-244--55.six.default.svc.cluster.local. 5 AAAA fd00:10:244::55"),
             ("a label does not end with a dash: a zero is added", "fd00-10-244--0.six.default.svc.cluster.local AAAA", "NOERROR aa
                 fd00-10-244--0.six.default.svc.cluster.local. 5 AAAA fd00:10:244::"),
@@ -187,7 +187,7 @@ endpoints: [{addresses: ["fd00:10:244::55"]}, {addresses: ["fd00:10:244::"]}]
             ("2.4.2 a port that no slice has", "_smtp._tcp.headless.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
             ("2.4.2 a protocol with a port below it", "_tcp.headless.default.svc.cluster.local A", "NOERROR aa\nsoa cluster.local."),
             ("2.4.2 slices without ports have no SRV", "six.default.svc.cluster.local SRV", "NOERROR aa\nsoa cluster.local."),
-            ("2.4.2 nor the name above them", "_tcp.six.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
+            ("2.4.2 slices without ports have no protocol names", "_tcp.six.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
             ("2.4.3 PTR", "100.0.3.10.in-addr.arpa PTR", "NOERROR aa
                 100.0.3.10.in-addr.arpa. 5 PTR my-pet.headless.default.svc.cluster.local."),
             ("2.4.3 PTR of IPv6", "5.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR", "NOERROR aa
@@ -246,22 +246,22 @@ spec: {type: ExternalName, externalName: quiet.other.svc.cluster.local}
         cases: &[
             ("CNAME", "foo.default.svc.cluster.local CNAME", "NOERROR aa
                 foo.default.svc.cluster.local. 5 CNAME www.example.com."),
-            ("whatever the type: A", "foo.default.svc.cluster.local A", "NOERROR aa
+            ("CNAME for any type: A", "foo.default.svc.cluster.local A", "NOERROR aa
                 foo.default.svc.cluster.local. 5 CNAME www.example.com."),
-            ("whatever the type: AAAA", "foo.default.svc.cluster.local AAAA", "NOERROR aa
+            ("CNAME for any type: AAAA", "foo.default.svc.cluster.local AAAA", "NOERROR aa
                 foo.default.svc.cluster.local. 5 CNAME www.example.com."),
-            ("whatever the type: TXT", "foo.default.svc.cluster.local TXT", "NOERROR aa
+            ("CNAME for any type: TXT", "foo.default.svc.cluster.local TXT", "NOERROR aa
                 foo.default.svc.cluster.local. 5 CNAME www.example.com."),
-            ("nothing is below it", "_http._tcp.foo.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
+            ("nothing is below an ExternalName", "_http._tcp.foo.default.svc.cluster.local SRV", "NXDOMAIN aa\nsoa cluster.local."),
             ("a target in the cluster is followed", "inner.default.svc.cluster.local A", "NOERROR aa
                 inner.default.svc.cluster.local. 5 CNAME target.other.svc.cluster.local.
                 target.other.svc.cluster.local. 5 A 10.3.0.9"),
             ("a target in the cluster without that type", "inner.default.svc.cluster.local AAAA", "NOERROR aa
                 inner.default.svc.cluster.local. 5 CNAME target.other.svc.cluster.local.
                 soa cluster.local."),
-            ("CNAME of it is only itself", "inner.default.svc.cluster.local CNAME", "NOERROR aa
+            ("a CNAME query does not follow the target", "inner.default.svc.cluster.local CNAME", "NOERROR aa
                 inner.default.svc.cluster.local. 5 CNAME target.other.svc.cluster.local."),
-            ("two steps", "two-steps.default.svc.cluster.local A", "NOERROR aa
+            ("a chain of two CNAMEs", "two-steps.default.svc.cluster.local A", "NOERROR aa
                 two-steps.default.svc.cluster.local. 5 CNAME inner.default.svc.cluster.local.
                 inner.default.svc.cluster.local. 5 CNAME target.other.svc.cluster.local.
                 target.other.svc.cluster.local. 5 A 10.3.0.9"),
@@ -275,10 +275,10 @@ spec: {type: ExternalName, externalName: quiet.other.svc.cluster.local}
             ("a headless target without endpoints does not exist", "to-quiet.default.svc.cluster.local A", "NXDOMAIN aa
                 to-quiet.default.svc.cluster.local. 5 CNAME quiet.other.svc.cluster.local.
                 soa cluster.local."),
-            ("a loop ends with the CNAMEs seen", "loop-a.default.svc.cluster.local A", "NOERROR aa
+            ("a loop returns each of its CNAMEs once", "loop-a.default.svc.cluster.local A", "NOERROR aa
                 loop-a.default.svc.cluster.local. 5 CNAME loop-b.default.svc.cluster.local.
                 loop-b.default.svc.cluster.local. 5 CNAME loop-a.default.svc.cluster.local."),
-            ("a loop of one", "myself.default.svc.cluster.local A", "NOERROR aa
+            ("a CNAME to itself", "myself.default.svc.cluster.local A", "NOERROR aa
                 myself.default.svc.cluster.local. 5 CNAME myself.default.svc.cluster.local."),
             ("an IP literal as target", "literal.default.svc.cluster.local A", "NXDOMAIN aa\nsoa cluster.local."),
         ],

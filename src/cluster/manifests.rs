@@ -376,14 +376,16 @@ fn documents(path: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
 fn take(document: Value, parse_options: ParseOptions, declared: &mut Vec<ParsedObject>, rejected: &mut Vec<Rejected>) {
     let kind = document.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
     match kind.as_str() {
-        "Service" => read_one::<object::Service>(document, parse_options, rejected, declared, |service| {
+        "Service" => read_one::<object::ServiceObject>(document, parse_options, rejected, declared, |service| {
             service.requested_families()
         }),
         "EndpointSlice" => {
-            read_one::<object::EndpointSlice>(document, parse_options, rejected, declared, |_| (false, false))
+            read_one::<object::EndpointSliceObject>(document, parse_options, rejected, declared, |_| (false, false))
         }
-        "Namespace" => read_one::<object::Namespace>(document, parse_options, rejected, declared, |_| (false, false)),
-        "Pod" => read_one::<object::Pod>(document, parse_options, rejected, declared, |_| (false, false)),
+        "Namespace" => {
+            read_one::<object::NamespaceObject>(document, parse_options, rejected, declared, |_| (false, false))
+        }
+        "Pod" => read_one::<object::PodObject>(document, parse_options, rejected, declared, |_| (false, false)),
         list if list.ends_with("List") => {
             let Value::Object(mut list) = document else { return };
             if let Some(Value::Array(items)) = list.remove("items") {

@@ -3,7 +3,9 @@
 //! A [`Zone`] never changes. The [`Builder`] creates its successor, which shares all unchanged parts with it and is
 //! published by swapping a pointer. Reads take no lock and do not allocate.
 
+mod application;
 mod builder;
+mod caller;
 pub mod dashed;
 pub mod facts;
 mod hash;
@@ -14,44 +16,26 @@ pub mod rrset;
 mod service;
 mod settings;
 pub mod tld;
+mod visibility;
 
-use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use builder::{Builder, Diagnostic, Facts, PublishCost, external_name, full_name};
+pub use application::{Candidate, full_name};
+pub use builder::{Builder, Diagnostic, Facts, PublishCost, external_name};
+pub use caller::{Caller, LazyCaller, Origin};
 pub use hash::Seed;
-pub use namespace::{Candidate, Namespace, NamespaceName};
+pub use namespace::{Namespace, NamespaceName};
 pub use rrset::{Rrset, Soa};
 pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, PodNames, Settings, address_of, bits,
 };
+pub use visibility::Visibility;
 
 use crate::wire::Name;
 use ordered::Ordered;
 use persistent_map::{PersistentMap, Slot};
-
-/// The callers that may see a Service or a Namespace; an object without a `Visibility` is visible to everyone.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// Callers whose namespace is known.
-    Known,
-    /// Callers in these namespaces.
-    Namespaces(Box<[NamespaceName]>),
-}
-
-impl Visibility {
-    /// Whether a caller in `namespace` (`None` if unknown) may see the object.
-    #[inline]
-    pub fn admits(&self, namespace: Option<&NamespaceName>) -> bool {
-        match (self, namespace) {
-            (_, None) => false,
-            (Visibility::Known, Some(_)) => true,
-            (Visibility::Namespaces(names), Some(namespace)) => names.contains(namespace),
-        }
-    }
-}
 
 /// A lower-case label with its hash.
 #[derive(Clone, Copy, Debug)]
@@ -101,87 +85,6 @@ impl Owner {
     #[inline(always)]
     fn key(&self) -> u128 {
         u128::from_be_bytes(self.address)
-    }
-}
-
-/// The caller of a query.
-#[derive(Clone, Copy, Debug)]
-pub enum Caller<'c> {
-    /// A client, identified by its address.
-    Address(IpAddr),
-    /// A caller in a given namespace, as in `explain --from`.
-    Namespace(&'c NamespaceName),
-    /// A caller without an address or a namespace.
-    Unknown,
-}
-
-/// The source of a caller's namespace: the first of these that applies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Given explicitly.
-    Explicit,
-    /// `--callers`.
-    Callers(Cidr),
-    /// The one live pod that owns the address.
-    Pod,
-    /// `--namespace`.
-    Default,
-    /// No source; the namespace is unknown.
-    Unknown,
-}
-
-/// A caller whose namespace is looked up on first use, because most queries do not need it.
-pub struct LazyCaller<'z> {
-    zone: &'z Zone,
-    caller: Caller<'z>,
-    namespace: Cell<Option<Option<&'z NamespaceName>>>,
-}
-
-impl<'z> LazyCaller<'z> {
-    /// Creates the caller of one query.
-    #[inline(always)]
-    pub fn new(zone: &'z Zone, caller: Caller<'z>) -> LazyCaller<'z> {
-        LazyCaller { zone, caller, namespace: Cell::new(None) }
-    }
-
-    /// Returns the same caller, for a name that does not live as long as the zone.
-    pub fn reborrow<'n>(&self) -> LazyCaller<'n>
-    where
-        'z: 'n,
-    {
-        LazyCaller { zone: self.zone, caller: self.caller, namespace: Cell::new(self.namespace.get()) }
-    }
-
-    /// Returns the caller's namespace; `None` if it is unknown.
-    #[inline]
-    pub fn namespace(&self) -> Option<&'z NamespaceName> {
-        if let Some(known) = self.namespace.get() {
-            return known;
-        }
-        let found = match self.caller {
-            Caller::Address(address) => self.zone.namespace_of(address).0,
-            Caller::Namespace(name) => Some(name),
-            Caller::Unknown => None,
-        };
-        self.namespace.set(Some(found));
-        found
-    }
-
-    /// Whether the caller may see an object with this visibility.
-    #[inline(always)]
-    pub fn sees(&self, visibility: &Option<Arc<Visibility>>) -> bool {
-        match visibility {
-            None => true,
-            Some(visibility) => visibility.admits(self.namespace()),
-        }
-    }
-
-    /// Whether the caller may know that a namespace exists.
-    #[inline]
-    pub fn sees_namespace(&self, namespace: &Namespace) -> bool {
-        namespace.open
-            || self.sees(&namespace.visibility)
-            || namespace.exceptions.iter().any(|visibility| visibility.admits(self.namespace()))
     }
 }
 

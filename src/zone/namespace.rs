@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::facts::VisibleTo;
+use super::Seed;
+use super::application::Candidate;
 use super::persistent_map::Slot;
-use super::service::ServiceName;
-use super::{Seed, Visibility};
+use super::visibility::Visibility;
 
 /// The name of a namespace: its label and the label's hash, so that a caller's namespace is hashed only once.
 #[derive(Clone, Debug)]
@@ -49,21 +49,6 @@ impl PartialEq for NamespaceName {
 
 impl Eq for NamespaceName {}
 
-/// A candidate for the main Service of an application, with the criteria for the choice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
-    /// The Service.
-    pub name: Arc<ServiceName>,
-    /// The callers that may see it; `None` for everyone.
-    pub visibility: Option<Arc<Visibility>>,
-    /// Whether its name is the full name derived from its Kubernetes labels.
-    pub full_name: bool,
-    /// Whether its name is the application's name.
-    pub app_name: bool,
-    /// Whether it has the Kubernetes label `service.name: main`.
-    pub main: bool,
-}
-
 /// A namespace in the zone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
@@ -83,21 +68,5 @@ impl Slot for Arc<Namespace> {
     #[inline(always)]
     fn hash(&self) -> u64 {
         self.name.hash()
-    }
-}
-
-impl Visibility {
-    /// Converts a fact about an object in `namespace`; returns `None` for everyone.
-    pub fn of(fact: &VisibleTo, namespace: &NamespaceName, seed: Seed) -> Option<Arc<Visibility>> {
-        match fact {
-            VisibleTo::Everyone => None,
-            VisibleTo::Cluster => Some(Arc::new(Visibility::Known)),
-            VisibleTo::Namespaces(others) => {
-                let others = others.iter().filter_map(|other| crate::wire::label_of(other).ok());
-                let names =
-                    std::iter::once(namespace.clone()).chain(others.map(|label| NamespaceName::new(seed, &label)));
-                Some(Arc::new(Visibility::Namespaces(names.collect())))
-            }
-        }
     }
 }

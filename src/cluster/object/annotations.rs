@@ -1,0 +1,68 @@
+//! The annotations `callsign.dev/alias` and `callsign.dev/visible-to`.
+
+use super::label;
+use super::meta::{Annotations, Text};
+use crate::zone::facts::VisibleTo;
+
+/// Largest number of aliases of one Service. A longer list is taken for a mistake and ignored.
+pub const MAX_ALIASES: usize = 64;
+
+/// Parses `callsign.dev/alias`, for example `db, primary`.
+pub(super) fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<str>> {
+    let Some(text) = text else { return Vec::new() };
+    let (aliases, problems) = parse_aliases(&text.0);
+    notes.extend(problems);
+    aliases
+}
+
+/// Parses the value of `callsign.dev/alias`; returns the aliases and the problems of ignored parts.
+pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
+    let entries: Vec<&str> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+    if entries.is_empty() {
+        return (Vec::new(), vec!["callsign.dev/alias is ignored: it is empty".to_owned()]);
+    }
+    if entries.len() > MAX_ALIASES {
+        let error =
+            format!("callsign.dev/alias is ignored: it has {} aliases; the limit is {MAX_ALIASES}", entries.len());
+        return (Vec::new(), vec![error]);
+    }
+    let (mut aliases, mut problems) = (Vec::new(), Vec::new());
+    for entry in entries {
+        match label("alias", entry) {
+            Ok(alias) if aliases.contains(&alias) => {}
+            Ok(alias) => aliases.push(alias),
+            Err(error) => problems.push(format!("callsign.dev/alias: {error}; this alias is ignored")),
+        }
+    }
+    (aliases, problems)
+}
+
+pub(super) fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<String>) -> Option<VisibleTo> {
+    let text = &annotations?.visible_to.as_ref()?.0;
+    match parse_visible_to(text) {
+        Ok(visible_to) => Some(visible_to),
+        Err(error) => {
+            notes.push(format!(
+                "callsign.dev/visible-to is ignored: {error}; write '*', 'cluster', 'namespace' or a list of namespaces"
+            ));
+            None
+        }
+    }
+}
+
+/// Parses the value of `callsign.dev/visible-to`.
+///
+/// # Errors
+/// When it is empty, or an entry is not a namespace name. The error names the entry.
+pub fn parse_visible_to(text: &str) -> Result<VisibleTo, String> {
+    match text.trim() {
+        "" => Err("it is empty".to_owned()),
+        "*" => Ok(VisibleTo::Everyone),
+        "cluster" => Ok(VisibleTo::Cluster),
+        "namespace" => Ok(VisibleTo::Namespaces(Vec::new())),
+        list => {
+            let names = list.split(',').map(|name| label("namespace", name.trim()));
+            Ok(VisibleTo::Namespaces(names.collect::<Result<_, _>>()?))
+        }
+    }
+}

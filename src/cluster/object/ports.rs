@@ -1,0 +1,52 @@
+//! Ports of Services and EndpointSlices.
+
+use serde::Deserialize;
+
+use super::label;
+use super::meta::Text;
+use crate::zone::facts::{PortFact, Protocol};
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PortObject {
+    name: Option<String>,
+    protocol: Option<String>,
+    port: Option<i64>,
+    target_port: Option<Text>,
+    app_protocol: Option<String>,
+}
+
+fn protocol(text: Option<&str>) -> Result<Protocol, String> {
+    match text.unwrap_or("TCP") {
+        "TCP" => Ok(Protocol::Tcp),
+        "UDP" => Ok(Protocol::Udp),
+        "SCTP" => Ok(Protocol::Sctp),
+        other => Err(format!("'{other}' is not a protocol; use TCP, UDP or SCTP")),
+    }
+}
+
+pub(super) fn ports(ports: &Option<Vec<PortObject>>) -> Result<Vec<PortFact>, String> {
+    let mut facts = Vec::new();
+    for port in ports.iter().flatten() {
+        // A port of a slice may lack a number: it means "all ports" (API documentation of EndpointPort).
+        let Some(number) = port.port else { continue };
+        let number = u16::try_from(number).map_err(|_| format!("{number} is not a port number"))?;
+        let name = port.name.as_deref().unwrap_or_default();
+        // In SRV names, the label is the name with a leading underscore: one octet longer.
+        let name = if name.is_empty() { Box::default() } else { label("port name", name)? };
+        let own = number.to_string();
+        facts.push(PortFact {
+            name,
+            protocol: protocol(port.protocol.as_deref())?,
+            number,
+            target: port
+                .target_port
+                .as_ref()
+                .map(|target| target.0.as_str())
+                .filter(|target| !target.is_empty() && *target != own)
+                .map(Into::into),
+            app_protocol: port.app_protocol.as_deref().map(Into::into),
+        });
+    }
+    Ok(facts)
+}

@@ -1,0 +1,67 @@
+//! Applications: namespaces such as `ix-sab`, whose main Service answers for the application's name.
+
+use std::sync::Arc;
+
+use super::facts::ServiceFact;
+use super::service::{Service, ServiceName};
+use super::visibility::Visibility;
+
+/// A candidate for the main Service of an application, with the criteria for the choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The Service.
+    pub name: Arc<ServiceName>,
+    /// The callers that may see it; `None` for everyone.
+    pub visibility: Option<Arc<Visibility>>,
+    /// Whether its name is the full name derived from its Kubernetes labels.
+    pub full_name: bool,
+    /// Whether its name is the application's name.
+    pub app_name: bool,
+    /// Whether it has the Kubernetes label `service.name: main`.
+    pub main: bool,
+}
+
+impl Candidate {
+    /// Judges a Service of application `app`.
+    pub(super) fn new(app: &str, name: &str, fact: &ServiceFact, built: &Service) -> Candidate {
+        let release = fact.release.as_deref().unwrap_or(app);
+        Candidate {
+            name: built.name.clone(),
+            visibility: built.visibility.clone(),
+            full_name: fact.chart.as_ref().is_some_and(|chart| full_name(release, chart) == name),
+            app_name: name == app,
+            main: fact.main,
+        }
+    }
+}
+
+/// Computes the `fullname` template of Helm charts: at most 63 characters, without one trailing dash. The release name
+/// is used alone if it contains the chart name.
+pub fn full_name(release: &str, chart: &str) -> String {
+    let trim = |text: &str| {
+        let cut: String = text.chars().take(63).collect();
+        cut.strip_suffix('-').unwrap_or(&cut).to_owned()
+    };
+    let chart = trim(&chart.to_lowercase());
+    let name = if release.contains(&chart) { release.to_owned() } else { format!("{release}-{chart}") };
+    trim(&name.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chart_full_names_follow_the_helm_template() {
+        for (release, chart, expected) in [
+            ("sabnzbd", "sabnzbd", "sabnzbd"),
+            ("sab", "sabnzbd", "sab-sabnzbd"),
+            ("sabnzbd-23", "sabnzbd", "sabnzbd-23"),
+            ("my", "Home-Assistant", "my-home-assistant"),
+            ("app", "x-", "app-x"),
+        ] {
+            assert_eq!(full_name(release, chart), expected);
+        }
+        assert_eq!(full_name(&"a".repeat(62), "-b").len(), 62, "cut to 63, then one dash removed");
+    }
+}

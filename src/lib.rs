@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod exit;
 pub mod forward;
+mod histogram;
 pub mod lifecycle;
 pub mod report;
 pub mod resolve;

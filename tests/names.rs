@@ -344,7 +344,7 @@ fn dotted_names_without_a_match_are_denied_refused_or_forwarded() {
         let namespace = zone.settings.namespace_name(namespace).unwrap();
         let name = Name::parse(&callsign::wire::name_from_text(name).unwrap(), 0).unwrap();
         let lazy_caller = LazyCaller::new(zone, Caller::Namespace(&namespace));
-        match resolve(zone, &lazy_caller, &name, &mut NoTrace) {
+        match resolve(zone, &lazy_caller, &name, &NoTrace) {
             Outcome::Found(..) => "found",
             Outcome::Missing(_) => "missing",
             Outcome::NotOurs => "forwarded",
@@ -692,10 +692,10 @@ fn a_lookup_needs_few_probes() {
     ] {
         let wire = callsign::wire::name_from_text(name).unwrap();
         let name = Name::parse(&wire, 0).unwrap();
-        let mut probes = Probes::default();
-        resolve(&zone, &LazyCaller::new(&zone, Caller::Namespace(&namespace)), &name, &mut probes);
+        let probes = Probes::default();
+        resolve(&zone, &LazyCaller::new(&zone, Caller::Namespace(&namespace)), &name, &probes);
         let entry = most.entry(name.labels()).or_insert(0);
-        *entry = probes.0.max(*entry);
+        *entry = probes.count().max(*entry);
     }
     assert!(most[&1] <= 5, "{most:?}");
     assert!(most[&2] <= 8, "{most:?}");
@@ -758,9 +758,9 @@ proptest! {
         for text in names {
             let wire = callsign::wire::name_from_text(&text).unwrap();
             let name = Name::parse(&wire, 0).unwrap();
-            let mut trace = Recorded::default();
-            let traced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut trace);
-            let untraced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &mut NoTrace);
+            let trace = Recorded::default();
+            let traced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &trace);
+            let untraced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &NoTrace);
             prop_assert_eq!(kind(&traced), kind(&untraced), "{}", &text);
             let reply = reply(&zone, caller, &query(&format!("{text} A"), None), Limit::Stream).unwrap();
             match traced {
@@ -768,7 +768,8 @@ proptest! {
                     prop_assert_eq!(reply[3] & 15, 0);
                     prop_assert_eq!(usize::from(u16::from_be_bytes([reply[6], reply[7]])), service.a.octets().len() / 16);
                     // The last rule that found anything won.
-                    let won = trace.0.iter().rev().find(|step| matches!(step.result, StepResult::Found(_))).unwrap();
+                    let steps = trace.into_steps();
+                    let won = steps.iter().rev().find(|step| matches!(step.result, StepResult::Found(_))).unwrap();
                     let StepResult::Found(what) = &won.result else { unreachable!() };
                     prop_assert!(what.starts_with(&service.name.text()), "{}: {} is not {}", &text, what, service.name.text());
                 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 
-use super::metrics::{Scrape, counter_of, histogram};
+use super::encode::{counter, counter_of, gauge, histogram};
 use crate::forward::{ForwardCache, RCODES, TIME_BOUNDS, UpstreamStats};
 
 /// Forwarding metrics of one scrape.
@@ -25,15 +25,15 @@ impl std::fmt::Debug for ForwardingMetrics {
 }
 
 impl ForwardingMetrics {
-    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, scrape: &Scrape) -> Result<(), Error> {
+    /// Encodes the metrics. `hits` and `stale` are the cache hits that the transports counted, and those of them that were
+    /// served stale.
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, hits: u64, stale: u64) -> Result<(), Error> {
         let counts = &self.cache.counts;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);
-        let (hits, stale) = scrape.servers.iter().fold((0, read(&counts.stale)), |(hits, stale), (_, _, counts)| {
-            (hits + counts.cache_hits, stale + counts.stale)
-        });
+        let stale = stale + read(&counts.stale);
         let (entries, octets) = self.cache.size();
-        scrape.gauge(encoder, "cache_entries", "Replies in the forward cache", entries as f64)?;
-        scrape.gauge(encoder, "cache_bytes", "Bytes used by the forward cache", octets as f64)?;
+        gauge(encoder, "cache_entries", "Replies in the forward cache", entries as f64)?;
+        gauge(encoder, "cache_bytes", "Bytes used by the forward cache", octets as f64)?;
         for (name, help, value) in [
             ("cache_hits", "Cache hits", hits),
             ("cache_misses", "Cache misses", read(&counts.misses)),
@@ -46,7 +46,7 @@ impl ForwardingMetrics {
                 read(&counts.rejected),
             ),
         ] {
-            scrape.counter(encoder, name, help, value)?;
+            counter(encoder, name, help, value)?;
         }
         let upstreams = self.cache.upstreams();
         let mut family = |name: &str, help: &str, of: fn(&UpstreamStats) -> u64| {
@@ -60,17 +60,18 @@ impl ForwardingMetrics {
         let help = "Queries without a usable reply, by upstream and reason";
         let mut family = encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for stats in &upstreams {
-            for (reason, counter) in [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
+            for (reason, failures) in
+                [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
             {
-                counter_of(&mut family, &[("to", stats.server.as_str()), ("reason", reason)], read(counter))?;
+                counter_of(&mut family, &[("to", stats.server.as_str()), ("reason", reason)], read(failures))?;
             }
         }
         let help = "Replies, by upstream and rcode";
         let mut family = encoder.encode_descriptor("upstream_responses", help, None, MetricType::Counter)?;
         for stats in &upstreams {
             let names = RCODES.iter().map(|(_, name)| *name).chain(["other"]);
-            for (rcode, counter) in names.zip(&stats.responses).filter(|(_, counter)| read(counter) > 0) {
-                counter_of(&mut family, &[("to", stats.server.as_str()), ("rcode", rcode)], read(counter))?;
+            for (rcode, replies) in names.zip(&stats.responses).filter(|(_, replies)| read(replies) > 0) {
+                counter_of(&mut family, &[("to", stats.server.as_str()), ("rcode", rcode)], read(replies))?;
             }
         }
         let mut family = encoder.encode_descriptor(
@@ -87,11 +88,9 @@ impl ForwardingMetrics {
             if self.coredns_names { "proxy_request_duration_seconds" } else { "upstream_request_duration_seconds" };
         let help = "Time from sending a query to receiving the upstream's reply";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let bounds: Vec<f64> = TIME_BOUNDS.iter().map(|bound| *bound as f64 / 1e6).collect();
         for stats in &upstreams {
-            let counts: Vec<u64> = stats.times.iter().map(read).collect();
             let labels = [("proxy_name", "forward"), ("to", stats.server.as_str())];
-            histogram(&mut family, &labels, &bounds, &counts, read(&stats.time) as f64 / 1e6)?;
+            histogram(&mut family, &labels, &TIME_BOUNDS, 1e6, &stats.times.counts())?;
         }
         Ok(())
     }

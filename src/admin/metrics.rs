@@ -9,9 +9,10 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Admin;
+use super::encode::{counter, counter_of, gauge, histogram};
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
-use crate::cluster::publish::{Histogram, PUBLISH_BOUNDS};
+use crate::cluster::publish::PUBLISH_BOUNDS;
 use crate::server::{DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
 
 /// Encodes all metrics as text.
@@ -93,28 +94,6 @@ impl Scrape {
         }
     }
 
-    pub(super) fn gauge(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        value: f64,
-    ) -> Result<(), Error> {
-        encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
-    }
-
-    pub(super) fn counter(
-        &self,
-        encoder: &mut DescriptorEncoder<'_>,
-        name: &str,
-        help: &str,
-        value: u64,
-    ) -> Result<(), Error> {
-        encoder
-            .encode_descriptor(name, help, None, MetricType::Counter)?
-            .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
-    }
-
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
         let help = "DNS requests, by server, zone, transport, family and type";
         let mut family = encoder.encode_descriptor("dns_requests", help, None, MetricType::Counter)?;
@@ -149,42 +128,29 @@ impl Scrape {
     }
 
     fn histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), Error> {
-        type Of = fn(&Snapshot) -> (&[u64], u64);
-        let told: [(&str, &str, Vec<f64>, f64, Of); 3] = [
-            (
-                "dns_request_duration_seconds",
-                "Time from receiving a query to sending its reply; queries of a batch all count the time of the batch",
-                DURATION_BOUNDS.iter().map(|bound| *bound as f64 / 1e9).collect(),
-                1e9,
-                |counts| (&counts.durations, counts.duration_sum),
-            ),
-            (
-                "dns_request_size_bytes",
-                "Size of requests",
-                SIZE_BOUNDS.iter().map(|bound| *bound as f64).collect(),
-                1.0,
-                |counts| (&counts.request_sizes, counts.request_octets),
-            ),
-            (
-                "dns_response_size_bytes",
-                "Size of responses",
-                SIZE_BOUNDS.iter().map(|bound| *bound as f64).collect(),
-                1.0,
-                |counts| (&counts.response_sizes, counts.response_octets),
-            ),
-        ];
-        for (name, help, bounds, unit, of) in told {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-            for (server, proto, counts) in &self.servers {
-                let (counts, sum) = of(counts);
-                histogram(
-                    &mut family,
-                    &[("server", server.as_str()), ("proto", proto)],
-                    &bounds,
-                    counts,
-                    sum as f64 / unit,
-                )?;
-            }
+        let help =
+            "Time from receiving a query to sending its reply; queries of a batch all count the time of the batch";
+        self.by_server(encoder, "dns_request_duration_seconds", help, |family, labels, counts| {
+            histogram(family, labels, &DURATION_BOUNDS, 1e9, &counts.durations)
+        })?;
+        self.by_server(encoder, "dns_request_size_bytes", "Size of requests", |family, labels, counts| {
+            histogram(family, labels, &SIZE_BOUNDS, 1.0, &counts.request_sizes)
+        })?;
+        self.by_server(encoder, "dns_response_size_bytes", "Size of responses", |family, labels, counts| {
+            histogram(family, labels, &SIZE_BOUNDS, 1.0, &counts.response_sizes)
+        })
+    }
+
+    fn by_server(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        encode: impl Fn(&mut MetricEncoder<'_>, &[(&str, &str); 2], &Snapshot) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (server, proto, counts) in &self.servers {
+            encode(&mut family, &[("server", server.as_str()), ("proto", proto)], counts)?;
         }
         Ok(())
     }
@@ -197,54 +163,49 @@ impl Collector for Scrape {
         self.responses(encoder)?;
         self.histograms(encoder)?;
         let sum = |of: fn(&Snapshot) -> u64| self.servers.iter().map(|(_, _, counts)| of(counts)).sum();
-        self.counter(
+        counter(
             encoder,
             "dns_dropped",
             "Messages without a reply: those without a complete header, and replies",
             sum(|counts| counts.dropped),
         )?;
-        self.counter(encoder, "dns_unsent", "Replies that could not be sent", sum(|counts| counts.unsent))?;
-        self.gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
+        counter(encoder, "dns_unsent", "Replies that could not be sent", sum(|counts| counts.unsent))?;
+        gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
         if let Some(encrypted) = &self.encrypted {
             let help = "Open connections of encrypted transports";
-            self.gauge(encoder, "encrypted_connections", help, encrypted.open as f64)?;
+            gauge(encoder, "encrypted_connections", help, encrypted.open as f64)?;
             let help = "Handshakes of encrypted transports that failed or timed out";
-            self.counter(encoder, "encrypted_handshake_failures", help, encrypted.handshakes_failed)?;
+            counter(encoder, "encrypted_handshake_failures", help, encrypted.handshakes_failed)?;
             let help = "Expiry of the certificate, in seconds since 1970";
-            self.gauge(encoder, "tls_certificate_not_after_timestamp_seconds", help, encrypted.not_after as f64)?;
+            gauge(encoder, "tls_certificate_not_after_timestamp_seconds", help, encrypted.not_after as f64)?;
             let help = "Failed reloads of the certificate or key; the previous ones stay in use";
-            self.counter(encoder, "tls_certificate_reload_failures", help, encrypted.rejected)?;
+            counter(encoder, "tls_certificate_reload_failures", help, encrypted.rejected)?;
         }
         if let Some(forwarding) = &self.forwarding {
-            forwarding.encode(encoder, self)?;
+            forwarding.encode(encoder, sum(|counts| counts.cache_hits), sum(|counts| counts.stale))?;
         }
         let (services, endpoints, names) = self.size;
-        self.gauge(encoder, "table_services", "Services in the table", services as f64)?;
-        self.gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
-        self.gauge(encoder, "table_names", "Addresses with a reverse name in the table", names as f64)?;
-        self.gauge(encoder, "table_serial", "Serial of the SOA record", f64::from(self.serial))?;
+        gauge(encoder, "table_services", "Services in the table", services as f64)?;
+        gauge(encoder, "table_endpoints", "Ready endpoints in the table", endpoints as f64)?;
+        gauge(encoder, "table_names", "Addresses with a reverse name in the table", names as f64)?;
+        gauge(encoder, "table_serial", "Serial of the SOA record", f64::from(self.serial))?;
         let status = &self.status;
-        self.counter(encoder, "tables_published", "Tables published", status.published)?;
-        self.counter(encoder, "objects_rejected", "Objects and annotations that were rejected", status.rejected)?;
-        let Histogram { counts, sum } = &status.publish;
-        let mut family = encoder.encode_descriptor(
-            "publish_seconds",
-            "Time to build and publish a table",
-            None,
-            MetricType::Histogram,
-        )?;
-        histogram::<0>(&mut family, &[], &PUBLISH_BOUNDS, counts, *sum)?;
+        counter(encoder, "tables_published", "Tables published", status.published)?;
+        counter(encoder, "objects_rejected", "Objects and annotations that were rejected", status.rejected)?;
+        let help = "Time to build and publish a table";
+        let mut family = encoder.encode_descriptor("publish_seconds", help, None, MetricType::Histogram)?;
+        histogram::<0, _>(&mut family, &[], &PUBLISH_BOUNDS, 1e9, &status.publish.counts())?;
         let help = "Time from a change to the table that includes it, from its watch event or from its trigger";
         let name = "kubernetes_dns_programming_duration_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (from, Histogram { counts, sum }) in [("event", &status.from_event), ("trigger", &status.from_trigger)] {
-            histogram(&mut family, &[("from", from)], &PUBLISH_BOUNDS, counts, *sum)?;
+        for (from, times) in [("event", &status.from_event), ("trigger", &status.from_trigger)] {
+            histogram(&mut family, &[("from", from)], &PUBLISH_BOUNDS, 1e9, &times.counts())?;
         }
         let (compared, differing) = status.compared;
-        self.counter(encoder, "self_checks", "Comparisons of the stored objects with the API", compared)?;
-        self.counter(encoder, "self_check_differences", "Objects that differed from the API", differing)?;
+        counter(encoder, "self_checks", "Comparisons of the stored objects with the API", compared)?;
+        counter(encoder, "self_check_differences", "Objects that differed from the API", differing)?;
         let saved = status.saved_since.map_or(0.0, |since| since.elapsed().as_secs_f64());
-        self.gauge(
+        gauge(
             encoder,
             "saved_facts_served_seconds",
             "Time for which saved facts have been served; 0 if none are",
@@ -260,30 +221,9 @@ impl Collector for Scrape {
             let seconds = heard.elapsed().as_secs_f64();
             age.encode_family(&[("part", part.as_str())])?.encode_gauge(&seconds)?;
         }
-        self.gauge(encoder, "source_in_trouble", "Resources that are failing", status.failures.len() as f64)?;
-        self.gauge(encoder, "uptime_seconds", "Time since the process started", self.uptime)
+        gauge(encoder, "source_in_trouble", "Resources that are failing", status.failures.len() as f64)?;
+        gauge(encoder, "uptime_seconds", "Time since the process started", self.uptime)
     }
-}
-
-pub(super) fn counter_of<const N: usize>(
-    family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    count: u64,
-) -> Result<(), Error> {
-    family.encode_family(labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)
-}
-
-pub(super) fn histogram<const N: usize>(
-    family: &mut MetricEncoder<'_>,
-    labels: &[(&str, &str); N],
-    bounds: &[f64],
-    counts: &[u64],
-    sum: f64,
-) -> Result<(), Error> {
-    let above = std::iter::once(f64::INFINITY);
-    let buckets: Vec<(f64, u64)> = bounds.iter().copied().chain(above).zip(counts.iter().copied()).collect();
-    let total = counts.iter().sum();
-    family.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(sum, total, &buckets, None)
 }
 
 /// The process metrics that Prometheus clients export by convention.
@@ -327,27 +267,5 @@ impl Collector for Process {
             cpu.encode_counter::<[(&str, &str); 0], _, u64>(&(ticks / 100.0), None)?;
         }
         Ok(())
-    }
-}
-
-impl Snapshot {
-    fn add(&mut self, other: &Snapshot) {
-        fn all(to: &mut [u64], from: &[u64]) {
-            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-        }
-        for (to, from) in self.requests.iter_mut().flatten().zip(other.requests.iter().flatten()) {
-            all(to, from);
-        }
-        all(&mut self.responses, &other.responses);
-        all(&mut self.durations, &other.durations);
-        all(&mut self.request_sizes, &other.request_sizes);
-        all(&mut self.response_sizes, &other.response_sizes);
-        self.duration_sum += other.duration_sum;
-        self.request_octets += other.request_octets;
-        self.response_octets += other.response_octets;
-        self.dropped += other.dropped;
-        self.unsent += other.unsent;
-        self.cache_hits += other.cache_hits;
-        self.stale += other.stale;
     }
 }

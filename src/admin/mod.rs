@@ -1,5 +1,6 @@
 //! Health, readiness, metrics and reports over HTTP, for probes, scrapers and people with curl.
 
+mod encode;
 mod forwarding;
 mod metrics;
 

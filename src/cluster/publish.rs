@@ -10,6 +10,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::snapshot::{self, SnapshotError};
 use super::{Event, Resource};
+use crate::histogram::Histogram;
 use crate::zone::facts::{Change, Key};
 use crate::zone::{Builder, Diagnostic, Zone};
 
@@ -27,25 +28,24 @@ const BATCH: usize = 4096;
 /// Number of logged problems that are remembered, so that each is logged only once.
 const MAX_LOGGED: usize = 4096;
 
-/// Upper bounds of the publishing histograms' buckets, in seconds.
-pub const PUBLISH_BOUNDS: [f64; 12] = [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 10.0];
+/// Upper bounds of the publishing histograms, in nanoseconds.
+pub const PUBLISH_BOUNDS: [u64; 12] = [
+    100_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    500_000_000,
+    1_000_000_000,
+    10_000_000_000,
+];
 
-/// A histogram that the control plane fills.
-#[derive(Clone, Debug, Default)]
-pub struct Histogram {
-    /// Count of each bucket; the last one counts everything above the largest bound.
-    pub counts: [u64; PUBLISH_BOUNDS.len() + 1],
-    /// Sum of all observations, in seconds.
-    pub sum: f64,
-}
-
-impl Histogram {
-    fn observe(&mut self, seconds: f64) {
-        let bucket = PUBLISH_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(PUBLISH_BOUNDS.len());
-        self.counts[bucket] += 1;
-        self.sum += seconds;
-    }
-}
+/// A histogram by [`PUBLISH_BOUNDS`].
+type PublishTimes = Arc<Histogram<{ PUBLISH_BOUNDS.len() }>>;
 
 /// Status of the sources and of publishing, as metrics and `/ready` report it.
 #[derive(Clone, Debug, Default)]
@@ -61,11 +61,11 @@ pub struct SourceStatus {
     /// Number of published tables.
     pub published: u64,
     /// Time to build and swap a table.
-    pub publish: Histogram,
+    pub publish: PublishTimes,
     /// Time from a watch event to the table that includes its change.
-    pub from_event: Histogram,
+    pub from_event: PublishTimes,
     /// Time from the cause of a change (a pod became ready) to the table that includes it.
-    pub from_trigger: Histogram,
+    pub from_trigger: PublishTimes,
     /// Number of self-checks, and of objects that differed.
     pub compared: (u64, u64),
     /// Since when saved facts have been served; `None` once every resource has synced.
@@ -409,12 +409,13 @@ impl Publisher {
             self.table.store(zone);
             let mut status = self.status.lock();
             status.published += 1;
-            status.publish.observe(start.elapsed().as_secs_f64());
+            status.publish.observe(&PUBLISH_BOUNDS, start.elapsed().as_nanos() as u64, 1);
             let now = jiff::Timestamp::now();
             for (received, triggered) in waiting {
-                status.from_event.observe(received.elapsed().as_secs_f64());
+                status.from_event.observe(&PUBLISH_BOUNDS, received.elapsed().as_nanos() as u64, 1);
                 if let Some(triggered) = triggered {
-                    status.from_trigger.observe(now.duration_since(triggered).as_secs_f64().max(0.0));
+                    let elapsed = now.duration_since(triggered).as_nanos().clamp(0, i128::from(u64::MAX));
+                    status.from_trigger.observe(&PUBLISH_BOUNDS, elapsed as u64, 1);
                 }
             }
             drop(status);

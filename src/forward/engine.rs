@@ -15,14 +15,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::cache::{Cache, CacheKey, CacheLookup};
-use super::loops;
+use super::loops::{LoopDetector, Routes};
 use super::pool::Pool;
 use super::reply::{Entry, Freshness};
 use super::settings::{self, Forwarding};
-use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
+use super::upstream::{UpstreamContext, UpstreamError, UpstreamQuery};
 use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, QUEUE_CAPACITY, key_flags_of};
 use crate::answer::{ForwardReason, Verdict, ZoneClass};
 use crate::watched::FolderWatch;
@@ -104,8 +104,7 @@ pub(super) struct Engine {
     pub(super) shared: Rc<UpstreamContext>,
     pub(super) table: Arc<ArcSwap<Zone>>,
     cache: Arc<ForwardCache>,
-    /// Stub zones, longest first; then the root, which belongs to the upstreams.
-    pub(super) routes: Vec<(Domain, Pool)>,
+    routes: Routes,
     flights: RefCell<HashMap<CacheKey, Flight>>,
     waiting: Cell<usize>,
     /// Number of answers that are being composed.
@@ -118,8 +117,9 @@ pub(super) struct Engine {
     /// Batches to flush once no other work is ready.
     outboxes: RefCell<Vec<Arc<dyn Outbox>>>,
     replied: Notify,
-    /// Names of the loop probes in flight, and the servers they were sent to.
-    pub(super) probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
+    /// Notified when a query or a composition has finished.
+    finished: Notify,
+    loops: Rc<LoopDetector>,
 }
 
 impl Engine {
@@ -135,7 +135,9 @@ impl Engine {
         let shared = Rc::new(shared);
         let stubs = forwarding.stubs.iter().map(|stub| (stub.zone.clone(), &stub.servers));
         let rest = (Domain { wire: [0].into(), labels: 0 }, &forwarding.upstreams);
-        let routes = stubs.chain([rest]).map(|(zone, servers)| (zone, Pool::new(servers, &shared))).collect();
+        let routes = stubs.chain([rest]).map(|(zone, servers)| (zone, Pool::new(servers, &shared)));
+        let routes: Routes = routes.collect();
+        let loops = LoopDetector::new(routes.clone(), shared.clone());
         let engine = Engine {
             shared,
             table,
@@ -151,7 +153,8 @@ impl Engine {
             turn: Cell::new(0),
             outboxes: RefCell::default(),
             replied: Notify::new(),
-            probes: RefCell::default(),
+            finished: Notify::new(),
+            loops,
         };
         engine.publish_upstreams();
         Rc::new(engine)
@@ -169,7 +172,7 @@ impl Engine {
         if let (Some(path), Some(watched)) = (file, watched) {
             spawn_local(self.clone().follow(path, watched));
         }
-        spawn_local(self.clone().detect_loops());
+        spawn_local(self.loops.clone().run(self.table.clone()));
         spawn_local(self.clone().flush());
         let mut batch = Vec::with_capacity(BATCH);
         while jobs.recv_many(&mut batch, BATCH).await > 0 {
@@ -180,10 +183,12 @@ impl Engine {
                 }
             }
         }
-        let end = Instant::now() + DEADLINE;
-        while (!self.flights.borrow().is_empty() || self.composing.get() > 0) && Instant::now() < end {
-            sleep(Duration::from_millis(20)).await;
-        }
+        let idle = async {
+            while !self.flights.borrow().is_empty() || self.composing.get() > 0 {
+                self.finished.notified().await;
+            }
+        };
+        let _ = timeout(DEADLINE, idle).await;
         for outbox in self.outboxes.borrow_mut().drain(..) {
             outbox.flush();
         }
@@ -211,7 +216,7 @@ impl Engine {
             }
             self.publish_upstreams();
             known = found;
-            self.clone().probe_all();
+            self.loops.probe_all();
         }
     }
 
@@ -232,8 +237,8 @@ impl Engine {
 
     fn take(self: &Rc<Self>, question: ClientQuery) {
         let Ok(name) = Name::parse(&question.query, HEADER_LEN) else { return };
-        if let Some(server) = self.probes.borrow_mut().remove(name.wire()) {
-            return loops::found(&server);
+        if self.loops.catches(&name) {
+            return;
         }
         if question.request.reason != ForwardReason::Outside {
             if self.composing.get() >= self.concurrent * WAITERS_PER_QUERY {
@@ -253,6 +258,7 @@ impl Engine {
         spawn_local(async move {
             self.clone().compose(question, Instant::now() + DEADLINE).await;
             self.composing.set(self.composing.get() - 1);
+            self.finished.notify_one();
         });
     }
 
@@ -326,18 +332,18 @@ impl Engine {
     /// if the upstreams fail or are slow.
     async fn run_query(self: Rc<Self>, key: CacheKey, fallback: Option<Arc<Entry>>) {
         let result = {
-            let mut asking = std::pin::pin!(self.query(&key));
+            let mut query = std::pin::pin!(self.query(&key));
             match &fallback {
-                None => asking.await,
+                None => query.await,
                 Some(entry) => tokio::select! {
                     biased;
-                    result = &mut asking => result,
+                    result = &mut query => result,
                     () = sleep(STALE_AFTER) => {
                         let freshness = entry.freshness(self.shared.now());
                         if entry.may_serve_stale(self.shared.now(), self.stale) {
-                            self.deliver_all(&key, entry, if freshness == Freshness::Expired { Freshness::Stale } else { freshness }, true);
+                            self.deliver_all(&key, entry, freshness.or_stale(), true);
                         }
-                        asking.await
+                        query.await
                     }
                 },
             }
@@ -358,15 +364,10 @@ impl Engine {
                 entry.serve_stale_until(now.saturating_add(FAILURE_RECHECK), self.stale);
                 entry.clear_refreshing();
                 let freshness = entry.freshness(now);
-                self.deliver_all(
-                    &key,
-                    &entry,
-                    if freshness == Freshness::Expired { Freshness::Stale } else { freshness },
-                    false,
-                );
+                self.deliver_all(&key, &entry, freshness.or_stale(), false);
             }
-            (Err(trouble), _) => {
-                let entry = Arc::new(match trouble {
+            (Err(error), _) => {
+                let entry = Arc::new(match error {
                     // The upstream's extended errors are more specific than ours.
                     UpstreamError::Refused(entry) if entry.rcode == rcode::SERVFAIL => entry,
                     UpstreamError::Io => Entry::failure(&extended_error::NETWORK_ERROR, now, NO_REPLY_TTL),
@@ -376,6 +377,7 @@ impl Engine {
                 self.deliver_all(&key, &entry, Freshness::Fresh(0), false);
             }
         }
+        self.finished.notify_one();
     }
 
     async fn query(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
@@ -383,14 +385,14 @@ impl Engine {
         let name = Name::parse(&question, 0).map_err(|_| UpstreamError::NoServer)?;
         let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
         let Some((_, pool)) = route else { return Err(UpstreamError::NoServer) };
-        let asked =
+        let query =
             UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + DEADLINE };
-        let result = pool.query(&asked).await;
+        let result = pool.query(&query).await;
         // A server that forwards to itself waits for itself, so a timeout may be a sign of a loop.
         let silent = matches!(result, Err(UpstreamError::Timeout));
         if silent || !pool.is_healthy() {
             for server in pool.servers().iter().filter(|server| silent || !server.is_up()) {
-                self.probe(server);
+                self.loops.probe(server);
             }
         }
         result

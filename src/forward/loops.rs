@@ -1,46 +1,72 @@
 //! Detection of forwarding loops: a probe for an unguessable random name is sent to each upstream, and its arrival here
 //! reveals a loop.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use super::cache::key_flag;
-use super::engine::Engine;
-use super::upstream::{Server, UpstreamError, UpstreamQuery};
+use super::pool::Pool;
+use super::upstream::{Server, UpstreamContext, UpstreamError, UpstreamQuery};
+use crate::wire::Name;
+use crate::zone::{Domain, Zone};
 
 /// Time that a probe has to return.
 const PROBE: Duration = Duration::from_secs(5);
 /// Interval between probes of an upstream that loops.
 const PROBE_AGAIN: Duration = Duration::from_secs(30);
+/// Interval between looks at a zone that is not synced yet.
+const SYNC_POLL: Duration = Duration::from_millis(500);
 /// The qtype of probes: HINFO, which is practically unused (RFC 8482 section 4.2 uses it only in replies).
 const PROBE_TYPE: u16 = 13;
 
-impl Engine {
+/// The servers of each zone: stub zones, longest first; then the root, which belongs to the upstreams.
+pub(super) type Routes = Rc<[(Domain, Pool)]>;
+
+/// Sends probes, and recognizes those that arrive here.
+pub(super) struct LoopDetector {
+    routes: Routes,
+    context: Rc<UpstreamContext>,
+    /// Names of the probes in flight, and the servers they were sent to.
+    probes: RefCell<HashMap<Box<[u8]>, Rc<Server>>>,
+}
+
+impl LoopDetector {
+    pub(super) fn new(routes: Routes, context: Rc<UpstreamContext>) -> Rc<LoopDetector> {
+        Rc::new(LoopDetector { routes, context, probes: RefCell::default() })
+    }
+
     /// Probes every upstream once the zone is synced: before that, a returning probe could be taken for a name of the
     /// cluster. After that it probes looping upstreams every [`PROBE_AGAIN`], to notice when the loop is gone.
-    pub(super) async fn detect_loops(self: Rc<Self>) {
-        while !self.table.load().synced {
-            sleep(Duration::from_millis(500)).await;
+    pub(super) async fn run(self: Rc<Self>, table: Arc<ArcSwap<Zone>>) {
+        while !table.load().synced {
+            sleep(SYNC_POLL).await;
         }
-        self.clone().probe_all();
+        self.probe_all();
         loop {
             sleep(PROBE_AGAIN).await;
-            for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
-                if server.stats.looping.load(Relaxed) {
-                    self.probe(&server);
-                }
+            for server in self.servers().iter().filter(|server| server.stats.looping.load(Relaxed)) {
+                self.probe(server);
             }
         }
     }
 
-    pub(super) fn probe_all(self: Rc<Self>) {
-        for server in self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()) {
+    /// Probes every upstream.
+    pub(super) fn probe_all(self: &Rc<Self>) {
+        for server in self.servers() {
             self.probe(&server);
         }
+    }
+
+    fn servers(&self) -> Vec<Rc<Server>> {
+        self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect()
     }
 
     /// Sends a server a query for a random name. If that query arrives here, the server forwards our queries back to
@@ -52,11 +78,11 @@ impl Engine {
         }
         let zone = self.routes.iter().find(|(_, pool)| pool.servers().iter().any(|known| Rc::ptr_eq(known, server)));
         let Some((zone, _)) = zone else { return };
-        let label = || format!("{:016x}", self.shared.random());
+        let label = || format!("{:016x}", self.context.random());
         let name: Box<[u8]> = [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
         probes.insert(name.clone(), server.clone());
         drop(probes);
-        let (engine, server) = (self.clone(), server.clone());
+        let (detector, server) = (self.clone(), server.clone());
         spawn_local(async move {
             let question = [&*name, &PROBE_TYPE.to_be_bytes(), &[0, 1]].concat();
             let query = UpstreamQuery {
@@ -66,7 +92,7 @@ impl Engine {
             };
             let result = server.query(&query).await;
             // A probe that came back has already been removed.
-            let stayed_away = engine.probes.borrow_mut().remove(&name).is_some();
+            let stayed_away = detector.probes.borrow_mut().remove(&name).is_some();
             if stayed_away
                 && matches!(result, Ok(_) | Err(UpstreamError::Refused(_)))
                 && server.stats.looping.swap(false, Relaxed)
@@ -75,14 +101,16 @@ impl Engine {
             }
         });
     }
-}
 
-/// Records that a probe of this server has arrived here.
-pub(super) fn found(server: &Server) {
-    if !server.stats.looping.swap(true, Relaxed) {
-        tracing::error!(
-            upstream = %server.address,
-            "forwarding loop: upstream sends our queries back and is not used; set another --upstream, or none"
-        );
+    /// Whether the query is a probe. If it is, the server that it was sent to forwards our queries back to us.
+    pub(super) fn catches(&self, name: &Name) -> bool {
+        let Some(server) = self.probes.borrow_mut().remove(name.wire()) else { return false };
+        if !server.stats.looping.swap(true, Relaxed) {
+            tracing::error!(
+                upstream = %server.address,
+                "forwarding loop: upstream sends our queries back and is not used; set another --upstream, or none"
+            );
+        }
+        true
     }
 }

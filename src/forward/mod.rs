@@ -28,7 +28,8 @@ use cache::{Cache, CacheKey, CacheLookup, key_flag};
 
 pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
-pub use reply::{Entry, Freshness, InvalidReply, Ttls};
+pub use reader::InvalidReply;
+pub use reply::{Entry, Freshness, Ttls};
 pub use settings::{Address, Forwarding, InvalidAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
 pub use stats::{RCODES, TIME_BOUNDS, UpstreamStats};
 

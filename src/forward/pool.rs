@@ -86,7 +86,7 @@ fn race<'a>(
             biased;
             result = &mut first => match result {
                 Ok(entry) => return Ok(entry),
-                Err(trouble) => return race(rest, query).await.map_err(|other| trouble.or(other)),
+                Err(error) => return race(rest, query).await.map_err(|other| error.or(other)),
             },
             () = sleep(HEDGE_AFTER) => {}
         }
@@ -95,14 +95,14 @@ fn race<'a>(
             biased;
             result = &mut first => match result {
                 Ok(entry) => Ok(entry),
-                Err(trouble) => others.await.map_err(|other| trouble.or(other)),
+                Err(error) => others.await.map_err(|other| error.or(other)),
             },
             result = &mut others => match result {
                 Ok(entry) => {
                     server.missed();
                     Ok(entry)
                 }
-                Err(other) => first.await.map_err(|trouble| trouble.or(other)),
+                Err(other) => first.await.map_err(|error| error.or(other)),
             },
         }
     })

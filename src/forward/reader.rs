@@ -1,7 +1,8 @@
 //! Reads the records of an upstream's reply: their framing, the names that may be compressed, and the CNAME chain. The
 //! rdata of all other types is opaque.
 
-use super::reply::InvalidReply;
+use thiserror::Error;
+
 use crate::wire::{FIXED_LEN, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
 
 /// Maximum length of a CNAME chain.
@@ -10,6 +11,26 @@ const CHAIN: usize = 16;
 /// A TTL in seconds. One with the most significant bit set counts as zero (RFC 2181 section 8).
 pub(super) fn seconds(ttl: u32) -> u32 {
     if ttl > i32::MAX as u32 { 0 } else { ttl }
+}
+
+/// Reason why a message is not passed on as a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum InvalidReply {
+    /// Not a reply, or a reply to another question, and perhaps forged. The right one may still arrive.
+    #[error("the reply does not match the question")]
+    Mismatched,
+    /// TC is set: the whole reply is available over TCP.
+    #[error("the reply is truncated")]
+    Truncated,
+    /// Malformed, for example a record that is cut short, a bad compression pointer, or an address of the wrong length.
+    #[error("the reply is malformed")]
+    Malformed,
+    /// A CNAME chain that loops or is too long.
+    #[error("the CNAME chain of the reply loops or is too long")]
+    CnameLoop,
+    /// FORMERR or NOTIMP from a server that does not support EDNS (RFC 6891 section 7).
+    #[error("the server does not support EDNS")]
+    NoEdns,
 }
 
 /// Reader of an upstream's reply, record by record.

@@ -6,9 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use thiserror::Error;
-
-use super::reader::{ReplyReader, seconds};
+use super::reader::{InvalidReply, ReplyReader, seconds};
 use crate::answer::ForwardRequest;
 use crate::wire::{
     HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
@@ -25,26 +23,6 @@ const FAILURE_TTL: u32 = 5;
 const EXTENDED_ERROR: u16 = 15;
 /// TSIG and SIG(0) sign the message of one hop (RFC 8945, RFC 2931). No record from there on is passed on.
 const SIGNATURES: [u16; 2] = [250, 24];
-
-/// Reason why a message is not passed on as a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum InvalidReply {
-    /// Not a reply, or a reply to another question, and perhaps forged. The right one may still arrive.
-    #[error("the reply does not match the question")]
-    Mismatched,
-    /// TC is set: the whole reply is available over TCP.
-    #[error("the reply is truncated")]
-    Truncated,
-    /// Malformed, for example a record that is cut short, a bad compression pointer, or an address of the wrong length.
-    #[error("the reply is malformed")]
-    Malformed,
-    /// A CNAME chain that loops or is too long.
-    #[error("the CNAME chain of the reply loops or is too long")]
-    CnameLoop,
-    /// FORMERR or NOTIMP from a server that does not support EDNS (RFC 6891 section 7).
-    #[error("the server does not support EDNS")]
-    NoEdns,
-}
 
 /// Bounds of the TTLs of cached replies.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +74,13 @@ pub enum Freshness {
     Stale,
     /// Past its TTL: the upstreams have to be queried.
     Expired,
+}
+
+impl Freshness {
+    /// The freshness with which an entry is served when it has to serve in any case: an expired entry counts as stale.
+    pub(super) fn or_stale(self) -> Freshness {
+        if self == Freshness::Expired { Freshness::Stale } else { self }
+    }
 }
 
 impl Entry {

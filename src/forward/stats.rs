@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::histogram::Histogram;
+
 /// Upper bounds of the reply time histogram's buckets, in microseconds.
 pub const TIME_BOUNDS: [u64; 8] = [250, 1_000, 5_000, 25_000, 100_000, 500_000, 1_000_000, 4_000_000];
 /// Response codes that have a counter of their own.
@@ -24,10 +26,8 @@ pub struct UpstreamStats {
     pub unfit: AtomicU64,
     /// Messages that matched no outstanding query: late or forged.
     pub mismatched: AtomicU64,
-    /// Reply times by [`TIME_BOUNDS`]; the last bucket is for times above all bounds.
-    pub times: [AtomicU64; TIME_BOUNDS.len() + 1],
-    /// Sum of the reply times in microseconds.
-    pub time: AtomicU64,
+    /// Reply times by [`TIME_BOUNDS`].
+    pub times: Histogram<{ TIME_BOUNDS.len() }>,
     /// Whether the server is down, and so queried last.
     pub down: AtomicBool,
     /// Whether the server forwards our queries back to us.

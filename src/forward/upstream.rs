@@ -24,7 +24,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::cache::key_flag;
-use super::reply::{Entry, InvalidReply, Ttls};
+use super::reader::InvalidReply;
+use super::reply::{Entry, Ttls};
 use super::settings::Address;
 use super::stats::{RCODES, TIME_BOUNDS, UpstreamStats, count};
 use crate::wire::{Name, flags, rcode, rtype};
@@ -259,11 +260,9 @@ impl Server {
         match &result {
             Ok(entry) => {
                 self.replied();
-                let place = RCODES.iter().position(|(rcode, _)| *rcode == entry.rcode).unwrap_or(RCODES.len());
-                count(&self.stats.responses[place]);
-                let time = start.elapsed().as_micros() as u64;
-                count(&self.stats.times[TIME_BOUNDS.iter().take_while(|bound| **bound < time).count()]);
-                self.stats.time.fetch_add(time, Relaxed);
+                let index = RCODES.iter().position(|(rcode, _)| *rcode == entry.rcode).unwrap_or(RCODES.len());
+                count(&self.stats.responses[index]);
+                self.stats.times.observe(&TIME_BOUNDS, start.elapsed().as_micros() as u64, 1);
             }
             Err(UpstreamError::Timeout) => {
                 count(&self.stats.timeouts);
@@ -278,7 +277,7 @@ impl Server {
         match result {
             Ok(entry) if matches!(entry.rcode, rcode::NOERROR | rcode::NXDOMAIN) => Ok(entry),
             Ok(entry) => Err(UpstreamError::Refused(entry)),
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         }
     }
 
@@ -310,7 +309,7 @@ impl Server {
                 Ok(Ok(Err(InvalidReply::Truncated))) => {
                     self.release(pooled);
                     // The server has replied over UDP, so a timeout over TCP does not count as a failure of the server.
-                    return self.over_stream(query).await.map_err(|trouble| match trouble {
+                    return self.over_stream(query).await.map_err(|error| match error {
                         UpstreamError::Timeout => UpstreamError::InvalidReply,
                         other => other,
                     });

@@ -173,9 +173,9 @@ pub fn explain(
     audience: Audience,
 ) -> Result<Explanation, ExplainError> {
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
-    let mut told = Recorded::default();
+    let trace = Recorded::default();
     let lazy_caller = LazyCaller::new(zone, caller);
-    let outcome = describe(&resolve(zone, &lazy_caller, name, &mut told));
+    let outcome = describe(&resolve(zone, &lazy_caller, name, &trace));
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
     let mut verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply);
@@ -195,7 +195,7 @@ pub fn explain(
         name: text_of(name.wire()),
         r#type: qtype.to_string(),
         from: From { namespace: who.namespace.as_ref().map(NamespaceName::text), reason: who.reason.clone() },
-        steps: told.0.into_iter().map(|step| step_json(step, audience)).collect(),
+        steps: trace.into_steps().into_iter().map(|step| step_json(step, audience)).collect(),
         outcome,
         rcode,
         answers,

@@ -16,7 +16,7 @@ fn outcome(node: Option<Node<'_>>, space: Space) -> Outcome<'_> {
 impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a name that has `above` labels before the cluster domain.
     #[inline(always)]
-    pub(super) fn full_name(&mut self, space: Space, above: usize) -> Outcome<'z> {
+    pub(super) fn full_name(self, space: Space, above: usize) -> Outcome<'z> {
         if !self.zone.synced {
             return Outcome::NotReady;
         }
@@ -41,7 +41,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// Resolves a name that has `kind` labels before `svc.Z`.
     #[inline(always)]
-    fn service_name(&mut self, space: Space, kind: usize) -> Outcome<'z> {
+    fn service_name(self, space: Space, kind: usize) -> Outcome<'z> {
         let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
         let Some(service) = namespace.checked_sub(1) else {
             return outcome(self.namespace_node(self.zone.label_of(self.name, 0)), space);
@@ -56,7 +56,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Resolves the name of a namespace, which exists but has no records.
-    pub(super) fn namespace_node(&mut self, label: Label<'_>) -> Option<Node<'z>> {
+    pub(super) fn namespace_node(self, label: Label<'_>) -> Option<Node<'z>> {
         self.trace.probe();
         let found = self.zone.namespace(label).filter(|namespace| self.caller.sees_namespace(namespace));
         self.trace.note(|| {
@@ -70,7 +70,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Resolves `a-b-c-d.ns.pod.Z`, which has `kind` labels before `pod.Z`.
-    fn pod_name(&mut self, kind: usize) -> Option<Node<'z>> {
+    fn pod_name(self, kind: usize) -> Option<Node<'z>> {
         match kind {
             0 => Some(Node::Empty),
             1 => self.namespace_node(self.zone.label_of(self.name, 0)),

@@ -116,8 +116,8 @@ pub enum Outcome<'z> {
 
 /// Resolves a name for a caller. Inlined because most queries are for full names, the shortest path through here.
 #[inline(always)]
-pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z Name, trace: &mut T) -> Outcome<'z> {
-    let mut search = Search { zone, caller, name, trace };
+pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z Name, trace: &T) -> Outcome<'z> {
+    let search = Search { zone, caller, name, trace };
     for (index, domain) in zone.settings.domains.iter().enumerate() {
         if let Some(above) = name.below(&domain.wire, domain.labels) {
             return search.full_name(Space::Domain { index, above }, above);
@@ -130,18 +130,28 @@ pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z 
 }
 
 /// The resolution of one name: the zone, the caller, the name, and the trace that records each step. Its methods are the
-/// rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in `short.rs`.
+/// rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in `short.rs`. On the path of
+/// full names it is passed by value, which keeps it in registers.
 struct Search<'s, 'z, T> {
     zone: &'z Zone,
     caller: &'s LazyCaller<'z>,
     name: &'z Name,
-    trace: &'s mut T,
+    trace: &'s T,
 }
+
+// Not derived: a trace need not be `Clone`.
+impl<T> Clone for Search<'_, '_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Search<'_, '_, T> {}
 
 impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Returns the Service `service` in `namespace` if it exists and is visible to the caller.
     #[inline(always)]
-    fn service(&mut self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn service(self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         self.trace.probe();
         let found = self.zone.service(service, namespace);
         let visible = match found {
@@ -157,7 +167,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// Resolves the first `labels` labels of the name below a Service: `_port._proto`, the empty non-terminal `_proto`, or
     /// an endpoint.
-    fn below(&mut self, service: &'z Service, labels: usize) -> Option<Node<'z>> {
+    fn below(self, service: &'z Service, labels: usize) -> Option<Node<'z>> {
         let name = self.name;
         let node = match labels {
             1 => match protocol_of(name.label(0)) {

@@ -64,7 +64,7 @@ fn nibble(label: &[u8]) -> Option<u8> {
 impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a reverse name. Returns `None` for any other name.
     #[inline(never)]
-    pub(super) fn reverse_name(&mut self) -> Option<Outcome<'z>> {
+    pub(super) fn reverse_name(&self) -> Option<Outcome<'z>> {
         // This one comparison is all that other names pay.
         if !self.name.wire().ends_with(b"\x04arpa\0") {
             return None;
@@ -73,7 +73,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         Some(self.block(&block))
     }
 
-    fn block(&mut self, block: &Block) -> Outcome<'z> {
+    fn block(&self, block: &Block) -> Outcome<'z> {
         let (zone, caller) = (self.zone, self.caller);
         if !zone.synced {
             return Outcome::NotReady;

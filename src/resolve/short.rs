@@ -40,7 +40,7 @@ impl<'z> RuleMatch<'z> {
 impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a name outside of every cluster domain and reverse zone.
     #[inline(never)]
-    pub(super) fn short_name(&mut self) -> Outcome<'z> {
+    pub(super) fn short_name(&self) -> Outcome<'z> {
         let labels = self.name.labels();
         if self.last_label() == b"\x09localhost" {
             let result = || StepResult::Found("loopback (RFC 6761)".into());
@@ -60,7 +60,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The rules, by the number and kind of labels.
-    fn rule_match(&mut self) -> RuleMatch<'z> {
+    fn rule_match(&self) -> RuleMatch<'z> {
         let (zone, name) = (self.zone, self.name);
         let at = |index| zone.label_of(name, index);
         let is_srv = self.is_srv();
@@ -98,7 +98,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The first `labels` labels of the name, below a Service that the rest of it led to.
-    fn below_service(&mut self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
+    fn below_service(&self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
         match service {
             Some(service) => self.below(service, labels).map_or(RuleMatch::Missing, RuleMatch::Found),
             None => RuleMatch::Unmatched,
@@ -106,7 +106,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `x`: a Service, alias or database of the caller's namespace; else an application.
-    fn bare(&mut self, label: Label<'_>) -> Option<&'z Service> {
+    fn bare(&self, label: Label<'_>) -> Option<&'z Service> {
         match self.caller.namespace() {
             Some(own) => {
                 let own = own.as_label();
@@ -130,7 +130,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// `x.y`: a Service, alias or database `x` of namespace `y`, or Service `x` of application `y`. Endpoints of the
     /// caller's own Service `y` come before it.
-    fn dotted(&mut self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn dotted(&self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         if self.is_guarded(namespace.octets) {
             self.trace.note(|| {
                 let namespace = text_of(namespace.octets);
@@ -158,12 +158,12 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Service `x` of namespace `y`. Names that end in `svc` need no guard.
-    fn in_namespace(&mut self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn in_namespace(&self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         self.service("service in namespace", label, namespace)
     }
 
     /// `_port._proto.x`: a child of a bare name never leaves the cluster, as the bare name does not.
-    fn bare_srv(&mut self) -> RuleMatch<'z> {
+    fn bare_srv(&self) -> RuleMatch<'z> {
         let service = self.bare(self.zone.label_of(self.name, 2));
         match self.below_service(service, 2) {
             RuleMatch::Unmatched => RuleMatch::Missing,
@@ -172,7 +172,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `h.x.y`: endpoint `h` of headless Service `x` in `y`. If `h` is a protocol, the name above `_port._proto.x.y`.
-    fn endpoint_in_namespace(&mut self) -> RuleMatch<'z> {
+    fn endpoint_in_namespace(&self) -> RuleMatch<'z> {
         let (label, namespace) = (self.zone.label_of(self.name, 1), self.zone.label_of(self.name, 2));
         if self.is_guarded(namespace.octets) {
             return RuleMatch::Unmatched;
@@ -182,14 +182,14 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `x.y` where `y` is a headless Service of the caller's own namespace.
-    fn own_endpoint(&mut self, label: Label<'_>) -> Option<Node<'z>> {
+    fn own_endpoint(&self, label: Label<'_>) -> Option<Node<'z>> {
         let own = self.caller.namespace()?.as_label();
         let service = self.service("endpoint", label, own)?;
         self.below_headless(service)
     }
 
     /// The first label, below a Service that has names of endpoints if it is headless.
-    fn below_headless(&mut self, service: &'z Service) -> Option<Node<'z>> {
+    fn below_headless(&self, service: &'z Service) -> Option<Node<'z>> {
         let (name, label) = (self.name, self.name.label(0));
         if let Some(protocol) = protocol_of(label) {
             return has_named_port(service, protocol).then_some(Node::Empty);
@@ -210,7 +210,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// An alias of a namespace, or the default of a kind of database there.
-    fn alt_name(&mut self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+    fn alt_name(&self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
         let (zone, caller) = (self.zone, self.caller);
         self.trace.probe();
         let alt_name = zone.alt_name(label, namespace);
@@ -241,7 +241,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// The Service that is marked as the default of a kind of database, else the one called `<kind>-default`.
     fn database_default(
-        &mut self,
+        &self,
         kind: Label<'_>,
         namespace: Label<'_>,
         defaults: (Option<&'z Service>, Option<&'z Service>),
@@ -270,12 +270,12 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    fn database(&mut self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+    fn database(&self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
         self.service("database", label, namespace).map_or(AltNameMatch::Unmatched, AltNameMatch::Found)
     }
 
     /// The namespace of application `name`.
-    fn application(&mut self, name: &[u8]) -> Option<&'z Namespace> {
+    fn application(&self, name: &[u8]) -> Option<&'z Namespace> {
         let caller = self.caller;
         let label = JoinedLabel::new(&self.zone.settings.application_prefix, name.get(1..)?)?;
         let label = label.octets()?;
@@ -297,13 +297,13 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The main Service of an application.
-    fn main_service(&mut self, application: &'z Namespace) -> Option<&'z Service> {
+    fn main_service(&self, application: &'z Namespace) -> Option<&'z Service> {
         let main = self.main_name(application)?;
         self.service("application", self.zone.label(main.service()), application.name.as_label())
     }
 
     /// Service `x` of an application: `<main>-x`, else `x` in its namespace.
-    fn service_of_application(&mut self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
+    fn service_of_application(&self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
         let namespace = application.name.as_label();
         if let Some(main) = self.main_name(application) {
             let suffix = JoinedLabel::new(b"-", label.get(1..)?);
@@ -320,7 +320,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// The name of an application's main Service, of those that the caller may see: the one that has the full name of its
     /// chart, else the one that is called like the application, else the one that is labelled as main, else the only one.
-    fn main_name(&mut self, application: &'z Namespace) -> Option<&'z ServiceName> {
+    fn main_name(&self, application: &'z Namespace) -> Option<&'z ServiceName> {
         let caller = self.caller;
         let visible = || application.application.iter().filter(|candidate| caller.sees(&candidate.visibility));
         let only = |matches: &dyn Fn(&Candidate) -> bool| {
@@ -368,7 +368,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// A bare name that no rule matches. It exists if a namespace has this name, or if a cluster domain lies below it. It is
     /// never forwarded.
-    fn unmatched_bare_name(&mut self) -> Outcome<'z> {
+    fn unmatched_bare_name(&self) -> Outcome<'z> {
         match self.namespace_node(self.zone.label_of(self.name, 0)) {
             Some(node) => Outcome::Found(node, Space::Short),
             None if self.is_above_a_domain() => Outcome::Found(Node::Empty, Space::Short),
@@ -377,7 +377,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// A dotted name that no rule matches. It is answered here if it must not leave the cluster, else forwarded.
-    fn unmatched_dotted_name(&mut self) -> Outcome<'z> {
+    fn unmatched_dotted_name(&self) -> Outcome<'z> {
         let (name, last) = (self.name, self.last_label());
         let empty_or_missing = |is_empty| match is_empty {
             true => Outcome::Found(Node::Empty, Space::Short),

@@ -1,5 +1,7 @@
 //! Traces of a resolution: the rules that were tried, and what each of them found.
 
+use std::cell::{Cell, RefCell};
+
 use crate::wire::{Name, text_of};
 use crate::zone::{Kind, Service};
 
@@ -81,11 +83,11 @@ fn describe(service: &Service) -> String {
 pub trait Trace {
     /// Called for each rule that was tried.
     #[inline(always)]
-    fn note(&mut self, _step: impl FnOnce() -> Step) {}
+    fn note(&self, _step: impl FnOnce() -> Step) {}
 
     /// Called for each lookup of a key in the table.
     #[inline(always)]
-    fn probe(&mut self) {}
+    fn probe(&self) {}
 }
 
 /// Ignores all steps; used on the hot path.
@@ -95,20 +97,34 @@ impl Trace for NoTrace {}
 
 /// Records all steps.
 #[derive(Debug, Default)]
-pub struct Recorded(pub Vec<Step>);
+pub struct Recorded(RefCell<Vec<Step>>);
+
+impl Recorded {
+    /// The steps so far, in their order.
+    pub fn into_steps(self) -> Vec<Step> {
+        self.0.into_inner()
+    }
+}
 
 impl Trace for Recorded {
-    fn note(&mut self, step: impl FnOnce() -> Step) {
-        self.0.push(step());
+    fn note(&self, step: impl FnOnce() -> Step) {
+        self.0.borrow_mut().push(step());
     }
 }
 
 /// Counts probes; tests use it to bound the cost of a lookup.
 #[derive(Debug, Default)]
-pub struct Probes(pub usize);
+pub struct Probes(Cell<usize>);
+
+impl Probes {
+    /// The number of probes so far.
+    pub fn count(&self) -> usize {
+        self.0.get()
+    }
+}
 
 impl Trace for Probes {
-    fn probe(&mut self) {
-        self.0 += 1;
+    fn probe(&self) {
+        self.0.set(self.0.get() + 1);
     }
 }

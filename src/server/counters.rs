@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::answer::{Verdict, ZoneClass};
+use crate::histogram::{Histogram, HistogramCounts, add};
 use crate::wire::rtype;
 
 /// Query types that are counted by name; the last entry covers all other types.
@@ -45,12 +46,9 @@ pub struct Counters {
     /// Indexed by address family (IPv4, IPv6), zone class and query type.
     requests: [[[AtomicU64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     responses: [AtomicU64; RCODES.len()],
-    durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
-    duration_sum: AtomicU64,
-    request_sizes: [AtomicU64; SIZE_BOUNDS.len() + 1],
-    request_octets: AtomicU64,
-    response_sizes: [AtomicU64; SIZE_BOUNDS.len() + 1],
-    response_octets: AtomicU64,
+    durations: Histogram<{ DURATION_BOUNDS.len() }>,
+    request_sizes: Histogram<{ SIZE_BOUNDS.len() }>,
+    response_sizes: Histogram<{ SIZE_BOUNDS.len() }>,
     dropped: AtomicU64,
     unsent: AtomicU64,
     cache_hits: AtomicU64,
@@ -64,18 +62,12 @@ pub struct Snapshot {
     pub requests: [[[u64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     /// Indexed as [`RCODES`].
     pub responses: [u64; RCODES.len()],
-    /// Indexed as [`DURATION_BOUNDS`]; the last bucket is above all bounds.
-    pub durations: [u64; DURATION_BOUNDS.len() + 1],
-    /// In nanoseconds.
-    pub duration_sum: u64,
-    /// Indexed as [`SIZE_BOUNDS`]; the last bucket is above all bounds.
-    pub request_sizes: [u64; SIZE_BOUNDS.len() + 1],
-    /// Sum of the request sizes.
-    pub request_octets: u64,
-    /// Indexed as [`SIZE_BOUNDS`]; the last bucket is above all bounds.
-    pub response_sizes: [u64; SIZE_BOUNDS.len() + 1],
-    /// Sum of the response sizes.
-    pub response_octets: u64,
+    /// By [`DURATION_BOUNDS`].
+    pub durations: HistogramCounts<{ DURATION_BOUNDS.len() }>,
+    /// By [`SIZE_BOUNDS`].
+    pub request_sizes: HistogramCounts<{ SIZE_BOUNDS.len() }>,
+    /// By [`SIZE_BOUNDS`].
+    pub response_sizes: HistogramCounts<{ SIZE_BOUNDS.len() }>,
     /// Messages without a reply: too short for a header, or themselves replies.
     pub dropped: u64,
     /// Replies that the operating system refused to send.
@@ -84,16 +76,6 @@ pub struct Snapshot {
     pub cache_hits: u64,
     /// Cache hits that were served stale.
     pub stale: u64,
-}
-
-#[inline(always)]
-fn add(counter: &AtomicU64, more: u64) {
-    counter.store(counter.load(Relaxed).wrapping_add(more), Relaxed);
-}
-
-#[inline(always)]
-fn bucket(bounds: &[u64], value: u64) -> usize {
-    bounds.iter().take_while(|bound| **bound < value).count()
 }
 
 impl Counters {
@@ -106,24 +88,20 @@ impl Counters {
             Verdict::Forward(_) => return,
             Verdict::Drop => return add(&self.dropped, 1),
         };
-        let place =
+        let qtype_index =
             TYPES.iter().position(|(known, _)| *known == qtype).filter(|_| qtype != 0).unwrap_or(TYPES.len() - 1);
-        add(&self.requests[usize::from(from.is_ipv6())][zone_class as usize][place], 1);
-        if let Some(place) = RCODES.iter().position(|(known, _)| *known == rcode) {
-            add(&self.responses[place], 1);
+        add(&self.requests[usize::from(from.is_ipv6())][zone_class as usize][qtype_index], 1);
+        if let Some(index) = RCODES.iter().position(|(known, _)| *known == rcode) {
+            add(&self.responses[index], 1);
         }
-        add(&self.request_sizes[bucket(&SIZE_BOUNDS, octets as u64)], 1);
-        add(&self.request_octets, octets as u64);
-        add(&self.response_sizes[bucket(&SIZE_BOUNDS, len as u64)], 1);
-        add(&self.response_octets, len as u64);
+        self.request_sizes.observe(&SIZE_BOUNDS, octets as u64, 1);
+        self.response_sizes.observe(&SIZE_BOUNDS, len as u64, 1);
     }
 
     /// Adds `messages` observations of `time`, which runs from receiving a query to sending its reply.
     #[inline]
     pub fn took(&self, messages: usize, time: Duration) {
-        let nanoseconds = time.as_nanos() as u64;
-        add(&self.durations[bucket(&DURATION_BOUNDS, nanoseconds)], messages as u64);
-        add(&self.duration_sum, nanoseconds.wrapping_mul(messages as u64));
+        self.durations.observe(&DURATION_BOUNDS, time.as_nanos() as u64, messages as u64);
     }
 
     /// Counts a reply that could not be sent.
@@ -148,16 +126,33 @@ impl Counters {
                 std::array::from_fn(|zone_class| read(&self.requests[family][zone_class]))
             }),
             responses: read(&self.responses),
-            durations: read(&self.durations),
-            duration_sum: self.duration_sum.load(Relaxed),
-            request_sizes: read(&self.request_sizes),
-            request_octets: self.request_octets.load(Relaxed),
-            response_sizes: read(&self.response_sizes),
-            response_octets: self.response_octets.load(Relaxed),
+            durations: self.durations.counts(),
+            request_sizes: self.request_sizes.counts(),
+            response_sizes: self.response_sizes.counts(),
             dropped: self.dropped.load(Relaxed),
             unsent: self.unsent.load(Relaxed),
             cache_hits: self.cache_hits.load(Relaxed),
             stale: self.stale.load(Relaxed),
         }
+    }
+}
+
+impl Snapshot {
+    /// Adds the values of another thread.
+    pub fn add(&mut self, other: &Snapshot) {
+        fn each(to: &mut [u64], from: &[u64]) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        for (to, from) in self.requests.iter_mut().flatten().zip(other.requests.iter().flatten()) {
+            each(to, from);
+        }
+        each(&mut self.responses, &other.responses);
+        self.durations.add(&other.durations);
+        self.request_sizes.add(&other.request_sizes);
+        self.response_sizes.add(&other.response_sizes);
+        self.dropped += other.dropped;
+        self.unsent += other.unsent;
+        self.cache_hits += other.cache_hits;
+        self.stale += other.stale;
     }
 }

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod answer;
 pub mod app;
+mod atomic_file;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, print, source};
+use crate::atomic_file;
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE, USAGE};
 use crate::report::Catalog;
 use crate::report::links::{Style, written};
+
+/// Permissions of a new file.
+const MODE: u32 = 0o644;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -68,8 +72,8 @@ fn variables(args: &EnvArgs, catalog: &Catalog, namespace: Option<&str>) -> Resu
     }
 }
 
-/// Replaces a file atomically, by renaming a temporary one: readers find either the old text or the new. Symbolic links
-/// are followed; pipes and devices are written directly; `-` is standard output.
+/// Replaces a file atomically. Symbolic links are followed; pipes and devices are written directly; `-` is standard
+/// output.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if path.as_os_str() == "-" {
         return print(text);
@@ -84,25 +88,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         let mut open = std::fs::File::options().write(true).open(&path).map_err(failed)?;
         return open.write_all(text.as_bytes()).map_err(failed);
     }
-    let name = path.file_name().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let whole = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
-        if let Some(existing) = &existing {
-            file.set_permissions(existing.permissions())?;
-        }
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)
-    };
-    whole().map_err(|error| {
-        // Leave no partial file behind.
-        let _ = std::fs::remove_file(&temporary);
-        failed(error)
-    })
+    atomic_file::replace(&path, MODE, |file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
 /// Rewrites the file whenever the variables change. If a link breaks, the file is left unchanged and a warning logged.

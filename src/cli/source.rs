@@ -261,8 +261,9 @@ impl Cluster {
         }
         let (runtime, client) = self.api.as_ref()?;
         let field = if name.parse::<std::net::IpAddr>().is_ok() { "status.podIP" } else { "metadata.name" };
-        let request =
-            http::Request::get(format!("/api/v1/pods?fieldSelector={field}%3D{name}")).body(Vec::new()).ok()?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("fieldSelector", &format!("{field}={name}"));
+        let request = http::Request::get(format!("/api/v1/pods?{}", query.finish())).body(Vec::new()).ok()?;
         let list = runtime.block_on(client.request::<Value>(request));
         let list = list.inspect_err(|error| tracing::warn!(error = %error, "cannot list pods")).ok()?;
         let items = list.get("items")?.as_array()?;

@@ -8,10 +8,12 @@ use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::atomic_file;
 use crate::zone::Facts;
 use crate::zone::facts::Change;
 
@@ -19,6 +21,8 @@ use crate::zone::facts::Change;
 const MAGIC: &str = "callsign-facts";
 /// Version of the format. It grows whenever the encoding of a fact changes.
 const VERSION: u32 = 1;
+/// Permissions of a new file: the facts of a cluster are not for other users of the machine.
+const MODE: u32 = 0o600;
 
 /// Why saved facts cannot be read or written.
 #[derive(Debug, Error)]
@@ -105,14 +109,8 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
     if File::open(path).is_ok_and(|file| !is_snapshot(file)) {
         return Err(SnapshotError::Foreign { path: path.to_path_buf() });
     }
-    let temporary = path.with_extension("new");
-    let failed = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| SnapshotError::Io { path, source }
-    };
-    let fill = || -> io::Result<()> {
-        let file = File::create(&temporary)?;
-        let mut out = ChecksumWriter { out: BufWriter::new(&file), sum: digest::Context::new(&digest::SHA256) };
+    let fill = |file: &mut File| -> io::Result<()> {
+        let mut out = ChecksumWriter { out: BufWriter::new(file), sum: digest::Context::new(&digest::SHA256) };
         let mut line = |value: &dyn JsonLine| value.write(&mut out);
         line(&FileHeader { format: MAGIC.to_owned(), version: VERSION, time: jiff::Timestamp::now(), serial })?;
         for (name, fact) in facts.namespaces {
@@ -125,17 +123,10 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
             line(&Change::Slice(key, Some((*fact).clone())))?;
         }
         let ChecksumWriter { mut out, sum } = out;
-        writeln!(out, "{}", hex(sum.finish().as_ref()))?;
-        out.flush()?;
-        drop(out);
-        file.sync_all()
+        writeln!(out, "{}", HEXLOWER.encode(sum.finish().as_ref()))?;
+        out.flush()
     };
-    if let Err(error) = fill() {
-        // Do not leave a partial file behind, above all on a full disk.
-        let _ = std::fs::remove_file(&temporary);
-        return Err(failed(&temporary)(error));
-    }
-    std::fs::rename(&temporary, path).map_err(failed(path))
+    atomic_file::replace(path, MODE, fill).map_err(|source| SnapshotError::Io { path: path.to_path_buf(), source })
 }
 
 /// A value that is written as a line of JSON.
@@ -181,15 +172,11 @@ pub fn read(path: &Path) -> Result<FactsSnapshot, SnapshotError> {
         changes.push(change);
     }
     let expected = String::from_utf8_lossy(&line).trim_end().to_owned();
-    if expected != hex(sum.finish().as_ref()) {
+    if expected != HEXLOWER.encode(sum.finish().as_ref()) {
         return Err(damaged("its checksum does not match"));
     }
     if next(&mut line).map_err(failed)? > 0 {
         return Err(damaged("there is data after its checksum"));
     }
     Ok(FactsSnapshot { changes, serial: head.serial, time: head.time })
-}
-
-fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }

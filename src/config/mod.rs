@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use thiserror::Error;
 
 use crate::cluster::kubernetes::Pods;
@@ -21,6 +22,9 @@ use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
 pub use addresses::{UpstreamLoop, advertised, refuse_loops};
 pub use flags::{LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
+
+/// The longest duration of a flag: a week.
+const MAX_DURATION: Duration = Duration::from_secs(7 * 86_400);
 
 /// An invalid configuration: one line that names the flag, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -305,18 +309,11 @@ fn processors() -> usize {
 /// The text is not such a duration; the message shows the syntax.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let bad = || format!("invalid duration '{text}'; write 500ms, 5s, 2m or 1h, at most 168h");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| bad())?;
-    let seconds = match unit {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        "" if number == 0.0 => 0.0,
-        _ => return Err(bad()),
-    };
-    Duration::try_from_secs_f64(seconds).ok().filter(|time| *time <= Duration::from_secs(7 * 86_400)).ok_or_else(bad)
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let parsed = text.parse::<SignedDuration>().ok().filter(|_| !text.contains(char::is_whitespace));
+    parsed.and_then(|time| Duration::try_from(time).ok()).filter(|time| *time <= MAX_DURATION).ok_or_else(bad)
 }
 
 fn caller_block(text: &str) -> Result<(Cidr, String), String> {

@@ -289,7 +289,7 @@ fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, audience: Audienc
     for service in zone.services() {
         let (label, namespace) = (text_of(service.name.service()), text_of(service.name.namespace()));
         let here = own.is_some_and(|own| own.label() == service.name.namespace());
-        let distance = distance(&first, &label);
+        let distance = strsim::damerau_levenshtein(&first, &label);
         let asked_there = second.as_ref().is_some_and(|second| *second == namespace);
         let allowed = (first.len() / 3).clamp(1, 2);
         let exact = distance == 0;
@@ -311,21 +311,6 @@ fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, audience: Audienc
     near.sort();
     near.dedup();
     near.into_iter().take(5).map(|(_, text)| text).collect()
-}
-
-/// Returns the Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (index, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (at, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[at + 1];
-            row[at + 1] = replaced.min(row[at] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 impl Explanation {
@@ -368,24 +353,5 @@ impl Explanation {
             }
         }
         text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::distance;
-
-    #[test]
-    fn distance_counts_edits() {
-        for (a, b, expected) in [
-            ("", "", 0),
-            ("api", "api", 0),
-            ("api", "apo", 1),
-            ("api", "ap", 1),
-            ("kitten", "sitting", 3),
-            ("", "ab", 2),
-        ] {
-            assert_eq!(distance(a, b), expected, "{a} {b}");
-        }
     }
 }

@@ -7,14 +7,13 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{EncryptedContext, HANDSHAKE_TIMEOUT, stopped};
+use super::{EncryptedContext, HANDSHAKE_TIMEOUT, Transport, stopped};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{MAX_QUERY, NoReply};
 use crate::server::tcp::Frame;
 use crate::wire::has_option;
 
 // Error codes of RFC 9250 section 4.3.
-pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0);
 const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 const UNSPECIFIED_ERROR: VarInt = VarInt::from_u32(5);
@@ -67,7 +66,7 @@ pub(super) async fn serve(connection: Connection, slot: ConnectionSlot, context:
             () = stopped(&mut stopping), if !leaving => leaving = true,
         }
     }
-    connection.close(NO_ERROR, b"");
+    connection.close(Transport::Quic.no_error(), b"");
 }
 
 async fn answer(

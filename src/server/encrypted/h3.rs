@@ -11,12 +11,11 @@ use tokio::time::timeout;
 
 use super::bounded_quinn::{BoundedBidiStream, H3Connection};
 use super::http::Refusal;
-use super::{CLOSE_TIMEOUT, EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, http as doh, stopped};
+use super::{CLOSE_TIMEOUT, EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, Transport, http as doh, stopped};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::MAX_QUERY;
 
-/// H3_NO_ERROR and H3_EXCESSIVE_LOAD (RFC 9114 section 8.1).
-pub(super) const NO_ERROR: VarInt = VarInt::from_u32(0x100);
+/// H3_EXCESSIVE_LOAD (RFC 9114 section 8.1).
 const EXCESSIVE_LOAD: VarInt = VarInt::from_u32(0x107);
 /// Limit on the streams of one connection that never became requests, because h3 retains some state for each.
 const MAX_FAILED_STREAMS: u32 = 10 * MAX_STREAMS;
@@ -56,7 +55,8 @@ pub(super) async fn serve(connection: quinn::Connection, slot: ConnectionSlot, c
     }
     // The last response may still be in flight: a client that has received it closes the connection.
     let _ = timeout(CLOSE_TIMEOUT, connection.closed()).await;
-    connection.close(if failed_streams > MAX_FAILED_STREAMS { EXCESSIVE_LOAD } else { NO_ERROR }, b"");
+    let is_excessive = failed_streams > MAX_FAILED_STREAMS;
+    connection.close(if is_excessive { EXCESSIVE_LOAD } else { Transport::H3.no_error() }, b"");
 }
 
 /// Answers a request; returns whether the stream carried one. A response that cannot be sent in time is reset on drop.

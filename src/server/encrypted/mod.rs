@@ -1,9 +1,11 @@
 //! Encrypted transports with the same answers: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and HTTP/3. They run
 //! on one thread of their own, so that handshakes and floods do not slow down plain DNS.
 
+#[cfg(feature = "http3")]
 mod bounded_quinn;
 mod certificates;
 pub mod doq;
+#[cfg(feature = "http3")]
 mod h3;
 pub mod http;
 mod https;
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use jiff::Timestamp;
+use quinn::VarInt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -62,6 +65,11 @@ impl Transport {
             Transport::H3 => "h3",
         }
     }
+
+    /// The code that closes a QUIC connection without an error (RFC 9250 section 4.3, RFC 9114 section 8.1).
+    fn no_error(self) -> VarInt {
+        VarInt::from_u32(if self == Transport::H3 { 0x100 } else { 0 })
+    }
 }
 
 /// Listen address of an encrypted transport, such as `tls://[::]:853`.
@@ -87,6 +95,9 @@ impl FromStr for ListenUrl {
         let known = [Transport::Tls, Transport::Https, Transport::Quic, Transport::H3];
         let transport = known.into_iter().find(|transport| transport.name() == scheme);
         let transport = transport.ok_or("unknown scheme; supported schemes are tls, https, quic and h3")?;
+        if transport == Transport::H3 && !cfg!(feature = "http3") {
+            return Err("this program was built without HTTP/3; supported schemes are tls, https and quic");
+        }
         let address = address.parse().map_err(|_| "invalid address; write ADDR:PORT, as in tls://[::]:853")?;
         Ok(ListenUrl { transport, address })
     }

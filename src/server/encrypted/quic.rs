@@ -9,7 +9,7 @@ use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, Tran
 use tokio::sync::watch;
 
 use super::certificates::Configs;
-use super::{EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, Transport, doq, h3, stopped};
+use super::{EncryptedContext, HANDSHAKE_TIMEOUT, MAX_STREAMS, Transport, doq, stopped};
 use crate::server::handler::MAX_QUERY;
 use crate::server::{MAX_BACKLOG, canonical};
 
@@ -64,8 +64,7 @@ pub(super) fn listen(socket: UdpSocket, transport: Transport, context: &Encrypte
 impl QuicListener {
     /// Returns the endpoint, and the error code for closing its connections without an error.
     pub(super) fn close_handle(&self) -> (Endpoint, VarInt) {
-        let no_error = if self.transport == Transport::H3 { h3::NO_ERROR } else { doq::NO_ERROR };
-        (self.endpoint.clone(), no_error)
+        (self.endpoint.clone(), self.transport.no_error())
     }
 
     /// Serves until the server stops.
@@ -108,7 +107,8 @@ impl QuicListener {
             let connecting = async { incoming.accept()?.await };
             let Some(connection) = context.handshake(connecting).await else { return };
             match transport {
-                Transport::H3 => h3::serve(connection, slot, &context).await,
+                #[cfg(feature = "http3")]
+                Transport::H3 => super::h3::serve(connection, slot, &context).await,
                 _ => doq::serve(connection, slot, &context).await,
             }
         });

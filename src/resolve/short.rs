@@ -40,7 +40,7 @@ impl<'z> RuleMatch<'z> {
 impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a name outside of every cluster domain and reverse zone.
     #[inline(never)]
-    pub(super) fn short_name(&self) -> Outcome<'z> {
+    pub(super) fn short_name(self) -> Outcome<'z> {
         let labels = self.name.labels();
         if self.last_label() == b"\x09localhost" {
             let result = || StepResult::Found("loopback (RFC 6761)".into());

@@ -12,24 +12,18 @@
     missing_docs
 )]
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/it/common/mod.rs"]
 mod common;
-#[path = "../tests/common/process.rs"]
-mod process;
-#[path = "../tests/common/real.rs"]
-mod real;
-#[path = "../tests/common/api.rs"]
-mod scripted;
 
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use common::process::Server;
+use common::real::RealApi;
+use common::scripted::{Api, WatchListSupport};
 use common::{Scratch, query, text};
-use process::Server;
-use real::RealApi;
-use scripted::{Api, WatchListSupport};
 use serde_json::{Value, json};
 
 const SERVICES: u32 = 10_000;

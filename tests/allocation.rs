@@ -4,16 +4,15 @@
 //! counters are atomics that only one thread writes. A test below checks the sources for lock types.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unsafe_code)]
 
+#[path = "it/common/mod.rs"]
 mod common;
-#[path = "common/upstream.rs"]
-mod upstream;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use callsign::answer::{Limit, Scratch, Verdict, answer};
 use callsign::server::Counters;
-use common::CLIENT;
+use common::{CLIENT, upstream};
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
 

@@ -14,10 +14,8 @@
     missing_docs
 )]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/it/common/mod.rs"]
 mod common;
-#[path = "../../tests/common/encrypted.rs"]
-mod encrypted;
 mod measure;
 
 use std::collections::VecDeque;
@@ -28,7 +26,8 @@ use std::time::{Duration, Instant};
 
 use callsign::server::encrypted::{ListenUrl, Transport};
 use common::Scratch;
-use encrypted::{Authority, Client, NAME, Trust, framed};
+use common::exchange::framed;
+use common::tls::{self, Authority, Client, NAME, Trust};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -165,7 +164,7 @@ async fn ask(client: Client, seconds: f64) -> Vec<f64> {
         Client::Quic(_endpoint, connection) => {
             let ask = move || {
                 let connection = connection.clone();
-                async move { drop(encrypted::ask_quic(&connection, &question()).await.unwrap()) }
+                async move { drop(tls::ask_quic(&connection, &question()).await.unwrap()) }
             };
             concurrent(ask, seconds).await
         }

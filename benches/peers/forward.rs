@@ -13,7 +13,7 @@
     missing_docs
 )]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/it/common/mod.rs"]
 mod common;
 mod echo;
 mod measure;

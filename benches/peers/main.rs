@@ -14,13 +14,11 @@
     missing_docs
 )]
 
-#[path = "../../tests/common/mod.rs"]
+#[path = "../../tests/it/common/mod.rs"]
 mod common;
 mod echo;
 mod measure;
 mod names;
-#[path = "../../tests/common/api.rs"]
-mod scripted;
 
 use std::path::Path;
 
@@ -109,7 +107,7 @@ fn main() {
     }
     // CoreDNS reads the cluster from an API, as it does in production.
     let api = std::env::var_os("CALLSIGN_COREDNS").map(|program| {
-        let api = scripted::Api::start(scripted::WatchListSupport::Yes);
+        let api = common::scripted::Api::start(common::scripted::WatchListSupport::Yes);
         for object in names::objects() {
             api.put(object);
         }

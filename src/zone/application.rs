@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::facts::ServiceFact;
-use super::service::{Service, ServiceName};
+use super::names::ServiceName;
+use super::service::Service;
 use super::visibility::Visibility;
 
 /// A candidate for the main Service of an application, with the criteria for the choice.

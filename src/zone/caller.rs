@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::namespace::{Namespace, NamespaceName};
+use super::names::NamespaceName;
+use super::namespace::Namespace;
 use super::visibility::Visibility;
 use super::{Cidr, Zone};
 

@@ -9,6 +9,7 @@ mod caller;
 pub mod dashed;
 pub mod facts;
 mod hash;
+mod names;
 mod namespace;
 mod ordered;
 mod persistent_map;
@@ -25,9 +26,10 @@ pub use application::{Candidate, full_name};
 pub use builder::{Builder, Diagnostic, Facts, PublishCost, external_name};
 pub use caller::{Caller, LazyCaller, Origin};
 pub use hash::Seed;
-pub use namespace::{Namespace, NamespaceName};
+pub use names::{NamespaceName, ServiceName};
+pub use namespace::Namespace;
 pub use rrset::{Rrset, Soa};
-pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
+pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, Target};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, PodNames, Settings, address_of, bits,
 };

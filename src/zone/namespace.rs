@@ -2,52 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Seed;
 use super::application::Candidate;
+use super::names::NamespaceName;
 use super::persistent_map::Slot;
 use super::visibility::Visibility;
-
-/// The name of a namespace: its label and the label's hash, so that a caller's namespace is hashed only once.
-#[derive(Clone, Debug)]
-pub struct NamespaceName(Arc<(u64, Box<[u8]>)>);
-
-impl NamespaceName {
-    /// Creates a name from a lower-case label with its length octet.
-    pub fn new(seed: Seed, label: &[u8]) -> NamespaceName {
-        NamespaceName(Arc::new((seed.label(label), label.into())))
-    }
-
-    /// Hash of the label.
-    #[inline(always)]
-    pub fn hash(&self) -> u64 {
-        self.0.0
-    }
-
-    /// The label with its length octet.
-    #[inline(always)]
-    pub fn label(&self) -> &[u8] {
-        &self.0.1
-    }
-
-    /// The label in the form that lookups take.
-    #[inline(always)]
-    pub fn as_label(&self) -> super::Label<'_> {
-        super::Label { octets: self.label(), hash: self.hash() }
-    }
-
-    /// The label as text.
-    pub fn text(&self) -> String {
-        crate::wire::text_of(self.label())
-    }
-}
-
-impl PartialEq for NamespaceName {
-    fn eq(&self, other: &NamespaceName) -> bool {
-        self.label() == other.label()
-    }
-}
-
-impl Eq for NamespaceName {}
 
 /// A namespace in the zone.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,91 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::facts::Protocol;
+use super::names::ServiceName;
 use super::persistent_map::Slot;
 use super::rrset::Rrset;
-use super::{Seed, Visibility};
-use crate::wire::{MAX_LABEL, Reply, rtype, same};
-
-/// The name of a Service: its own label, then its namespace's, in wire format. They are stored inline, because every
-/// lookup ends with a comparison of them, and following a pointer would cost another memory access.
-#[derive(Debug)]
-pub struct ServiceName {
-    hash: u64,
-    split: u8,
-    len: u8,
-    labels: [u8; 2 * (1 + MAX_LABEL)],
-}
-
-impl ServiceName {
-    /// Creates a name from two lower-case labels with their length octets.
-    pub fn new(seed: Seed, service: &[u8], namespace: &[u8]) -> ServiceName {
-        let mut labels = [0; 2 * (1 + MAX_LABEL)];
-        for (place, octet) in labels.iter_mut().zip(service.iter().chain(namespace)) {
-            *place = *octet;
-        }
-        ServiceName {
-            hash: seed.pair(seed.label(service), seed.label(namespace)),
-            split: service.len() as u8,
-            len: (service.len() + namespace.len()) as u8,
-            labels,
-        }
-    }
-
-    /// Hash of both labels.
-    #[inline(always)]
-    pub fn hash(&self) -> u64 {
-        self.hash
-    }
-
-    /// Both labels, without the root.
-    #[inline(always)]
-    pub fn labels(&self) -> &[u8] {
-        self.labels.get(..usize::from(self.len)).unwrap_or(&[])
-    }
-
-    /// The Service's own label with its length octet.
-    #[inline(always)]
-    pub fn service(&self) -> &[u8] {
-        self.labels.get(..usize::from(self.split)).unwrap_or(&[])
-    }
-
-    /// The namespace's label with its length octet.
-    #[inline(always)]
-    pub fn namespace(&self) -> &[u8] {
-        self.labels.get(usize::from(self.split)..usize::from(self.len)).unwrap_or(&[])
-    }
-
-    /// Whether the name consists of these two labels.
-    #[inline(always)]
-    pub fn is(&self, service: super::Label<'_>, namespace: super::Label<'_>) -> bool {
-        same(self.service(), service.octets) && same(self.namespace(), namespace.octets)
-    }
-
-    /// The name as text: `name.namespace`.
-    pub fn text(&self) -> String {
-        crate::wire::text_of(self.labels())
-    }
-}
-
-impl PartialEq for ServiceName {
-    fn eq(&self, other: &ServiceName) -> bool {
-        self.labels() == other.labels()
-    }
-}
-
-impl Eq for ServiceName {}
-
-impl PartialOrd for ServiceName {
-    fn partial_cmp(&self, other: &ServiceName) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ServiceName {
-    fn cmp(&self, other: &ServiceName) -> std::cmp::Ordering {
-        self.labels().cmp(other.labels())
-    }
-}
+use super::visibility::Visibility;
+use crate::wire::{Reply, rtype};
 
 /// A port, with the labels of its SRV name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,6 +167,6 @@ pub struct AltName {
 impl Slot for Arc<AltName> {
     #[inline(always)]
     fn hash(&self) -> u64 {
-        self.name.hash
+        self.name.hash()
     }
 }

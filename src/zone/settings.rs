@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::wire::{self, NameError};
 
-use super::namespace::NamespaceName;
+use super::names::NamespaceName;
 use super::rrset::Rrset;
 use super::{Seed, hash};
 

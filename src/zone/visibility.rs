@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Seed;
 use super::facts::VisibleTo;
-use super::namespace::NamespaceName;
+use super::names::NamespaceName;
 
 /// The callers that may see a Service or a Namespace; an object without a `Visibility` is visible to everyone.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use form_urlencoded::Serializer;
-use kube::client::Body;
+use http::header::RETRY_AFTER;
+use http::response::Parts;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use super::lines::LineReader;
 use super::state::{State, WatchOutcome};
 
 /// Requested length of a watch in seconds. A short watch reveals a silently dead connection soon.
@@ -110,18 +110,14 @@ pub(super) struct StatusDetails {
     pub(super) retry_after_seconds: Option<u64>,
 }
 
-/// Turns an HTTP error into an outcome, and into a failure unless the error is a normal step of the protocol.
-pub(super) async fn error_response(
-    state: &State,
-    response: http::Response<Body>,
-) -> (WatchOutcome, Option<WatchError>) {
-    let code = response.status().as_u16();
-    let header = response.headers().get(http::header::RETRY_AFTER);
+/// Turns an HTTP error with this body into an outcome, and into a failure unless the error is a normal step of the
+/// protocol.
+pub(super) fn error_response(state: &State, head: &Parts, body: &[u8]) -> (WatchOutcome, Option<WatchError>) {
+    let code = head.status.as_u16();
+    let header = head.headers.get(RETRY_AFTER);
     let retry_after = header.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let mut lines = LineReader::of(response.into_body());
-    let body = lines.rest().await.unwrap_or_default();
-    let status: ApiStatus = serde_json::from_slice(&body)
-        .unwrap_or_else(|_| ApiStatus { message: Some(excerpt(&body)), ..ApiStatus::default() });
+    let status: ApiStatus = serde_json::from_slice(body)
+        .unwrap_or_else(|_| ApiStatus { message: Some(excerpt(body)), ..ApiStatus::default() });
     let asked = status.details.as_ref().and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
     let outcome = match (code, state) {
         (410, _) => WatchOutcome::Gone,

@@ -185,10 +185,11 @@ impl<O: Object> Watcher<O> {
             Ok(Err(error)) => return Ok((WatchOutcome::Failed, Some(WatchError::Unreachable(error_chain(&error))))),
             Ok(Ok(response)) => response,
         };
-        if !response.status().is_success() {
-            return Ok(error_response(state, response).await);
+        let (head, body) = response.into_parts();
+        let mut lines = LineReader::of(body);
+        if !head.status.is_success() {
+            return Ok(error_response(state, &head, &lines.rest().await.unwrap_or_default()));
         }
-        let mut lines = LineReader::of(response.into_body());
         match state {
             State::Page { .. } => match lines.rest().await {
                 Ok(page) => self.take_page(&page).await,

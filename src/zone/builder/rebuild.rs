@@ -7,7 +7,8 @@ use super::service::build_service;
 use super::{Builder, Diagnostic, ServiceState};
 use crate::wire::label_of;
 use crate::zone::facts::{Key, ServiceFact};
-use crate::zone::service::{AltName, Kind, Service, ServiceName};
+use crate::zone::names::ServiceName;
+use crate::zone::service::{AltName, Kind, Service};
 use crate::zone::{Candidate, Namespace, Owner, Settings, Visibility, bits};
 
 impl Builder {

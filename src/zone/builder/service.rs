@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::wire::{label_of, name_from_text};
 use crate::zone::facts::{PortFact, ServiceFact, ServiceType, SliceFact};
-use crate::zone::service::{Endpoint, Endpoints, Kind, Port, Service, ServiceName, Target};
+use crate::zone::names::ServiceName;
+use crate::zone::service::{Endpoint, Endpoints, Kind, Port, Service, Target};
 use crate::zone::{Rrset, Visibility, address_of, bits};
 
 /// Converts ports for lookups: duplicates are dropped, and ports that repeat a number are marked.

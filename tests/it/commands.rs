@@ -1,20 +1,15 @@
 //! The commands as users run them. docs/commands.md consists of the program's help and of the commands' output on the
 //! demo. A test compares it; CALLSIGN_WRITE_DOCS=1 rewrites it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
-
-mod common;
-#[path = "common/process.rs"]
-mod process;
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::Scratch;
+use crate::common::process::{Server, run};
+use crate::common::{self, Scratch, exchange, process};
 use hickory_proto::op::Message;
-use process::{Server, run};
 use serde_json::Value;
 
 const DEMO: &str = "--manifests deploy/demo";
@@ -125,13 +120,9 @@ fn the_command_reference_matches_the_program() {
 
 /// Queries the server from the given client address. Returns the rcode and the sorted answers.
 fn ask_from(server: &Server, client: Ipv4Addr, question: &str) -> (String, Vec<String>) {
-    let socket = UdpSocket::bind((client, 0)).unwrap();
-    socket.connect(server.dns).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket.send(&common::query(question, Some(1232))).unwrap();
-    let mut reply = [0; 4096];
-    let length = socket.recv(&mut reply).unwrap();
-    let message = Message::from_vec(&reply[..length]).unwrap();
+    let socket = exchange::udp_socket_from(client.into(), server.dns);
+    let reply = exchange::exchange(&socket, &common::query(question, Some(1232))).unwrap();
+    let message = Message::from_vec(&reply).unwrap();
     let mut answers: Vec<String> = message
         .answers
         .iter()

@@ -1,24 +1,12 @@
 //! Misbehaving clients: slow, incomplete, overlong and too many. Memory and threads stay bounded, and other clients are
 //! answered throughout (RFC 7766).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    missing_docs
-)]
-
-mod common;
-#[path = "common/process.rs"]
-mod process;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Scratch, query};
-use process::Server;
+use crate::common::process::Server;
+use crate::common::{Scratch, exchange, query};
 
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
 const QUESTION: &str = "api.web.svc.cluster.local A";
@@ -30,28 +18,8 @@ fn start(flags: &[&str]) -> (Server, Scratch) {
     (Server::start(&flags, None), scratch)
 }
 
-fn connect(server: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(server).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream
-}
-
-fn framed(message: &[u8]) -> Vec<u8> {
-    [&(message.len() as u16).to_be_bytes()[..], message].concat()
-}
-
-fn read_reply(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    let mut length = [0; 2];
-    stream.read_exact(&mut length)?;
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut reply)?;
-    Ok(reply)
-}
-
 fn ask_tcp(server: SocketAddr) -> std::io::Result<Vec<u8>> {
-    let mut stream = connect(server);
-    stream.write_all(&framed(&query(QUESTION, None)))?;
-    read_reply(&mut stream)
+    exchange::tcp(server, &query(QUESTION, None))
 }
 
 fn is_closed(stream: &mut TcpStream) -> bool {
@@ -64,52 +32,52 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 #[test]
 fn pipelined_queries_are_answered_in_order() {
     let (server, _scratch) = start(&[]);
-    let mut stream = connect(server.dns);
+    let mut stream = exchange::tcp_stream(server.dns);
     let mut all = Vec::new();
     for id in 0..500u16 {
         let mut query = query(QUESTION, None);
         query[..2].copy_from_slice(&id.to_be_bytes());
-        all.extend(framed(&query));
+        all.extend(exchange::framed(&query));
     }
     // In chunks that do not end at message boundaries.
     for piece in all.chunks(997) {
         stream.write_all(piece).unwrap();
     }
     for id in 0..500u16 {
-        assert_eq!(read_reply(&mut stream).unwrap()[..2], id.to_be_bytes());
+        assert_eq!(exchange::read_framed(&mut stream).unwrap()[..2], id.to_be_bytes());
     }
 }
 
 #[test]
 fn frames_that_are_not_queries_do_not_break_the_connection() {
     let (server, _scratch) = start(&["--tcp-idle", "1s"]);
-    let good = framed(&query(QUESTION, None));
+    let good = exchange::framed(&query(QUESTION, None));
     // Each frame starts with a readable header, so it gets an error reply, and the next query is answered.
     for (case, frame, rcode) in [
         (
             "65,535 octets that start like a query",
-            framed(&[&query(QUESTION, None)[..], &vec![7; 65_535 - 43]].concat()),
+            exchange::framed(&[&query(QUESTION, None)[..], &vec![7; 65_535 - 43]].concat()),
             1,
         ),
-        ("65,535 zeros", framed(&vec![0; 65_535]), 1),
-        ("garbage", framed(b"garbage and more of it"), 4),
+        ("65,535 zeros", exchange::framed(&vec![0; 65_535]), 1),
+        ("garbage", exchange::framed(b"garbage and more of it"), 4),
     ] {
-        let mut stream = connect(server.dns);
+        let mut stream = exchange::tcp_stream(server.dns);
         stream.write_all(&frame).unwrap();
-        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, rcode, "{case}");
+        assert_eq!(exchange::read_framed(&mut stream).unwrap()[3] & 15, rcode, "{case}");
         stream.write_all(&good).unwrap();
-        assert_eq!(read_reply(&mut stream).unwrap()[3] & 15, 0, "{case}: the query after it");
+        assert_eq!(exchange::read_framed(&mut stream).unwrap()[3] & 15, 0, "{case}: the query after it");
     }
     // These frames get no reply, but the query after them does.
     for (case, frame) in [
-        ("an empty frame", framed(&[])),
-        ("half a header", framed(&[1, 2, 3])),
-        ("a reply", framed(&[0, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("an empty frame", exchange::framed(&[])),
+        ("half a header", exchange::framed(&[1, 2, 3])),
+        ("a reply", exchange::framed(&[0, 1, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
     ] {
-        let mut stream = connect(server.dns);
+        let mut stream = exchange::tcp_stream(server.dns);
         stream.write_all(&frame).unwrap();
         stream.write_all(&good).unwrap();
-        assert_eq!(read_reply(&mut stream).unwrap()[..2], good[2..4], "{case}");
+        assert_eq!(exchange::read_framed(&mut stream).unwrap()[..2], good[2..4], "{case}");
     }
     // The idle timeout applies until a message is complete.
     for (case, octets) in [
@@ -118,7 +86,7 @@ fn frames_that_are_not_queries_do_not_break_the_connection() {
         ("a length, then silence", &[0, 43]),
         ("half a message", &good[..20]),
     ] {
-        let mut stream = connect(server.dns);
+        let mut stream = exchange::tcp_stream(server.dns);
         stream.write_all(octets).unwrap();
         let start = Instant::now();
         assert!(is_closed(&mut stream), "{case}");
@@ -132,20 +100,20 @@ fn new_connections_at_the_limit_are_answered() {
     // Every connection slot belongs to a client that has sent a query and is now idle.
     let held: Vec<_> = (0..8)
         .map(|_| {
-            let mut stream = connect(server.dns);
-            stream.write_all(&framed(&query(QUESTION, None))).unwrap();
-            read_reply(&mut stream).unwrap();
+            let mut stream = exchange::tcp_stream(server.dns);
+            stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();
+            exchange::read_framed(&mut stream).unwrap();
             stream
         })
         .collect();
     for _ in 0..20 {
         // Several at once: one new connection does not evict another.
-        let mut burst: Vec<_> = (0..4).map(|_| connect(server.dns)).collect();
+        let mut burst: Vec<_> = (0..4).map(|_| exchange::tcp_stream(server.dns)).collect();
         for stream in &mut burst {
-            stream.write_all(&framed(&query(QUESTION, None))).unwrap();
+            stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();
         }
         for stream in &mut burst {
-            read_reply(stream).unwrap();
+            exchange::read_framed(stream).unwrap();
         }
     }
     drop(held);
@@ -154,8 +122,7 @@ fn new_connections_at_the_limit_are_answered() {
 #[test]
 fn replies_and_noise_over_udp_get_no_reply() {
     let (server, _scratch) = start(&[]);
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(server.dns).unwrap();
+    let socket = exchange::udp_socket(server.dns);
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let mut reply = query(QUESTION, None);
     reply[2] |= 0x80;
@@ -175,17 +142,17 @@ fn replies_and_noise_over_udp_get_no_reply() {
 #[test]
 fn a_client_at_its_limit_loses_its_unused_connection() {
     let (server, _scratch) = start(&["--tcp-connections-per-address", "10"]);
-    let mut held: Vec<TcpStream> = (0..10).map(|_| connect(server.dns)).collect();
+    let mut held: Vec<TcpStream> = (0..10).map(|_| exchange::tcp_stream(server.dns)).collect();
     // All but the first have carried a query.
     for stream in &mut held[1..] {
-        stream.write_all(&framed(&query(QUESTION, None))).unwrap();
-        read_reply(stream).unwrap();
+        stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();
+        exchange::read_framed(stream).unwrap();
     }
     assert!(ask_tcp(server.dns).is_ok(), "the eleventh connection is answered");
     assert!(is_closed(&mut held[0]), "the unused connection was evicted");
     for stream in &mut held[2..] {
-        stream.write_all(&framed(&query(QUESTION, None))).unwrap();
-        assert!(read_reply(stream).is_ok(), "the other connections stay open");
+        stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();
+        assert!(exchange::read_framed(stream).is_ok(), "the other connections stay open");
     }
 }
 
@@ -202,7 +169,7 @@ fn slow_clients_do_not_affect_others() {
         .map(|part| {
             let to = server.dns;
             std::thread::spawn(move || {
-                let mut frame = framed(&query(QUESTION, None));
+                let mut frame = exchange::framed(&query(QUESTION, None));
                 frame.resize(400, 0);
                 let mut streams: Vec<Option<TcpStream>> = Vec::new();
                 let mut broken = 0;

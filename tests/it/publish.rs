@@ -1,18 +1,15 @@
 //! From facts to zones: the cost of a change, and its effect on the SOA serial.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod common;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::common::{CLIENT, query, reply, text};
 use callsign::answer::Limit;
 use callsign::zone::facts::{
     Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceFact, ServiceType, SliceFact,
     VisibleTo,
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
-use common::{CLIENT, query, reply, text};
 
 fn builder() -> Builder {
     let mut builder = Builder::new(Arc::new(Settings::new(vec![Domain::new("cluster.local").unwrap()])));

@@ -1,12 +1,11 @@
 //! The program as a child process.
-#![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::common;
+use super::exchange;
 
 pub fn callsign() -> Command {
     with(std::path::Path::new(env!("CARGO_BIN_EXE_callsign")))
@@ -47,7 +46,7 @@ impl Server {
     /// Starts a server with this command.
     pub fn start_with(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
         command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
-        command.args(common::default_upstream_flags(arguments));
+        command.args(super::default_upstream_flags(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         if let Some(text) = input {
@@ -75,11 +74,7 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        exchange::http_get(self.admin, path)
     }
 
     pub fn signal(&self, signal: &str) {
@@ -110,11 +105,8 @@ impl Drop for Server {
 }
 
 pub fn ask(server: SocketAddr, question: &str) -> Option<String> {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(server).unwrap();
+    let socket = exchange::udp_socket(server);
     socket.set_read_timeout(Some(Duration::from_millis(1000))).unwrap();
-    socket.send(&common::query(question, Some(1232))).unwrap();
-    let mut reply = [0; 4096];
-    let length = socket.recv(&mut reply).ok()?;
-    Some(common::text(&reply[..length]))
+    let reply = exchange::exchange(&socket, &super::query(question, Some(1232))).ok()?;
+    Some(super::text(&reply))
 }

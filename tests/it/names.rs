@@ -1,17 +1,14 @@
 //! The rules for short names: every row is queried as A and AAAA, in lower, upper and mixed case, by the caller that it
 //! names and by a caller without a known namespace.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::{self, query, reply, text};
 use callsign::answer::Limit;
 use callsign::resolve::{NoTrace, Node, Outcome, Probes, Recorded, StepResult, resolve};
 use callsign::wire::Name;
 use callsign::zone::{Caller, LazyCaller, Zone};
-use common::{query, reply, text};
 use proptest::prelude::*;
 
 /// Compact objects: `service NS/NAME ADDRESS [key=value …]`, `headless NS/NAME HOST=ADDRESS …`, `namespace NAME [visible-to]`.

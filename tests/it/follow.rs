@@ -1,25 +1,11 @@
 //! A zone that stays true to the cluster: self-checks, saved facts, restarts of either side, and a random walk.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    missing_docs
-)]
-
-mod common;
-#[path = "common/follower.rs"]
-mod follower;
-#[path = "common/api.rs"]
-mod scripted;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use common::Scratch;
-use follower::{API, Follower, namespace, service, slice, with_api};
-use scripted::{Api, Fault, WatchListSupport};
+use crate::common::Scratch;
+use crate::common::follower::{API, Follower, namespace, service, slice, with_api};
+use crate::common::scripted::{Api, Fault, WatchListSupport};
 use serde_json::json;
 
 #[test]

@@ -1,13 +1,13 @@
 //! A Callsign server that watches an API server, and objects for that API server.
-#![allow(dead_code)]
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use callsign::app;
 use serde_json::{Value, json};
 
-use super::common::{self, Scratch};
+use super::Scratch;
+use super::exchange;
 use super::scripted::{Api, WatchListSupport};
 
 /// A Callsign server, in this process, that watches an API server.
@@ -31,7 +31,7 @@ impl Follower {
             "1",
         ];
         let flags: Vec<&str> = own.iter().chain(flags).copied().collect();
-        Follower { running: Some(app::start(common::config(&flags)).unwrap()), _config: scratch }
+        Follower { running: Some(app::start(super::config(&flags)).unwrap()), _config: scratch }
     }
 
     pub fn of(api: &Api) -> Follower {
@@ -43,23 +43,13 @@ impl Follower {
     }
 
     pub fn admin(&self, path: &str) -> String {
-        use std::io::{Read, Write};
-        let mut stream = std::net::TcpStream::connect(self.running.as_ref().unwrap().admin).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
+        exchange::http_get(self.running.as_ref().unwrap().admin, path)
     }
 
     /// Returns the data of the answers, or the rcode if there are none.
     pub fn ask(&self, question: &str) -> String {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.connect(self.address()).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        socket.send(&common::query(question, Some(1232))).unwrap();
-        let mut reply = [0; 4096];
-        let length = socket.recv(&mut reply).unwrap();
-        let text = common::text(&reply[..length]);
+        let reply = exchange::udp(self.address(), &super::query(question, Some(1232))).unwrap();
+        let text = super::text(&reply);
         let answers: Vec<&str> = text
             .lines()
             .skip(1)

@@ -3,23 +3,16 @@
 //! `specification` follows the sections of Kubernetes DNS-Based Service Discovery 1.1.0, `own` holds the rows where the
 //! specification is silent. Every case goes through `answer()`, and through the UDP, TCP, TLS, HTTPS, QUIC, HTTP/3 and IPv6
 //! sockets of a real server. If CALLSIGN_DIG names dig, dig must read the same reply.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/encrypted.rs"]
-mod encrypted;
 mod own;
 mod specification;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::net::SocketAddr;
 
+use crate::common::tls::{Authority, Client, Trust};
+use crate::common::{self, CLIENT, Scratch, exchange};
 use callsign::answer::Limit;
 use callsign::app;
-use common::{CLIENT, Scratch};
-use encrypted::{Authority, Client, Trust};
 use hickory_proto::op::Message;
 
 /// A few objects, and the replies that a server with them must send.
@@ -169,29 +162,6 @@ impl Drop for Server {
     }
 }
 
-fn over_udp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
-    let socket = UdpSocket::bind(if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" }).unwrap();
-    socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    socket.send(query).unwrap();
-    let mut reply = vec![0; 65_535];
-    let length = socket.recv(&mut reply).unwrap();
-    reply.truncate(length);
-    reply
-}
-
-fn over_tcp(server: SocketAddr, query: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect(server).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream.write_all(&(query.len() as u16).to_be_bytes()).unwrap();
-    stream.write_all(query).unwrap();
-    let mut length = [0; 2];
-    stream.read_exact(&mut length).unwrap();
-    let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut reply).unwrap();
-    reply
-}
-
 /// The records of a reply, in an order that rotation does not change.
 fn sorted(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = trimmed(text).lines().map(Into::into).collect();
@@ -206,11 +176,11 @@ fn udp_and_tcp_return_the_expected_reply_for_every_case() {
         for (index, (case, question, expected)) in group.cases.iter().enumerate() {
             let query = common::query(question, Some(4096));
             for address in server.addresses() {
-                let tcp = common::text(&over_tcp(*address, &query));
+                let tcp = common::text(&exchange::tcp(*address, &query).unwrap());
                 assert_eq!(sorted(&tcp), sorted(expected), "{}: {case}: TCP {address}", group.title);
                 // Another test covers answers that a datagram leaves out.
                 if index % 3 == 0 || expected.len() < 400 {
-                    let udp = common::text(&over_udp(*address, &query));
+                    let udp = common::text(&exchange::udp(*address, &query).unwrap());
                     assert_eq!(sorted(&udp), sorted(expected), "{}: {case}: UDP {address}", group.title);
                 }
             }

@@ -1,11 +1,8 @@
 //! Well-formed and malformed messages as octets, and the replies to them (RFC 1035, 6891, 7766, 8906, 9619).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
-
+use crate::common::{self, CLIENT, query, reply};
 use callsign::answer::Limit;
 use callsign::zone::Zone;
-use common::{CLIENT, query, reply};
 use hickory_proto::op::Message;
 use proptest::prelude::*;
 use std::sync::Arc;

@@ -1,18 +1,13 @@
 //! Intact, damaged and forged replies from upstreams: a forwarded reply is readable by another parser, fits the limit
 //! of the client, and carries the client's id and question.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
-#[path = "common/upstream.rs"]
-#[allow(unused_imports)]
-mod upstream;
-
+use crate::common;
+use crate::common::upstream::{self, parse, reply};
 use callsign::answer::{ForwardReason, ForwardRequest};
 use callsign::forward::{Entry, Freshness, InvalidReply, Ttls};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use proptest::prelude::*;
-use upstream::{parse, reply};
 
 const TTLS: Ttls = Ttls { floor: 0, ceiling: 3600 };
 

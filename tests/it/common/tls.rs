@@ -1,5 +1,4 @@
 //! Clients for the encrypted transports, and authorities and certificates for tests.
-#![allow(dead_code, clippy::large_stack_frames)]
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::exchange::framed;
 use callsign::server::encrypted::{ListenUrl, Transport};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Buf, Bytes};
@@ -255,10 +255,6 @@ async fn ask_stream<S: AsyncReadExt + AsyncWriteExt + Unpin>(stream: &mut S, que
     let mut reply = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut reply).await?;
     Ok(reply)
-}
-
-pub fn framed(message: &[u8]) -> Vec<u8> {
-    [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
 pub async fn ask_quic(connection: &quinn::Connection, query: &[u8]) -> Result<Vec<u8>, BoxError> {

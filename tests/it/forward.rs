@@ -1,29 +1,15 @@
 //! Names outside the cluster: forwarding, caching, and upstreams whose replies are invalid, late or missing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    missing_docs
-)]
 
-mod common;
-#[path = "common/process.rs"]
-mod process;
-#[path = "common/upstream.rs"]
-mod upstream;
-
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Edns, Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{RData, Record, RecordType};
 
-use common::Scratch;
-use process::Server;
-use upstream::{Over, Upstream, from_zone, name, parse, reply, until};
+use crate::common::process::Server;
+use crate::common::upstream::{Over, Upstream, from_zone, name, parse, reply, until};
+use crate::common::{self, Scratch, exchange, process};
 
 const CLUSTER: &str = r#"
 kind: Service
@@ -70,17 +56,6 @@ fn serve(flags: &[&str]) -> (Server, Scratch) {
     (Server::start(&flags, None), scratch)
 }
 
-fn exchange(server: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(server).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
-    socket.send(query).unwrap();
-    let mut reply = vec![0; 65_535];
-    let length = socket.recv(&mut reply).ok()?;
-    reply.truncate(length);
-    Some(reply)
-}
-
 /// A reply as text: rcode, flags and extended error; then its answers.
 fn show(message: &Message) -> String {
     let mut head = format!("{:?}", message.metadata.response_code).to_uppercase();
@@ -105,7 +80,7 @@ fn show(message: &Message) -> String {
 }
 
 fn ask(server: &Server, question: &str) -> String {
-    let reply = exchange(server.dns, &common::query(question, Some(1232))).expect("a reply");
+    let reply = exchange::udp(server.dns, &common::query(question, Some(1232))).expect("a reply");
     show(&Message::from_vec(&reply).unwrap())
 }
 
@@ -176,7 +151,7 @@ fn unknown_types_errors_and_the_ad_bit_are_forwarded_unchanged() {
     let with = |text: &str, set: &dyn Fn(&mut Message)| {
         let mut query = Message::from_vec(&common::query(text, Some(1232))).unwrap();
         set(&mut query);
-        Message::from_vec(&exchange(server.dns, &query.to_vec().unwrap()).unwrap()).unwrap()
+        Message::from_vec(&exchange::udp(server.dns, &query.to_vec().unwrap()).unwrap()).unwrap()
     };
     for _ in 0..2 {
         let odd = with("odd.example. TYPE65534", &|_| {});
@@ -273,7 +248,7 @@ fn identical_questions_in_flight_share_one_upstream_query() {
     let clients: Vec<_> = (0..50)
         .map(|_| {
             let server = server.dns;
-            std::thread::spawn(move || exchange(server, &common::query("www.example. A", Some(1232))).unwrap())
+            std::thread::spawn(move || exchange::udp(server, &common::query("www.example. A", Some(1232))).unwrap())
         })
         .collect();
     for client in clients {
@@ -481,20 +456,13 @@ fn truncated_replies_are_fetched_over_tcp() {
     });
     let (server, _scratch) = serve(&[&upstream.flag()]);
     for payload in [None, Some(512), Some(1232), Some(4096)] {
-        let reply = exchange(server.dns, &common::query("many.example. A", payload)).unwrap();
+        let reply = exchange::udp(server.dns, &common::query("many.example. A", payload)).unwrap();
         assert!(reply.len() <= usize::from(payload.unwrap_or(512).min(1232)), "{payload:?}");
         let message = Message::from_vec(&reply).unwrap();
         assert!(message.metadata.truncation && !message.answers.is_empty(), "{payload:?}");
     }
-    let mut stream = TcpStream::connect(server.dns).unwrap();
     for question in ["many.example. A", "api. A"] {
-        use std::io::{Read as _, Write as _};
-        let query = common::query(question, None);
-        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).unwrap();
-        let mut length = [0; 2];
-        stream.read_exact(&mut length).unwrap();
-        let mut reply = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut reply).unwrap();
+        let reply = exchange::tcp(server.dns, &common::query(question, None)).unwrap();
         let message = Message::from_vec(&reply).unwrap();
         assert_eq!(message.answers.len(), if question.starts_with("many") { 100 } else { 1 });
         assert!(!message.metadata.truncation);
@@ -564,11 +532,10 @@ fn half_closed_client_still_gets_its_replies() {
         vec![from_zone(&parse(WORLD), query)]
     });
     let (server, _scratch) = serve(&[&upstream.flag()]);
-    let mut stream = TcpStream::connect(server.dns).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    let mut stream = exchange::tcp_stream(server.dns);
     for question in ["www.example. A", "api. A", "mail.example. MX"] {
         let query = common::query(question, None);
-        stream.write_all(&[&(query.len() as u16).to_be_bytes()[..], &query].concat()).unwrap();
+        stream.write_all(&exchange::framed(&query)).unwrap();
     }
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut all = Vec::new();
@@ -603,7 +570,7 @@ fn queries_in_flight_are_answered_before_exit() {
     let at = server.dns;
     // One reply is forwarded unchanged, the other is composed.
     let clients = ["www.example. A", "out. AAAA"].map(|question| {
-        std::thread::spawn(move || exchange(at, &common::query(question, Some(1232))).expect("a reply"))
+        std::thread::spawn(move || exchange::udp(at, &common::query(question, Some(1232))).expect("a reply"))
     });
     until("the upstream has a query", || upstream.asked() == 1 || upstream.asked() == 2);
     server.signal("-INT");
@@ -723,7 +690,7 @@ fn cnames_are_followed_out_of_the_cluster_and_into_it() {
         }
     }
     let (alone, _scratch) = serve(&["--upstream=none"]);
-    let reply = exchange(alone.dns, &common::query("out. A", None)).unwrap();
+    let reply = exchange::udp(alone.dns, &common::query("out. A", None)).unwrap();
     assert_eq!(common::text(&reply), "NOERROR aa\nout. 5 CNAME www.example.");
 }
 
@@ -767,7 +734,7 @@ fn an_upstream_that_forwards_back_to_us_is_detected_and_dropped() {
             let (query, relay, to) = (buffer[..length].to_vec(), relay.try_clone().unwrap(), to.clone());
             std::thread::spawn(move || {
                 let Some(us) = *to.lock().unwrap() else { return };
-                if let Some(reply) = exchange(us, &query) {
+                if let Ok(reply) = exchange::udp(us, &query) {
                     let _ = relay.send_to(&reply, from);
                 }
             });
@@ -825,7 +792,8 @@ fn a_search_list_is_completed_within_one_query() {
     let (off, _scratch) = serve(&[&upstream.flag()]);
     assert_eq!(ask(&off, "www.example.web.svc.cluster.local. A"), "NXDOMAIN aa");
     let (alone, _scratch) = serve(&["--upstream=none", "--complete-search"]);
-    let reply = exchange(alone.dns, &common::query("www.example.web.svc.cluster.local. A", None)).expect("a reply");
+    let reply =
+        exchange::udp(alone.dns, &common::query("www.example.web.svc.cluster.local. A", None)).expect("a reply");
     assert!(common::text(&reply).starts_with("NXDOMAIN aa"), "there is no upstream to complete it with");
 }
 

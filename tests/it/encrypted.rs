@@ -1,21 +1,4 @@
 //! TLS, HTTPS, QUIC and HTTP/3: accepted and rejected clients, protocol rules, limits, and certificate reloads.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    clippy::large_stack_frames,
-    missing_docs
-)]
-
-mod common;
-#[path = "common/encrypted.rs"]
-mod encrypted;
-#[path = "common/process.rs"]
-mod process;
-#[path = "common/upstream.rs"]
-#[allow(unused_imports)]
-mod upstream;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -25,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::common::exchange::{self, framed};
+use crate::common::process::Server;
+use crate::common::tls::{self, Authority, BoxError, Client, NAME, Pair, Trust};
+use crate::common::{self, Scratch, process, query, upstream};
 use callsign::server::encrypted::{ListenUrl, Transport};
-use common::{Scratch, query};
-use encrypted::{Authority, BoxError, Client, NAME, Pair, Trust, framed};
 use hyper::Request;
 use hyper::body::Bytes;
-use process::Server;
 use rustls::pki_types::ServerName;
 
 const OBJECTS: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
@@ -114,12 +98,6 @@ fn question() -> Vec<u8> {
 async fn ask_once(endpoint: ListenUrl, trust: &Trust) -> Result<(), BoxError> {
     let reply = Client::connect(endpoint, trust).await?.ask(&question()).await?;
     if common::text(&reply).contains("10.96.0.10") { Ok(()) } else { Err(common::text(&reply).into()) }
-}
-
-fn connect(server: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(server).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    stream
 }
 
 /// Reads until the peer closes; returns the octets, and whether the peer closed.
@@ -262,8 +240,7 @@ async fn only_clients_with_a_trusted_certificate_are_answered() {
     // Sessions are not resumed: that would skip the check of the certificate for as long as the client returns.
     let config = with(Some(clients.issue("A client"))).config(Some("dot"));
     for _ in 0..2 {
-        let mut client =
-            Client::Tls(Box::new(encrypted::tls(it.address(Transport::Tls), config.clone()).await.unwrap()));
+        let mut client = Client::Tls(Box::new(tls::tls(it.address(Transport::Tls), config.clone()).await.unwrap()));
         client.ask(&question()).await.unwrap();
         let Client::Tls(stream) = &client else { unreachable!() };
         assert_eq!(stream.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
@@ -286,12 +263,12 @@ async fn only_clients_with_a_trusted_certificate_are_answered() {
 async fn shown(endpoint: ListenUrl, trust: &Trust) -> Vec<u8> {
     match endpoint.transport {
         Transport::Tls | Transport::Https => {
-            let stream = encrypted::tls(endpoint.address, trust.config(None)).await.unwrap();
+            let stream = tls::tls(endpoint.address, trust.config(None)).await.unwrap();
             stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
         }
         transport => {
             let protocol = if transport == Transport::Quic { "doq" } else { "h3" };
-            let (_, connection) = encrypted::quic(endpoint.address, trust.config(Some(protocol))).await.unwrap();
+            let (_, connection) = tls::quic(endpoint.address, trust.config(Some(protocol))).await.unwrap();
             let chain = connection.peer_identity().unwrap();
             chain.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().unwrap()[0].to_vec()
         }
@@ -544,24 +521,23 @@ async fn violations_of_dns_over_quic_close_the_connection() {
         ("an empty message", framed(&[])),
     ] {
         let (_endpoint, connection) =
-            encrypted::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
+            tls::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
         let (mut stream, _reply) = connection.open_bi().await.unwrap();
         let _ = stream.write_all(&octets).await;
         let _ = stream.finish();
         assert_eq!(closed(&connection).await, Some(2), "{case}: DOQ_PROTOCOL_ERROR");
     }
-    let (_endpoint, connection) =
-        encrypted::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
+    let (_endpoint, connection) = tls::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
     let one_way = tokio::time::timeout(Duration::from_millis(300), connection.open_uni()).await;
     assert!(one_way.is_err(), "unidirectional streams are not allowed");
     // A message with id 0 that is longer than any query gets a bare header in reply, as over TCP.
-    let reply = encrypted::ask_quic(&connection, &[&good[..], &[0; 5000]].concat()).await.unwrap();
+    let reply = tls::ask_quic(&connection, &[&good[..], &[0; 5000]].concat()).await.unwrap();
     assert_eq!((reply.len(), reply[3] & 15), (12, 1));
     // More queries than a connection may have in flight, all on one connection.
     let mut asked = tokio::task::JoinSet::new();
     for _ in 0..500 {
         let connection = connection.clone();
-        asked.spawn(async move { encrypted::ask_quic(&connection, &question()).await.unwrap() });
+        asked.spawn(async move { tls::ask_quic(&connection, &question()).await.unwrap() });
     }
     while let Some(reply) = asked.join_next().await {
         assert_eq!(reply.unwrap()[3] & 15, 0);
@@ -571,7 +547,7 @@ async fn violations_of_dns_over_quic_close_the_connection() {
     question.write_all(&framed(&good)[..20]).await.unwrap();
     question.reset(3u32.into()).unwrap();
     reply.stop(3u32.into()).unwrap();
-    encrypted::ask_quic(&connection, &good).await.unwrap();
+    tls::ask_quic(&connection, &good).await.unwrap();
     it.assert_still_serving("after all that").await;
 }
 
@@ -587,7 +563,7 @@ async fn alpn_protocols_are_negotiated() {
         ("none, for HTTPS: HTTP/1.1", it.address(Transport::Https), None, true),
         ("another, for HTTPS", it.address(Transport::Https), Some("dot"), false),
     ] {
-        assert_eq!(encrypted::tls(address, it.trust.config(protocol)).await.is_ok(), agreed, "{case}");
+        assert_eq!(tls::tls(address, it.trust.config(protocol)).await.is_ok(), agreed, "{case}");
     }
     for (case, transport, protocol, agreed) in [
         ("doq", Transport::Quic, Some("doq"), true),
@@ -595,7 +571,7 @@ async fn alpn_protocols_are_negotiated() {
         ("h3, for QUIC", Transport::Quic, Some("h3"), false),
         ("doq, for HTTP/3", Transport::H3, Some("doq"), false),
     ] {
-        assert_eq!(encrypted::quic(it.address(transport), it.trust.config(protocol)).await.is_ok(), agreed, "{case}");
+        assert_eq!(tls::quic(it.address(transport), it.trust.config(protocol)).await.is_ok(), agreed, "{case}");
     }
     // TLS 1.2 is supported; earlier versions are not.
     let mut old = it.trust.config(None);
@@ -608,7 +584,7 @@ async fn alpn_protocols_are_negotiated() {
     let config =
         rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS12]);
     let config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
-    let mut client = Client::Tls(Box::new(encrypted::tls(dot, config).await.unwrap()));
+    let mut client = Client::Tls(Box::new(tls::tls(dot, config).await.unwrap()));
     client.ask(&question()).await.unwrap();
 }
 
@@ -618,7 +594,7 @@ async fn sessions_are_resumed_and_early_data_is_not_accepted() {
     let mut config = it.trust.config(Some("dot"));
     config.enable_early_data = true;
     for (case, kind) in [("first", rustls::HandshakeKind::Full), ("again", rustls::HandshakeKind::Resumed)] {
-        let stream = encrypted::tls(it.address(Transport::Tls), config.clone()).await.unwrap();
+        let stream = tls::tls(it.address(Transport::Tls), config.clone()).await.unwrap();
         let mut client = Client::Tls(Box::new(stream));
         client.ask(&question()).await.unwrap();
         let Client::Tls(stream) = &client else { unreachable!() };
@@ -639,7 +615,7 @@ async fn sessions_are_resumed_and_early_data_is_not_accepted() {
         let connecting = connecting.into_0rtt();
         assert!(connecting.is_err(), "the ticket does not allow early data");
         let connection = connecting.err().unwrap().await.unwrap();
-        encrypted::ask_quic(&connection, &question()).await.unwrap();
+        tls::ask_quic(&connection, &question()).await.unwrap();
     }
 }
 
@@ -653,7 +629,7 @@ async fn other_protocols_and_stalled_handshakes_are_cut_off() {
             ("plain HTTP", b"GET /dns-query HTTP/1.1\r\nHost: it\r\n\r\n".to_vec()),
             ("a record above the maximum length", vec![22, 3, 1, 0xff, 0xff]),
         ] {
-            let mut stream = connect(address);
+            let mut stream = exchange::tcp_stream(address);
             let start = Instant::now();
             stream.write_all(&octets).unwrap();
             let (said, closed) = rest(&mut stream);
@@ -666,7 +642,7 @@ async fn other_protocols_and_stalled_handshakes_are_cut_off() {
     let (mut slow, start) = (Vec::new(), Instant::now());
     for transport in [Transport::Tls, Transport::Https] {
         for (case, octets) in [("silence", &[][..]), ("half a handshake", &[22, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3])] {
-            let mut stream = connect(it.address(transport));
+            let mut stream = exchange::tcp_stream(it.address(transport));
             stream.write_all(octets).unwrap();
             slow.push((transport, case, stream));
         }
@@ -723,7 +699,7 @@ async fn connections_with_occasional_queries_stay_open() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn tls_connections_end_with_close_notify() {
     let it = Encrypted::start(&["--tcp-idle", "1s"]);
-    let mut stream = encrypted::tls(it.address(Transport::Tls), it.trust.config(None)).await.unwrap();
+    let mut stream = tls::tls(it.address(Transport::Tls), it.trust.config(None)).await.unwrap();
     let mut octets = [0; 16];
     // rustls reports an end without close_notify as an error: an attacker may have cut the connection.
     assert_eq!(tokio::io::AsyncReadExt::read(&mut stream, &mut octets).await.unwrap(), 0);
@@ -734,7 +710,7 @@ async fn tls_connections_end_with_close_notify() {
 async fn endless_http3_frames_are_not_buffered() {
     let it = Encrypted::start(&[]);
     const LENGTH: [u8; 4] = [0xbf, 0xff, 0xff, 0xff];
-    let connect = async || encrypted::quic(it.address(Transport::H3), it.trust.config(Some("h3"))).await.unwrap();
+    let connect = async || tls::quic(it.address(Transport::H3), it.trust.config(Some("h3"))).await.unwrap();
     // Writes until the server stops reading; returns the number of octets written.
     let pour = async |stream: &mut quinn::SendStream| {
         let mut poured = 0;
@@ -791,7 +767,7 @@ async fn connection_limits_evict_the_oldest_connections() {
     // Later connections without a query do not evict one that has sent queries.
     let mut useful = Client::connect(it.endpoint(Transport::Tls), &it.trust).await.unwrap();
     useful.ask(&question()).await.unwrap();
-    let knocks: Vec<_> = (0..20).map(|_| connect(it.address(Transport::Https))).collect();
+    let knocks: Vec<_> = (0..20).map(|_| exchange::tcp_stream(it.address(Transport::Https))).collect();
     it.assert_still_serving("during the silent connections").await;
     useful.ask(&question()).await.unwrap();
     drop(knocks);
@@ -903,7 +879,7 @@ async fn clients_that_do_not_read_cost_little_memory() {
                     std::future::pending::<()>().await;
                 }));
             } else {
-                let stream = encrypted::tls(address, it.trust.config(Some("h2"))).await.unwrap();
+                let stream = tls::tls(address, it.trust.config(Some("h2"))).await.unwrap();
                 let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
                 let client = client.initial_stream_window_size(500).handshake(hyper_util::rt::TokioIo::new(stream));
                 let (mut client, connection) = client.await.unwrap();
@@ -939,7 +915,7 @@ async fn running_out_of_descriptors_does_not_stop_the_server() {
     let mut limited = process::with(Path::new("sh"));
     limited.args(["-c", "ulimit -n 80; exec \"$0\" \"$@\"", program]);
     let it = Encrypted::start_with(limited, &["--tcp-connections-per-address", "1000"]);
-    let held: Vec<_> = (0..200).map(|_| connect(it.address(Transport::Tls))).collect();
+    let held: Vec<_> = (0..200).map(|_| exchange::tcp_stream(it.address(Transport::Tls))).collect();
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", it.server.child.id())).unwrap();
         let fields: Vec<u64> =

@@ -1,27 +1,11 @@
 //! A server that watches a Kubernetes API: the scripted one, which injects the faults of API servers, and a real
 //! kube-apiserver if KUBEBUILDER_ASSETS names a folder with `etcd` and `kube-apiserver`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    missing_docs
-)]
-
-mod common;
-#[path = "common/follower.rs"]
-mod follower;
-#[path = "common/real.rs"]
-mod real;
-#[path = "common/api.rs"]
-mod scripted;
 
 use std::time::Duration;
 
-use follower::{API, Follower, namespace, service, slice, with_api};
-use real::RealApi;
-use scripted::{Api, Fault, WatchListSupport};
+use crate::common::follower::{API, Follower, namespace, service, slice, with_api};
+use crate::common::real::RealApi;
+use crate::common::scripted::{Api, Fault, WatchListSupport};
 use serde_json::{Value, json};
 
 #[test]

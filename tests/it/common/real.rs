@@ -1,5 +1,4 @@
 //! A real etcd and kube-apiserver on loopback, from the folder that KUBEBUILDER_ASSETS names.
-#![allow(dead_code)]
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use http_body_util::BodyExt;
 use kube::client::Body;
 use serde_json::Value;
 
-use super::common::Scratch;
+use super::Scratch;
 
 pub struct RealApi {
     children: Vec<Child>,

@@ -1,5 +1,22 @@
 //! Shared by the tests: a zone from manifests and flags, and replies as text, read by an independent parser.
-#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+pub mod exchange;
+pub mod follower;
+pub mod process;
+pub mod real;
+pub mod scripted;
+pub mod tls;
+pub mod upstream;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;

@@ -1,15 +1,10 @@
 //! The program as a user runs it: exit statuses, one-line errors, signals, and files that change.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
-
-mod common;
-#[path = "common/process.rs"]
-mod process;
 
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::Scratch;
-use process::{Server, run};
+use crate::common::process::{Server, run};
+use crate::common::{Scratch, process};
 
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
 

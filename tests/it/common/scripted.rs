@@ -1,6 +1,5 @@
 //! A scripted API server that speaks the real HTTP protocol: list pages, watches with bookmarks, streamed lists, 410 as an
 //! event and as a status, resets, silence, slow bodies, and responses that no API server should send.
-#![allow(dead_code)]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;

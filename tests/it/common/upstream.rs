@@ -1,5 +1,4 @@
 //! A scripted upstream: its replies are a function of the query.
-#![allow(dead_code, clippy::disallowed_methods)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};

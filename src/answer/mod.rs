@@ -152,7 +152,7 @@ pub fn answer(
         (rcode::REFUSED, ZoneClass::Other)
     } else {
         let lazy_caller = LazyCaller::new(zone, caller);
-        match resolve(zone, &lazy_caller, name, &NoTrace) {
+        match resolve(&lazy_caller, name, NoTrace) {
             // Nearly every answer is one record of a Service.
             Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
                 out.set_flags(flags::AA);

@@ -171,7 +171,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             return rcode::NOERROR;
         }
         self.owner = pointer(at);
-        match resolve(self.zone, &self.lazy_caller.reborrow(), &name, &NoTrace) {
+        match resolve(&self.lazy_caller.reborrow(), &name, NoTrace) {
             Outcome::Found(node, space) => {
                 self.enter(space, at, &name);
                 match node {

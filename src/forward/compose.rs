@@ -206,7 +206,7 @@ impl Engine {
         {
             let zone = self.table.load();
             let lazy_caller = LazyCaller::new(&zone, Caller::Address(question.from));
-            match resolve(&zone, &lazy_caller, &name, &NoTrace) {
+            match resolve(&lazy_caller, &name, NoTrace) {
                 // A stub resolver continues its search after a name without records.
                 Outcome::Found(Node::Empty | Node::Apex, _) | Outcome::Missing(_) => return Ok(false),
                 Outcome::Found(..) => return Ok(true),

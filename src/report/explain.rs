@@ -175,7 +175,7 @@ pub fn explain(
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
     let trace = Recorded::default();
     let lazy_caller = LazyCaller::new(zone, caller);
-    let outcome = describe(&resolve(zone, &lazy_caller, name, &trace));
+    let outcome = describe(&resolve(&lazy_caller, name, &trace));
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
     let mut verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply);

@@ -157,7 +157,7 @@ impl Catalog {
 
     /// Resolves a name to a Service as the server does.
     fn service_of(&self, name: &Name, lazy_caller: &LazyCaller<'_>) -> Option<&Arc<Service>> {
-        match resolve(&self.zone, &lazy_caller.reborrow(), name, &NoTrace) {
+        match resolve(&lazy_caller.reborrow(), name, NoTrace) {
             Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
             _ => None,
         }

@@ -17,7 +17,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a name that has `above` labels before the cluster domain.
     #[inline(always)]
     pub(super) fn full_name(self, space: Space, above: usize) -> Outcome<'z> {
-        if !self.zone.synced {
+        if !self.zone().synced {
             return Outcome::NotReady;
         }
         let Some(kind) = above.checked_sub(1) else { return Outcome::Found(Node::Apex, space) };
@@ -44,9 +44,9 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     fn service_name(self, space: Space, kind: usize) -> Outcome<'z> {
         let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
         let Some(service) = namespace.checked_sub(1) else {
-            return outcome(self.namespace_node(self.zone.label_of(self.name, 0)), space);
+            return outcome(self.namespace_node(self.zone().label_of(self.name, 0)), space);
         };
-        let (label, within) = (self.zone.label_of(self.name, service), self.zone.label_of(self.name, namespace));
+        let (label, within) = (self.zone().label_of(self.name, service), self.zone().label_of(self.name, namespace));
         match self.service("full name", label, within) {
             Some(found) if !found.answers() => Outcome::Missing(space),
             Some(found) if service == 0 => Outcome::Found(Node::Service(found), space),
@@ -58,7 +58,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves the name of a namespace, which exists but has no records.
     pub(super) fn namespace_node(self, label: Label<'_>) -> Option<Node<'z>> {
         self.trace.probe();
-        let found = self.zone.namespace(label).filter(|namespace| self.caller.sees_namespace(namespace));
+        let found = self.zone().namespace(label).filter(|namespace| self.caller.sees_namespace(namespace));
         self.trace.note(|| {
             let result = match found {
                 Some(_) => StepResult::Found("the namespace exists, but has no address".to_owned()),
@@ -73,15 +73,15 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     fn pod_name(self, kind: usize) -> Option<Node<'z>> {
         match kind {
             0 => Some(Node::Empty),
-            1 => self.namespace_node(self.zone.label_of(self.name, 0)),
+            1 => self.namespace_node(self.zone().label_of(self.name, 0)),
             2 => {
                 let namespace = self.name.label(1);
-                self.namespace_node(self.zone.label(namespace))?;
+                self.namespace_node(self.zone().label(namespace))?;
                 let address = dashed::parse(self.name.label(0))?;
-                let exists = match self.zone.settings.pod_names {
+                let exists = match self.zone().settings.pod_names {
                     PodNames::Off => false,
                     PodNames::Any => true,
-                    PodNames::Verified => self.zone.has_pod(address, namespace),
+                    PodNames::Verified => self.zone().has_pod(address, namespace),
                 };
                 exists.then_some(Node::Address(address))
             }

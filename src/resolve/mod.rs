@@ -116,9 +116,9 @@ pub enum Outcome<'z> {
 
 /// Resolves a name for a caller. Inlined because most queries are for full names, the shortest path through here.
 #[inline(always)]
-pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z Name, trace: &T) -> Outcome<'z> {
-    let search = Search { zone, caller, name, trace };
-    for (index, domain) in zone.settings.domains.iter().enumerate() {
+pub fn resolve<'z, T: Trace>(caller: &LazyCaller<'z>, name: &'z Name, trace: T) -> Outcome<'z> {
+    let search = Search { caller, name, trace };
+    for (index, domain) in caller.zone().settings.domains.iter().enumerate() {
         if let Some(above) = name.below(&domain.wire, domain.labels) {
             return search.full_name(Space::Domain { index, above }, above);
         }
@@ -129,31 +129,27 @@ pub fn resolve<'z, T: Trace>(zone: &'z Zone, caller: &LazyCaller<'z>, name: &'z 
     search.short_name()
 }
 
-/// The resolution of one name: the zone, the caller, the name, and the trace that records each step. Its methods are the
-/// rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in `short.rs`. On the path of
-/// full names it is passed by value, which keeps it in registers.
+/// The resolution of one name: the caller, which knows the zone; the name; and the trace that records each step. Its
+/// methods are the rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in
+/// `short.rs`. On the hot path, where the trace has no size, it is two words and stays in registers.
+#[derive(Clone, Copy)]
 struct Search<'s, 'z, T> {
-    zone: &'z Zone,
     caller: &'s LazyCaller<'z>,
     name: &'z Name,
-    trace: &'s T,
+    trace: T,
 }
-
-// Not derived: a trace need not be `Clone`.
-impl<T> Clone for Search<'_, '_, T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Search<'_, '_, T> {}
 
 impl<'z, T: Trace> Search<'_, 'z, T> {
+    #[inline(always)]
+    fn zone(self) -> &'z Zone {
+        self.caller.zone()
+    }
+
     /// Returns the Service `service` in `namespace` if it exists and is visible to the caller.
     #[inline(always)]
     fn service(self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         self.trace.probe();
-        let found = self.zone.service(service, namespace);
+        let found = self.zone().service(service, namespace);
         let visible = match found {
             Some(service) if self.caller.sees(&service.visibility) => Some(service),
             _ => None,

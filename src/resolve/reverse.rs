@@ -73,8 +73,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         Some(self.block(&block))
     }
 
-    fn block(&self, block: &Block) -> Outcome<'z> {
-        let (zone, caller) = (self.zone, self.caller);
+    fn block(self, block: &Block) -> Outcome<'z> {
+        let (zone, caller) = (self.zone(), self.caller);
         if !zone.synced {
             return Outcome::NotReady;
         }

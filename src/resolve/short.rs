@@ -47,7 +47,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
             self.trace.note(|| Step::new("special use", "localhost".into(), result()));
             return Outcome::Found(Node::Localhost, Space::Short);
         }
-        if !self.zone.synced && self.could_be_ours() {
+        if !self.zone().synced && self.could_be_ours() {
             return Outcome::NotReady;
         }
         match self.rule_match() {
@@ -60,8 +60,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The rules, by the number and kind of labels.
-    fn rule_match(&self) -> RuleMatch<'z> {
-        let (zone, name) = (self.zone, self.name);
+    fn rule_match(self) -> RuleMatch<'z> {
+        let (zone, name) = (self.zone(), self.name);
         let at = |index| zone.label_of(name, index);
         let is_srv = self.is_srv();
         let is_svc = self.last_label() == b"\x03svc";
@@ -98,7 +98,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The first `labels` labels of the name, below a Service that the rest of it led to.
-    fn below_service(&self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
+    fn below_service(self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
         match service {
             Some(service) => self.below(service, labels).map_or(RuleMatch::Missing, RuleMatch::Found),
             None => RuleMatch::Unmatched,
@@ -106,7 +106,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `x`: a Service, alias or database of the caller's namespace; else an application.
-    fn bare(&self, label: Label<'_>) -> Option<&'z Service> {
+    fn bare(self, label: Label<'_>) -> Option<&'z Service> {
         match self.caller.namespace() {
             Some(own) => {
                 let own = own.as_label();
@@ -130,7 +130,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// `x.y`: a Service, alias or database `x` of namespace `y`, or Service `x` of application `y`. Endpoints of the
     /// caller's own Service `y` come before it.
-    fn dotted(&self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn dotted(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         if self.is_guarded(namespace.octets) {
             self.trace.note(|| {
                 let namespace = text_of(namespace.octets);
@@ -158,13 +158,13 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Service `x` of namespace `y`. Names that end in `svc` need no guard.
-    fn in_namespace(&self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn in_namespace(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
         self.service("service in namespace", label, namespace)
     }
 
     /// `_port._proto.x`: a child of a bare name never leaves the cluster, as the bare name does not.
-    fn bare_srv(&self) -> RuleMatch<'z> {
-        let service = self.bare(self.zone.label_of(self.name, 2));
+    fn bare_srv(self) -> RuleMatch<'z> {
+        let service = self.bare(self.zone().label_of(self.name, 2));
         match self.below_service(service, 2) {
             RuleMatch::Unmatched => RuleMatch::Missing,
             found => found,
@@ -172,8 +172,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `h.x.y`: endpoint `h` of headless Service `x` in `y`. If `h` is a protocol, the name above `_port._proto.x.y`.
-    fn endpoint_in_namespace(&self) -> RuleMatch<'z> {
-        let (label, namespace) = (self.zone.label_of(self.name, 1), self.zone.label_of(self.name, 2));
+    fn endpoint_in_namespace(self) -> RuleMatch<'z> {
+        let (label, namespace) = (self.zone().label_of(self.name, 1), self.zone().label_of(self.name, 2));
         if self.is_guarded(namespace.octets) {
             return RuleMatch::Unmatched;
         }
@@ -182,14 +182,14 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `x.y` where `y` is a headless Service of the caller's own namespace.
-    fn own_endpoint(&self, label: Label<'_>) -> Option<Node<'z>> {
+    fn own_endpoint(self, label: Label<'_>) -> Option<Node<'z>> {
         let own = self.caller.namespace()?.as_label();
         let service = self.service("endpoint", label, own)?;
         self.below_headless(service)
     }
 
     /// The first label, below a Service that has names of endpoints if it is headless.
-    fn below_headless(&self, service: &'z Service) -> Option<Node<'z>> {
+    fn below_headless(self, service: &'z Service) -> Option<Node<'z>> {
         let (name, label) = (self.name, self.name.label(0));
         if let Some(protocol) = protocol_of(label) {
             return has_named_port(service, protocol).then_some(Node::Empty);
@@ -210,8 +210,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// An alias of a namespace, or the default of a kind of database there.
-    fn alt_name(&self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
-        let (zone, caller) = (self.zone, self.caller);
+    fn alt_name(self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+        let (zone, caller) = (self.zone(), self.caller);
         self.trace.probe();
         let alt_name = zone.alt_name(label, namespace);
         let visible = |services: &'z [Arc<Service>]| {
@@ -263,24 +263,24 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
             (None, _) => {
                 let marked = JoinedLabel::new(kind.octets.get(1..).unwrap_or(&[]), b"-default");
                 match marked.as_ref().and_then(JoinedLabel::octets) {
-                    Some(marked) => self.database(self.zone.label(marked), namespace),
+                    Some(marked) => self.database(self.zone().label(marked), namespace),
                     None => AltNameMatch::Unmatched,
                 }
             }
         }
     }
 
-    fn database(&self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
+    fn database(self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
         self.service("database", label, namespace).map_or(AltNameMatch::Unmatched, AltNameMatch::Found)
     }
 
     /// The namespace of application `name`.
-    fn application(&self, name: &[u8]) -> Option<&'z Namespace> {
+    fn application(self, name: &[u8]) -> Option<&'z Namespace> {
         let caller = self.caller;
-        let label = JoinedLabel::new(&self.zone.settings.application_prefix, name.get(1..)?)?;
+        let label = JoinedLabel::new(&self.zone().settings.application_prefix, name.get(1..)?)?;
         let label = label.octets()?;
         self.trace.probe();
-        let found = self.zone.namespace(self.zone.label(label));
+        let found = self.zone().namespace(self.zone().label(label));
         self.trace.note(|| {
             let result = match found {
                 Some(namespace) if caller.sees_namespace(namespace) => {
@@ -297,30 +297,30 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The main Service of an application.
-    fn main_service(&self, application: &'z Namespace) -> Option<&'z Service> {
+    fn main_service(self, application: &'z Namespace) -> Option<&'z Service> {
         let main = self.main_name(application)?;
-        self.service("application", self.zone.label(main.service()), application.name.as_label())
+        self.service("application", self.zone().label(main.service()), application.name.as_label())
     }
 
     /// Service `x` of an application: `<main>-x`, else `x` in its namespace.
-    fn service_of_application(&self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
+    fn service_of_application(self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
         let namespace = application.name.as_label();
         if let Some(main) = self.main_name(application) {
             let suffix = JoinedLabel::new(b"-", label.get(1..)?);
             let suffix = suffix.as_ref().and_then(JoinedLabel::octets);
             let full = suffix.and_then(|suffix| JoinedLabel::new(main.service().get(1..)?, suffix.get(1..)?));
             let full = full.as_ref().and_then(JoinedLabel::octets);
-            let found = full.and_then(|full| self.service("application", self.zone.label(full), namespace));
+            let found = full.and_then(|full| self.service("application", self.zone().label(full), namespace));
             if found.is_some() {
                 return found;
             }
         }
-        self.service("application", self.zone.label(label), namespace)
+        self.service("application", self.zone().label(label), namespace)
     }
 
     /// The name of an application's main Service, of those that the caller may see: the one that has the full name of its
     /// chart, else the one that is called like the application, else the one that is labelled as main, else the only one.
-    fn main_name(&self, application: &'z Namespace) -> Option<&'z ServiceName> {
+    fn main_name(self, application: &'z Namespace) -> Option<&'z ServiceName> {
         let caller = self.caller;
         let visible = || application.application.iter().filter(|candidate| caller.sees(&candidate.visibility));
         let only = |matches: &dyn Fn(&Candidate) -> bool| {
@@ -343,8 +343,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// Whether the label is a top-level domain that no namespace captures: while names outside the cluster are forwarded,
     /// and unless the caller lives in a namespace of that name.
-    fn is_guarded(&self, namespace: &[u8]) -> bool {
-        self.zone.settings.forwarding
+    fn is_guarded(self, namespace: &[u8]) -> bool {
+        self.zone().settings.forwarding
             && matches!(
                 namespace,
                 b"\x03com" | b"\x03net" | b"\x03org" | b"\x03edu" | b"\x03gov" | b"\x03mil" | b"\x03int" | b"\x04arpa"
@@ -353,23 +353,23 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
             && !self.lives_in(namespace)
     }
 
-    fn lives_in(&self, namespace: &[u8]) -> bool {
+    fn lives_in(self, namespace: &[u8]) -> bool {
         self.caller.namespace().is_some_and(|own| own.label() == namespace)
     }
 
-    fn is_allowed_tld(&self, label: &[u8]) -> bool {
-        self.zone.settings.allowed_tlds.iter().any(|allowed| **allowed == *label)
+    fn is_allowed_tld(self, label: &[u8]) -> bool {
+        self.zone().settings.allowed_tlds.iter().any(|allowed| **allowed == *label)
     }
 
     /// Whether a cluster domain lies below the name.
-    fn is_above_a_domain(&self) -> bool {
-        self.zone.settings.domains.iter().any(|domain| domain.wire.ends_with(self.name.wire()))
+    fn is_above_a_domain(self) -> bool {
+        self.zone().settings.domains.iter().any(|domain| domain.wire.ends_with(self.name.wire()))
     }
 
     /// A bare name that no rule matches. It exists if a namespace has this name, or if a cluster domain lies below it. It is
     /// never forwarded.
-    fn unmatched_bare_name(&self) -> Outcome<'z> {
-        match self.namespace_node(self.zone.label_of(self.name, 0)) {
+    fn unmatched_bare_name(self) -> Outcome<'z> {
+        match self.namespace_node(self.zone().label_of(self.name, 0)) {
             Some(node) => Outcome::Found(node, Space::Short),
             None if self.is_above_a_domain() => Outcome::Found(Node::Empty, Space::Short),
             None => Outcome::Missing(Space::Short),
@@ -377,7 +377,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// A dotted name that no rule matches. It is answered here if it must not leave the cluster, else forwarded.
-    fn unmatched_dotted_name(&self) -> Outcome<'z> {
+    fn unmatched_dotted_name(self) -> Outcome<'z> {
         let (name, last) = (self.name, self.last_label());
         let empty_or_missing = |is_empty| match is_empty {
             true => Outcome::Found(Node::Empty, Space::Short),
@@ -385,11 +385,11 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         };
         // `ns.svc` has `x.ns.svc` below it.
         if last == b"\x03svc" {
-            let is_between = name.labels() == 2 && self.namespace_node(self.zone.label_of(name, 0)).is_some();
+            let is_between = name.labels() == 2 && self.namespace_node(self.zone().label_of(name, 0)).is_some();
             return empty_or_missing(is_between);
         }
         // A stub zone is forwarded because the operator has named a server for it.
-        if self.zone.settings.is_stub(name) {
+        if self.zone().settings.is_stub(name) {
             let result = || StepResult::Skipped("served by another server".into());
             self.trace.note(|| Step::new("stub zone", text_of(name.wire()), result()));
             return Outcome::NotOurs;
@@ -400,7 +400,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
             self.trace.note(|| Step::new("special use", text_of(last), result()));
             return empty_or_missing(self.is_above_a_domain());
         }
-        if !tld::is_public_label(last) && self.namespace_node(self.zone.label(last)).is_some() {
+        if !tld::is_public_label(last) && self.namespace_node(self.zone().label(last)).is_some() {
             return Outcome::Missing(Space::Short);
         }
         let result = || StepResult::Skipped("not a name of the cluster".into());
@@ -409,7 +409,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Before the first sync: whether some rule could match once the cluster is known.
-    fn could_be_ours(&self) -> bool {
+    fn could_be_ours(self) -> bool {
         let (labels, last) = (self.name.labels(), self.last_label());
         let (is_srv, is_svc) = (self.is_srv(), last == b"\x03svc");
         let has_rule = match labels {
@@ -422,12 +422,12 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Whether the name starts with `_port._proto`.
-    fn is_srv(&self) -> bool {
+    fn is_srv(self) -> bool {
         let is_underscored = |label: &[u8]| label.get(1) == Some(&b'_');
         is_underscored(self.name.label(0)) && is_underscored(self.name.label(1))
     }
 
-    fn last_label(&self) -> &'z [u8] {
+    fn last_label(self) -> &'z [u8] {
         self.name.label(self.name.labels().wrapping_sub(1))
     }
 }

@@ -80,7 +80,7 @@ fn describe(service: &Service) -> String {
 }
 
 /// Receives the steps of a resolution. Steps are passed as closures, so that an unused trace costs nothing.
-pub trait Trace {
+pub trait Trace: Copy {
     /// Called for each rule that was tried.
     #[inline(always)]
     fn note(&self, _step: impl FnOnce() -> Step) {}
@@ -91,6 +91,7 @@ pub trait Trace {
 }
 
 /// Ignores all steps; used on the hot path.
+#[derive(Clone, Copy)]
 pub struct NoTrace;
 
 impl Trace for NoTrace {}
@@ -106,7 +107,7 @@ impl Recorded {
     }
 }
 
-impl Trace for Recorded {
+impl Trace for &Recorded {
     fn note(&self, step: impl FnOnce() -> Step) {
         self.0.borrow_mut().push(step());
     }
@@ -123,7 +124,7 @@ impl Probes {
     }
 }
 
-impl Trace for Probes {
+impl Trace for &Probes {
     fn probe(&self) {
         self.0.set(self.0.get() + 1);
     }

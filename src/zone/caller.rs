@@ -49,6 +49,12 @@ impl<'z> LazyCaller<'z> {
         LazyCaller { zone, caller, namespace: Cell::new(None) }
     }
 
+    /// The zone that the caller queries.
+    #[inline(always)]
+    pub fn zone(&self) -> &'z Zone {
+        self.zone
+    }
+
     /// Returns the same caller, for a name that does not live as long as the zone.
     pub fn reborrow<'n>(&self) -> LazyCaller<'n>
     where

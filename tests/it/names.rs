@@ -341,7 +341,7 @@ fn dotted_names_without_a_match_are_denied_refused_or_forwarded() {
         let namespace = zone.settings.namespace_name(namespace).unwrap();
         let name = Name::parse(&callsign::wire::name_from_text(name).unwrap(), 0).unwrap();
         let lazy_caller = LazyCaller::new(zone, Caller::Namespace(&namespace));
-        match resolve(zone, &lazy_caller, &name, &NoTrace) {
+        match resolve(&lazy_caller, &name, NoTrace) {
             Outcome::Found(..) => "found",
             Outcome::Missing(_) => "missing",
             Outcome::NotOurs => "forwarded",
@@ -690,7 +690,7 @@ fn a_lookup_needs_few_probes() {
         let wire = callsign::wire::name_from_text(name).unwrap();
         let name = Name::parse(&wire, 0).unwrap();
         let probes = Probes::default();
-        resolve(&zone, &LazyCaller::new(&zone, Caller::Namespace(&namespace)), &name, &probes);
+        resolve(&LazyCaller::new(&zone, Caller::Namespace(&namespace)), &name, &probes);
         let entry = most.entry(name.labels()).or_insert(0);
         *entry = probes.count().max(*entry);
     }
@@ -756,8 +756,8 @@ proptest! {
             let wire = callsign::wire::name_from_text(&text).unwrap();
             let name = Name::parse(&wire, 0).unwrap();
             let trace = Recorded::default();
-            let traced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &trace);
-            let untraced = resolve(&zone, &LazyCaller::new(&zone, caller), &name, &NoTrace);
+            let traced = resolve(&LazyCaller::new(&zone, caller), &name, &trace);
+            let untraced = resolve(&LazyCaller::new(&zone, caller), &name, NoTrace);
             prop_assert_eq!(kind(&traced), kind(&untraced), "{}", &text);
             let reply = reply(&zone, caller, &query(&format!("{text} A"), None), Limit::Stream).unwrap();
             match traced {

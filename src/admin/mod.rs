@@ -174,7 +174,7 @@ impl Admin {
             for (part, heard) in &status.heard {
                 let _ = writeln!(text, "{}: last message {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
             }
-            for upstream in self.forwarding.iter().flat_map(|kept| kept.upstreams()) {
+            for upstream in self.forwarding.iter().flat_map(|cache| cache.upstreams()) {
                 let state = match (upstream.looping.load(Relaxed), upstream.down.load(Relaxed)) {
                     (true, _) => "forwarding loop; not queried",
                     (_, true) => "does not reply",

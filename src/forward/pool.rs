@@ -31,10 +31,10 @@ impl Pool {
     /// Replaces the servers. Those that remain in the pool retain their state.
     pub(super) fn replace(&self, addresses: &[Address], shared: &Rc<UpstreamContext>) {
         let known = self.servers();
-        let kept = |address: &Address| known.iter().find(|server| server.address == *address).cloned();
+        let known_server = |address: &Address| known.iter().find(|server| server.address == *address).cloned();
         let servers = addresses
             .iter()
-            .map(|address| kept(address).unwrap_or_else(|| Rc::new(Server::new(address.clone(), shared))));
+            .map(|address| known_server(address).unwrap_or_else(|| Rc::new(Server::new(address.clone(), shared))));
         self.servers.replace(servers.collect());
     }
 

@@ -278,10 +278,10 @@ impl Entry {
         let reserved = if request.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
         let wants_authentic = request.flags & flags::AD != 0 || request.edns.is_some_and(|flags| flags & 0x80 != 0);
         let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
-        let kept = request.flags & (flags::OPCODE | flags::RD | flags::CD);
+        let echoed = request.flags & (flags::OPCODE | flags::RD | flags::CD);
         let start = usize::from(request.end);
         let limit = usize::from(request.limit);
-        let mut out = Reply::start(buffer, query, start, flags::QR | flags::RA | authentic | kept, limit, reserved)?;
+        let mut out = Reply::start(buffer, query, start, flags::QR | flags::RA | authentic | echoed, limit, reserved)?;
         let cuts = if out.push(&self.body) {
             out.count(Section::Answer, self.counts[0]);
             out.count(Section::Authority, self.counts[1]);
@@ -314,17 +314,17 @@ impl Entry {
             Some(last) => self.cuts.get(last).map_or(0, |cut| usize::from(cut.end)),
         };
         let mut push = |records: usize| self.body.get(..end_of(records)).is_some_and(|part| out.push(part));
-        let kept = if push(with_authority) {
+        let fitting = if push(with_authority) {
             with_authority
         } else {
             (0..=answers).rev().find(|records| push(*records)).unwrap_or(0)
         };
-        out.count(Section::Answer, kept.min(answers) as u16);
-        out.count(Section::Authority, kept.saturating_sub(answers) as u16);
-        if kept < answers || answers == 0 && kept < with_authority {
+        out.count(Section::Answer, fitting.min(answers) as u16);
+        out.count(Section::Authority, fitting.saturating_sub(answers) as u16);
+        if fitting < answers || answers == 0 && fitting < with_authority {
             out.set_flags(flags::TC);
         }
-        self.cuts.get(..kept).unwrap_or(&[])
+        self.cuts.get(..fitting).unwrap_or(&[])
     }
 
     /// Returns the whole message with `question`, for parsers. TTLs are as received, within the configured bounds.

@@ -99,14 +99,14 @@ impl Builder {
             aliases: built(&|_, fact| fact.aliases.contains(&key.name)),
             defaults: built(&|name, fact| is_default_of(name, fact, &key.name)),
         };
-        if let [kept, refused @ ..] = &*alt_name.aliases {
+        if let [granted, refused @ ..] = &*alt_name.aliases {
             for refused in refused {
-                let (alias, granted_to, refused) = (key.to_string(), kept.name.text(), refused.name.text());
+                let (alias, granted_to, refused) = (key.to_string(), granted.name.text(), refused.name.text());
                 self.diagnostics.push(Diagnostic::AliasClaimed { alias, granted_to, refused });
             }
             if self.services.get(key).is_some_and(|known| known.fact.is_some()) {
                 self.diagnostics
-                    .push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: kept.name.text() });
+                    .push(Diagnostic::AliasShadowed { alias: key.to_string(), claimed_by: granted.name.text() });
             }
         }
         if alt_name.defaults.len() > 1 {

@@ -37,7 +37,8 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "explain",
-        "Shows each rule in order, with the name it looked for and its result. If a name has no answer, it suggests similar names.",
+        "Shows each rule in order, with the name it looked for and its result. If a name has no answer, it suggests similar\n\
+         names.",
         &[
             "callsign explain api --from web --manifests deploy/demo",
             "callsign explain mysql --from web --manifests deploy/demo",
@@ -47,7 +48,8 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "env",
-        "Prints the variables with which a Service reaches its links, from its annotation `callsign.dev/links` or from `--link`.",
+        "Prints the variables with which a Service reaches its links, from its annotation `callsign.dev/links` or from\n\
+         `--link`.",
         &[
             "callsign env --for web/web --manifests deploy/demo",
             "callsign env --for web/web --link api --style cloud66 --manifests deploy/demo",
@@ -57,7 +59,8 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "doctor",
-        "Reports problems with the names of a cluster, error they matter and how to fix them. The exit status is 1 if one is an error.",
+        "Reports problems with the names of a cluster, why they matter and how to fix them. The exit status is 1 if one of\n\
+         them is an error.",
         &["callsign doctor --manifests deploy/demo"],
     ),
     (
@@ -67,7 +70,8 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "serve",
-        "Runs the server. Flags can also come from a file (`--config`), or from the environment variables in their help texts.",
+        "Runs the server. Flags can also come from a file (`--config`), or from the environment variables in their help\n\
+         texts.",
         &[],
     ),
     ("completion", "Prints a completion script for a shell.", &[]),
@@ -83,13 +87,14 @@ fn output(line: &str) -> (i32, String, String) {
 
 #[test]
 fn the_command_reference_matches_the_program() {
-    let mut text = "# Commands\n\nAll commands belong to one program, `callsign`. It reads the cluster from `--manifests PATH` (a file, a folder, or `-`),\n\
-    from `--kubeconfig FILE`, or, in a pod, with the pod's service account. Installed as `kubectl-callsign` it is a kubectl plugin and uses\n\
-    the cluster of `KUBECONFIG` or `~/.kube/config`. Exit statuses: 0 success, 1 the answer is \"no\", 64 bad usage, 69 the source cannot\n\
-    be reached, 78 bad configuration. Each error is one line on standard error.\n\nThe admin address of a server serves the same \
-    structures:\n`/api/v1/services?namespace=NS` and `/api/v1/explain?name=NAME&from=NS&type=TYPE`. Clients on loopback see everything,\n\
-    except in a sidecar (`--namespace`), where the client may be the application. Other clients see what their own address\n\
-    may resolve.\n\n\
+    let mut text = "# Commands\n\n\
+    All commands belong to one program, `callsign`. It reads the cluster from `--manifests PATH` (a file, a folder, or `-`),\n\
+    from `--kubeconfig FILE`, or, in a pod, with the pod's service account. Installed as `kubectl-callsign` it is a kubectl\n\
+    plugin and uses the cluster of `KUBECONFIG` or `~/.kube/config`. Exit statuses: 0 success, 1 the answer is \"no\", 64 bad\n\
+    usage, 69 the source cannot be reached, 78 bad configuration. Each error is one line on standard error.\n\n\
+    The admin address of a server serves the same structures: `/api/v1/services?namespace=NS` and\n\
+    `/api/v1/explain?name=NAME&from=NS&type=TYPE`. Clients on loopback see everything, except in a sidecar (`--namespace`),\n\
+    where the client may be the application. Other clients see what their own address may resolve.\n\n\
     A test compares this document with the program's help and output.\n"
         .to_owned();
     for (command, about, lines) in SHOWN {

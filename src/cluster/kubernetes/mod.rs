@@ -1,6 +1,12 @@
 //! Facts from the Kubernetes API: list and watch, with one task and one connection per resource.
 //!
-//! A pure function, [`State::step`], decides the next request; [`Watcher`] carries it out. Lists are streamed
+//! # Design
+//! `kube::runtime::watcher` keeps a list in memory until it is whole, which for a relist is a second copy of the cluster,
+//! and its stores hold whole objects. Here each listed object is compared with the local state as it arrives, and that
+//! state is 5 octets and a key for each object. The client of `kube` is used for what it does best: credentials, TLS and
+//! requests.
+//!
+//! A pure function, `State::step`, decides the next request; `Watcher` carries it out. Lists are streamed
 //! (`sendInitialEvents`) unless the server's response shows that it cannot stream; then they are read in pages. Each
 //! listed object is compared with the local state as it arrives, so memory never holds two copies of the cluster.
 

@@ -1,5 +1,10 @@
 //! Encrypted transports with the same answers: TLS (RFC 7858), HTTPS (RFC 8484), QUIC (RFC 9250) and HTTP/3. They run
 //! on one thread of their own, so that handshakes and floods do not slow down plain DNS.
+//!
+//! # Design
+//! Not hickory-server: its handlers take records and encode them again, so that replies would differ from those over TCP;
+//! it answers malformed messages itself, performs one QUIC handshake at a time, ends a QUIC connection after 100 queries,
+//! and has no limit on connections. The libraries that it uses are used directly: tokio-rustls, hyper, quinn and h3.
 
 #[cfg(feature = "http3")]
 mod bounded_quinn;

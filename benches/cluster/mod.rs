@@ -9,10 +9,10 @@ use callsign::zone::facts::{
 };
 use callsign::zone::{Builder, Domain, Settings, Zone};
 
-fn fact(reach: ServiceType) -> ServiceFact {
+fn fact(service_type: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
     ServiceFact {
-        reach,
+        service_type,
         ports: vec![port],
         created: 0,
         aliases: Vec::new(),

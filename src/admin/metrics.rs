@@ -13,7 +13,7 @@ use super::encode::{counter, counter_of, gauge, histogram};
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::PUBLISH_BOUNDS;
-use crate::server::{DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
+use crate::server::{CounterValues, DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, TYPES, ZONE_CLASSES};
 
 /// Encodes all metrics as text.
 pub(super) fn render(admin: &Admin) -> Result<String, Error> {
@@ -29,7 +29,7 @@ pub(super) fn render(admin: &Admin) -> Result<String, Error> {
 #[derive(Debug)]
 pub(super) struct Scrape {
     domain: String,
-    pub(super) servers: Vec<(String, &'static str, Snapshot)>,
+    pub(super) servers: Vec<(String, &'static str, CounterValues)>,
     status: crate::cluster::publish::SourceStatus,
     size: (usize, usize, usize),
     serial: u32,
@@ -51,7 +51,7 @@ struct EncryptedMetrics {
 impl Scrape {
     fn new(admin: &Admin) -> Scrape {
         let zone = admin.table.load();
-        let mut servers: Vec<(String, &'static str, Snapshot)> = Vec::new();
+        let mut servers: Vec<(String, &'static str, CounterValues)> = Vec::new();
         for listener in &admin.listeners {
             let snapshot = listener.counters.snapshot();
             // Workers that share an address are reported as one server.
@@ -146,7 +146,7 @@ impl Scrape {
         encoder: &mut DescriptorEncoder<'_>,
         name: &str,
         help: &str,
-        encode: impl Fn(&mut MetricEncoder<'_>, &[(&str, &str); 2], &Snapshot) -> Result<(), Error>,
+        encode: impl Fn(&mut MetricEncoder<'_>, &[(&str, &str); 2], &CounterValues) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (server, proto, counts) in &self.servers {
@@ -162,7 +162,7 @@ impl Collector for Scrape {
         self.requests(encoder)?;
         self.responses(encoder)?;
         self.histograms(encoder)?;
-        let sum = |of: fn(&Snapshot) -> u64| self.servers.iter().map(|(_, _, counts)| of(counts)).sum();
+        let sum = |of: fn(&CounterValues) -> u64| self.servers.iter().map(|(_, _, counts)| of(counts)).sum();
         counter(
             encoder,
             "dns_dropped",

@@ -25,7 +25,7 @@ use crate::cluster::{self, Events};
 use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
 use crate::report::{Catalog, Viewer, explain, services};
-use crate::server::{Clients, EncryptedStatus, Listener, Published};
+use crate::server::{Clients, EncryptedStatus, ListenerCounters, Published};
 
 /// Maximum number of open connections. Probes and scrapers need few; others wait in the kernel's accept queue.
 const MAX_CONNECTIONS: usize = 64;
@@ -41,7 +41,7 @@ pub struct Admin {
     /// Lifecycle phase of the server.
     pub phase: watch::Receiver<Phase>,
     /// Counters of each server thread.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerCounters>,
     /// Open TCP connections.
     pub tcp: Arc<Clients>,
     /// Connections and counters of the encrypted transports, if there are any.

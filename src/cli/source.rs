@@ -203,8 +203,7 @@ fn is_final(reason: &str) -> bool {
 }
 
 fn unavailable(failure: Option<String>) -> Failure {
-    let error =
-        failure.unwrap_or_else(|| format!("timed out parse_options the cluster after {} s", SYNC_TIMEOUT.as_secs()));
+    let error = failure.unwrap_or_else(|| format!("timed out reading the cluster after {} s", SYNC_TIMEOUT.as_secs()));
     Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and your permission to list"))
 }
 

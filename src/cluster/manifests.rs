@@ -255,7 +255,7 @@ impl Manifests {
             all.values().flat_map(|declared| cluster_ips(&declared.change).to_vec()).collect();
         for (id, declared) in all {
             let (Identity::Service(key), Change::Service(_, Some(fact))) = (id, &mut declared.change) else { continue };
-            let ServiceType::Cluster(addresses) = &mut fact.reach else { continue };
+            let ServiceType::Cluster(addresses) = &mut fact.service_type else { continue };
             if !addresses.is_empty() {
                 continue;
             }
@@ -309,7 +309,7 @@ fn same(a: &Change, b: &Change) -> bool {
 
 fn cluster_ips(change: &Change) -> &[IpAddr] {
     match change {
-        Change::Service(_, Some(fact)) => match &fact.reach {
+        Change::Service(_, Some(fact)) => match &fact.service_type {
             ServiceType::Cluster(addresses) => addresses,
             _ => &[],
         },

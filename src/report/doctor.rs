@@ -123,7 +123,7 @@ fn from_diagnostic(report: &Diagnostic) -> Finding {
 }
 
 fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut BTreeSet<Finding>) {
-    match &known.fact.reach {
+    match &known.fact.service_type {
         ServiceType::External(None) => {
             all.insert(finding(
                 Severity::Error,

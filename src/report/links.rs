@@ -251,7 +251,7 @@ impl Link<'_> {
     /// Returns the port that clients connect to. Clients of a headless Service connect directly to the pods, so they
     /// use the container's port.
     fn number(&self, port: &PortFact) -> u16 {
-        match (&self.fact.reach, port.target.as_deref().and_then(|target| target.parse().ok())) {
+        match (&self.fact.service_type, port.target.as_deref().and_then(|target| target.parse().ok())) {
             (ServiceType::Headless, Some(target)) => target,
             _ => port.number,
         }
@@ -279,7 +279,7 @@ impl Link<'_> {
                 all
             }
             Style::Kubernetes => {
-                let address = match &self.fact.reach {
+                let address = match &self.fact.service_type {
                     ServiceType::Cluster(addresses) => addresses.first().map(ToString::to_string),
                     _ => None,
                 };

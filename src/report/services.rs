@@ -66,7 +66,7 @@ impl PortJson {
 impl ServiceEntry {
     fn new(catalog: &Catalog, key: &Key, known: &ServiceView) -> ServiceEntry {
         let fact = &known.fact;
-        let (kind, addresses) = match &fact.reach {
+        let (kind, addresses) = match &fact.service_type {
             ServiceType::Cluster(addresses) => ("ClusterIP", addresses.iter().map(ToString::to_string).collect()),
             ServiceType::Headless => ("Headless", known.ready.iter().map(ToString::to_string).collect()),
             ServiceType::External(target) => ("ExternalName", target.iter().map(|target| text_of(target)).collect()),

@@ -57,7 +57,7 @@ pub struct Counters {
 
 /// Values of [`Counters`] at one point in time.
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub struct CounterValues {
     /// Indexed by address family (IPv4, IPv6), zone class and query type.
     pub requests: [[[u64; TYPES.len()]; ZONE_CLASSES.len()]; 2],
     /// Indexed as [`RCODES`].
@@ -117,11 +117,11 @@ impl Counters {
     }
 
     /// Returns the current values.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> CounterValues {
         fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
             std::array::from_fn(|index| counters[index].load(Relaxed))
         }
-        Snapshot {
+        CounterValues {
             requests: std::array::from_fn(|family| {
                 std::array::from_fn(|zone_class| read(&self.requests[family][zone_class]))
             }),
@@ -137,9 +137,9 @@ impl Counters {
     }
 }
 
-impl Snapshot {
+impl CounterValues {
     /// Adds the values of another thread.
-    pub fn add(&mut self, other: &Snapshot) {
+    pub fn add(&mut self, other: &CounterValues) {
         fn each(to: &mut [u64], from: &[u64]) {
             to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
         }

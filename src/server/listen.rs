@@ -47,7 +47,7 @@ pub struct Bound {
 }
 
 /// The counters of one thread of a listener.
-pub struct Listener {
+pub struct ListenerCounters {
     /// The address as metrics name it: `dns://ADDRESS` for UDP and TCP, as CoreDNS has it.
     pub server: String,
     /// The transport as metrics name it.
@@ -67,7 +67,7 @@ pub struct EncryptedStatus {
 /// All listeners, served by threads of their own.
 pub struct Servers {
     /// Counters of every listener's threads.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerCounters>,
     /// Open TCP connections.
     pub clients: Arc<Clients>,
     /// The encrypted transports, if any is served.
@@ -128,7 +128,7 @@ impl Bound {
         for (udp, listener) in self.plain {
             let server = format!("dns://{}", udp.address());
             let started = udp.start(handler)?;
-            let of_worker = |counters: &Arc<Counters>| Listener::new(&server, "udp", counters);
+            let of_worker = |counters: &Arc<Counters>| ListenerCounters::new(&server, "udp", counters);
             listeners.extend(started.counters.iter().map(of_worker));
             workers.push(started);
             tcp.push(listener);
@@ -136,14 +136,14 @@ impl Bound {
         // One thread serves TCP of all addresses, and counts under the first.
         if let Some(address) = addresses.first() {
             let counters = TransportCounters::default();
-            listeners.extend(Listener::of_transport(&format!("dns://{address}"), "tcp", &counters));
+            listeners.extend(ListenerCounters::of_transport(&format!("dns://{address}"), "tcp", &counters));
             let context = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
             threads.push(tcp::start(tcp, Arc::new(context), stopping.clone())?);
         }
         let encrypted = self.encrypted.map(|sockets| sockets.start(handler, self.limits, stopping)).transpose()?;
         let encrypted = encrypted.map(|started| {
             for (url, counters) in &started.counters {
-                listeners.extend(Listener::of_transport(&url.to_string(), url.transport.name(), counters));
+                listeners.extend(ListenerCounters::of_transport(&url.to_string(), url.transport.name(), counters));
             }
             threads.push(started.thread);
             EncryptedStatus { clients: started.clients, stats: started.stats }
@@ -152,13 +152,13 @@ impl Bound {
     }
 }
 
-impl Listener {
-    fn new(server: &str, transport: &'static str, counters: &Arc<Counters>) -> Listener {
-        Listener { server: server.to_owned(), transport, counters: counters.clone() }
+impl ListenerCounters {
+    fn new(server: &str, transport: &'static str, counters: &Arc<Counters>) -> ListenerCounters {
+        ListenerCounters { server: server.to_owned(), transport, counters: counters.clone() }
     }
 
-    fn of_transport(server: &str, transport: &'static str, counters: &TransportCounters) -> [Listener; 2] {
-        [&counters.immediate, &counters.deferred].map(|counters| Listener::new(server, transport, counters))
+    fn of_transport(server: &str, transport: &'static str, counters: &TransportCounters) -> [ListenerCounters; 2] {
+        [&counters.immediate, &counters.deferred].map(|counters| ListenerCounters::new(server, transport, counters))
     }
 }
 

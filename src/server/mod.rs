@@ -19,9 +19,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use clients::{Clients, Limits};
-pub use counters::{Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, Snapshot, TYPES, ZONE_CLASSES};
+pub use counters::{CounterValues, Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, TYPES, ZONE_CLASSES};
 pub use handler::{Handler, TransportCounters};
-pub use listen::{Bound, EncryptedStatus, Listen, ListenError, Listener, Servers, bind};
+pub use listen::{Bound, EncryptedStatus, Listen, ListenError, ListenerCounters, Servers, bind};
 pub use socket::{BindError, listener};
 
 use crate::zone::Zone;

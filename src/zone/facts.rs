@@ -2,6 +2,7 @@
 //! everything that no answer needs. Names are lower-case labels and addresses are parsed: sources reject invalid input.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +100,8 @@ pub enum VisibleTo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFact {
     /// Type of the Service.
-    pub reach: ServiceType,
+    #[serde(rename = "reach")]
+    pub service_type: ServiceType,
     /// Ports, in the order of the object.
     pub ports: Vec<PortFact>,
     /// Creation time in seconds since 1970; 0 if unknown.
@@ -199,4 +201,15 @@ pub enum Change {
     Namespace(Box<str>, Option<NamespaceFact>),
     /// A Pod.
     Pod(PodId, Option<PodFact>),
+}
+
+/// A consistent snapshot of the facts, without pods.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Services.
+    pub services: Vec<(Key, Arc<ServiceFact>)>,
+    /// EndpointSlices that belong to a Service.
+    pub slices: Vec<(Key, Arc<SliceFact>)>,
+    /// Namespaces.
+    pub namespaces: Vec<(Box<str>, NamespaceFact)>,
 }

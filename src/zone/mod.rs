@@ -23,8 +23,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use application::{Candidate, full_name};
-pub use builder::{Builder, Diagnostic, Facts, PublishCost, external_name};
+pub use builder::{Builder, Diagnostic, PublishCost, external_name};
 pub use caller::{Caller, LazyCaller, Origin};
+pub use facts::Facts;
 pub use hash::Seed;
 pub use names::{NamespaceName, ServiceName};
 pub use namespace::Namespace;

@@ -17,10 +17,10 @@ fn builder() -> Builder {
     builder
 }
 
-fn service(reach: ServiceType) -> ServiceFact {
+fn service(service_type: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
     ServiceFact {
-        reach,
+        service_type,
         ports: vec![port],
         created: 0,
         aliases: Vec::new(),

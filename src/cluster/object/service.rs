@@ -52,7 +52,7 @@ impl Object for ServiceObject {
         let listed = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter());
         let mut addresses: Vec<&str> = listed.map(String::as_str).filter(|ip| !ip.is_empty()).collect();
         addresses.dedup();
-        let reach = if spec.kind.as_deref() == Some("ExternalName") {
+        let service_type = if spec.kind.as_deref() == Some("ExternalName") {
             let target = spec.external_name.as_deref().unwrap_or_default();
             let target = external_name(target);
             if target.is_none() {
@@ -79,7 +79,7 @@ impl Object for ServiceObject {
         };
         let default = annotations.and_then(|annotations| annotations.default.as_ref()).map(|text| text.0.trim());
         let fact = ServiceFact {
-            reach,
+            service_type,
             ports: ports(&spec.ports)?,
             created: meta.created(),
             aliases: aliases(annotations.and_then(|annotations| annotations.alias.as_ref()), notes),

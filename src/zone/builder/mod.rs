@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::facts::{Change, Key, NamespaceFact, PodFact, PodId, ServiceFact, SliceFact};
+use super::facts::{Change, Facts, Key, NamespaceFact, PodFact, PodId, ServiceFact, SliceFact};
 use super::persistent_map::{PersistentMap, Slot};
 use super::service::Service;
 use super::{Claim, NamespaceName, Settings, Soa, Zone, bits, hash};
@@ -91,17 +91,6 @@ pub enum Diagnostic {
         /// The Service.
         service: String,
     },
-}
-
-/// A consistent snapshot of the facts, without pods.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// Services.
-    pub services: Vec<(Key, Arc<ServiceFact>)>,
-    /// EndpointSlices that belong to a Service.
-    pub slices: Vec<(Key, Arc<SliceFact>)>,
-    /// Namespaces.
-    pub namespaces: Vec<(Box<str>, NamespaceFact)>,
 }
 
 /// Holds all facts and builds tables from them.

@@ -67,7 +67,7 @@ pub(super) fn build_service<'s>(
         endpoints: Endpoints::default(),
     };
     let mut skipped = false;
-    match &fact.reach {
+    match &fact.service_type {
         ServiceType::External(target) => service.kind = Kind::ExternalName(target.clone()),
         ServiceType::Cluster(addresses) => {
             service.kind = Kind::Cluster(ports_of(&fact.ports));

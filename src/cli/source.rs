@@ -57,7 +57,7 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
     let options = args.options(names);
     let (events, api) = match &options.source {
         Source::Manifests(path) => (options.open_manifests(path).map_err(SourceError::from)?.1, None),
-        source => {
+        source @ (Source::Kubeconfig(..) | Source::InCluster | Source::Unspecified) => {
             let runtime = runtime()?;
             let client = source.client(runtime.handle())?;
             let events = runtime.block_on(listed(&client, options.parse_options))?;

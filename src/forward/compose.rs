@@ -83,7 +83,7 @@ impl Engine {
         found: &mut Found,
     ) -> Result<(), Failed> {
         for place in 0..MAX_SOURCES {
-            let next = match self.from_zone(&name, question, place == 0) {
+            let next = match self.answer_from_zone(&name, question, place == 0) {
                 TableAnswer::Message(message, leads_to) => {
                     found.take(message);
                     leads_to
@@ -146,7 +146,7 @@ impl Engine {
 
     /// Returns the zone's answer for a name, as this client may see it. Only the `first` name may be a short one: CNAME
     /// targets are fully qualified.
-    fn from_zone(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
+    fn answer_from_zone(&self, name: &[u8], question: &ClientQuery, first: bool) -> TableAnswer {
         let zone = self.table.load();
         let query = query(name, question.request.qtype);
         let mut buffer = self.buffer.borrow_mut();

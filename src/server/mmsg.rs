@@ -136,7 +136,7 @@ impl Batch {
             let header = unsafe { header.assume_init_ref() };
             let path = &mut self.paths[index];
             path.name_length = header.msg_hdr.msg_namelen;
-            path.control_length = if self.wildcard { header.msg_hdr.msg_controllen as usize } else { 0 };
+            path.control_length = if self.wildcard { header.msg_hdr.msg_controllen as _ } else { 0 };
             // A datagram that was cut is longer than any query. Its header alone, which has no question, is answered
             // FORMERR.
             let is_cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::large_stack_frames,
     clippy::print_stdout,
     missing_docs
 )]

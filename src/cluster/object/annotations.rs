@@ -1,4 +1,4 @@
-//! The annotations `callsign.dev/alias` and `callsign.dev/visible-to`.
+//! The annotations `callsign.dev/alias` and `callsign.dev/visible-to`. `service.rs` reads `default` and `links`.
 
 use super::label;
 use super::meta::{Annotations, Text};

@@ -2,6 +2,7 @@
 
 #![allow(
     dead_code,
+    clippy::large_stack_frames,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

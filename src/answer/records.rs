@@ -14,6 +14,8 @@ const MAX_CHAIN: usize = 8;
 const SCHEMA: &[u8] = b"\x051.1.0";
 /// TTL of `dns-version.Z` in seconds.
 const SCHEMA_TTL: u32 = 28_800;
+/// The label between a Service's namespace and the cluster domain.
+const SVC: &[u8] = b"\x03svc";
 /// The largest offset that a compression pointer can encode (RFC 1035 section 4.1.4).
 const MAX_POINTER: usize = 0x3fff;
 
@@ -507,8 +509,6 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         Some(())
     }
 }
-
-const SVC: &[u8] = b"\x03svc";
 
 /// Encodes a compression pointer; `at` must not exceed [`MAX_POINTER`].
 #[inline(always)]

@@ -6,14 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, print, source};
-use crate::atomic_file;
+use crate::atomic_file::{self, Readers};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE, USAGE};
 use crate::report::Catalog;
 use crate::report::links::{Style, written};
-
-/// Permissions of a new file.
-const MODE: u32 = 0o644;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -88,7 +85,7 @@ fn write(path: &Path, text: &str) -> Result<(), Failure> {
         let mut open = std::fs::File::options().write(true).open(&path).map_err(failed)?;
         return open.write_all(text.as_bytes()).map_err(failed);
     }
-    atomic_file::replace(&path, MODE, |file| file.write_all(text.as_bytes())).map_err(failed)
+    atomic_file::replace(&path, Readers::Everyone, |file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
 /// Rewrites the file whenever the variables change. If a link breaks, the file is left unchanged and a warning logged.

@@ -44,6 +44,9 @@ pub const PUBLISH_BOUNDS: [u64; 12] = [
     10_000_000_000,
 ];
 
+/// Longest time from a trigger that is counted: the time comes from an object, and may be any.
+const MAX_TRIGGER_AGE: Duration = Duration::from_secs(3600);
+
 /// A histogram by [`PUBLISH_BOUNDS`].
 type PublishTimes = Arc<Histogram<{ PUBLISH_BOUNDS.len() }>>;
 
@@ -414,7 +417,7 @@ impl Publisher {
             for (received, triggered) in waiting {
                 status.from_event.observe(&PUBLISH_BOUNDS, received.elapsed().as_nanos() as u64, 1);
                 if let Some(triggered) = triggered {
-                    let elapsed = now.duration_since(triggered).as_nanos().clamp(0, i128::from(u64::MAX));
+                    let elapsed = now.duration_since(triggered).as_nanos().clamp(0, MAX_TRIGGER_AGE.as_nanos() as i128);
                     status.from_trigger.observe(&PUBLISH_BOUNDS, elapsed as u64, 1);
                 }
             }

@@ -13,7 +13,7 @@ use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::atomic_file;
+use crate::atomic_file::{self, Readers};
 use crate::zone::Facts;
 use crate::zone::facts::Change;
 
@@ -21,8 +21,6 @@ use crate::zone::facts::Change;
 const MAGIC: &str = "callsign-facts";
 /// Version of the format. It grows whenever the encoding of a fact changes.
 const VERSION: u32 = 1;
-/// Permissions of a new file: the facts of a cluster are not for other users of the machine.
-const MODE: u32 = 0o600;
 
 /// Why saved facts cannot be read or written.
 #[derive(Debug, Error)]
@@ -126,7 +124,8 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
         writeln!(out, "{}", HEXLOWER.encode(sum.finish().as_ref()))?;
         out.flush()
     };
-    atomic_file::replace(path, MODE, fill).map_err(|source| SnapshotError::Io { path: path.to_path_buf(), source })
+    atomic_file::replace(path, Readers::Owner, fill)
+        .map_err(|source| SnapshotError::Io { path: path.to_path_buf(), source })
 }
 
 /// A value that is written as a line of JSON.

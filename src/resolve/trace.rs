@@ -109,7 +109,8 @@ impl Recorded {
 
 impl Trace for &Recorded {
     fn note(&self, step: impl FnOnce() -> Step) {
-        self.0.borrow_mut().push(step());
+        let step = step();
+        self.0.borrow_mut().push(step);
     }
 }
 

@@ -101,6 +101,10 @@ impl Batch {
     /// The error of the socket; `WouldBlock` if nothing has arrived and `wait` is not set.
     pub(super) fn receive(&mut self, socket: &Socket, wait: bool) -> io::Result<usize> {
         self.count = 0;
+        if !wait {
+            // The last batches of a worker: as many datagrams as possible.
+            self.prepared = BATCH;
+        }
         let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH];
         let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; BATCH];
         let buffers = self.queries.iter_mut().zip(self.paths.iter_mut());

@@ -54,7 +54,11 @@ pub(super) fn start(
             for listener in listeners {
                 serving.spawn(serve(listener, context.clone(), stopping.clone()));
             }
-            serving.join_all().await;
+            for ended in serving.join_all().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "TCP listener failed");
+                }
+            }
             let _ = timeout(DRAIN_TIMEOUT, context.clients.all_closed()).await;
         });
     })

@@ -332,14 +332,8 @@ async fn respond(
     changed: watch::Sender<u64>,
 ) -> Result<ApiResponse, Infallible> {
     let path = request.uri().path().to_owned();
-    let query: BTreeMap<String, String> = request
-        .uri()
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (key.to_owned(), decoded(value)))
-        .collect();
+    let query = form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
+    let query: BTreeMap<String, String> = query.into_owned().collect();
     let segments: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let segments = match segments.as_slice() {
         ["api", "v1", rest @ ..] | ["apis", "discovery.k8s.io", "v1", rest @ ..] => rest,
@@ -570,18 +564,4 @@ fn watch_response(
         }
     });
     Response::builder().header("content-type", "application/json").body(Either::Right(Stream(receive))).unwrap()
-}
-
-fn decoded(text: &str) -> String {
-    let mut out = Vec::new();
-    let mut octets = text.bytes();
-    while let Some(octet) = octets.next() {
-        if octet == b'%' {
-            let digits = [octets.next().unwrap(), octets.next().unwrap()];
-            out.push(u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap());
-        } else {
-            out.push(octet);
-        }
-    }
-    String::from_utf8(out).unwrap()
 }

@@ -1,7 +1,8 @@
-//! The composition root: binds sockets, wires the modules, returns the bound addresses. Only this file sees them all.
+//! The composition root: binds sockets, wires the modules and returns the bound addresses. Only this file imports them
+//! all.
 //!
-//! Two planes share only the pointer to the zone. The control plane (sources, builder, admin) has a runtime of its own.
-//! UDP workers, a thread for TCP and one for encrypted transports answer queries.
+//! Two planes share only the pointer to the zone. The control plane (sources, builder, admin) has its own runtime. In
+//! the data plane, UDP workers, one thread for TCP and one for encrypted transports answer queries.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::{exit, forward};
 
 /// Capacity of the publisher's event queue. Beyond it, backpressure reaches the connections to the API.
 const EVENTS: usize = 4096;
-/// Time for the tasks of the control plane to end.
+/// Time allowed for the tasks of the control plane to end at shutdown.
 const CONTROL_SHUTDOWN: Duration = Duration::from_millis(500);
 
 /// An error that prevents the server from starting.
@@ -46,18 +47,18 @@ pub enum StartError {
     /// Forwarding cannot start: for example, the trust store cannot be read.
     #[error("cannot start forwarding: {0}")]
     Forwarding(std::io::Error),
-    /// The system provides no thread, runtime or address.
+    /// The operating system could not create a thread or runtime, or report an address.
     #[error("cannot create {what}: {source}")]
     System {
         /// The resource, with its article.
         what: &'static str,
-        /// The error of the system.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
 impl StartError {
-    /// Returns the exit status: whether the configuration is wrong, or a resource is missing.
+    /// Returns the exit status: `CONFIG` if the configuration is wrong, `UNAVAILABLE` if something is missing.
     pub fn exit_status(&self) -> u8 {
         let is_misconfigured = match self {
             StartError::Source(error) => error.is_misconfigured(),
@@ -92,7 +93,7 @@ pub struct Running {
 /// Starts a server.
 ///
 /// # Errors
-/// Everything that shows before the first query: addresses, sources, files.
+/// Everything that can fail before the first query: addresses, sources, files.
 pub fn start(config: Config) -> Result<Running, StartError> {
     let started = Instant::now();
     let bound = server::bind(&config.listen)?;
@@ -162,18 +163,18 @@ impl Running {
         Ok(())
     }
 
-    /// Shuts down: answers what has arrived, and takes nothing more.
+    /// Shuts down: answers the queries that have arrived, and accepts no more.
     pub fn stop(self) {
         self.phase.send_replace(Phase::Draining);
         self.servers.stop();
-        // The forwarder's thread ends when no transport is left that could use it, and its queries are answered.
+        // The forwarder's thread ends once every transport has dropped its handle and the queries in flight are done.
         if let Some(thread) = self.forwarder {
             let _ = thread.join();
         }
         self.control.shutdown_timeout(CONTROL_SHUTDOWN);
     }
 
-    /// Starts the lame-duck phase: not ready any more, and still answering.
+    /// Starts the lame-duck phase: the server reports that it is not ready, but still answers.
     pub fn begin_lame_duck(&self) {
         self.phase.send_replace(Phase::LameDuck);
     }

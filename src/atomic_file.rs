@@ -25,7 +25,7 @@ pub enum Readers {
 /// them is on disk. If anything fails, the old file stays and no temporary file does.
 ///
 /// # Errors
-/// The error of the file or its folder.
+/// The system's error for the file or its folder, or the error of `fill`.
 pub fn replace(path: &Path, readers: Readers, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,6 +1,6 @@
 //! Exit statuses of every command (sysexits.h).
 
-/// The answer is no: a name does not resolve, a finding is an error.
+/// The command ran, and its result is negative: a name does not resolve, or a finding is an error.
 pub const NO: u8 = 1;
 /// EX_USAGE: the command line is wrong.
 pub const USAGE: u8 = 64;

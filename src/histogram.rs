@@ -1,9 +1,9 @@
-//! The one histogram of every module: of durations, sizes and times to publish.
+//! The histogram that all modules use for durations and sizes.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of observations, by the first of `N` upper bounds that is not below the value. One thread observes, so that an
-/// observation is two loads and two stores; any thread may read. Bounds are constants of the caller, and unknown here.
+/// A histogram with `N` upper bounds, which are inclusive. The caller passes the bounds, because they are constants.
+/// Only one thread may write at a time, so an observation is two loads and two stores. Any thread may read.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
     buckets: [AtomicU64; N],
@@ -11,7 +11,7 @@ pub struct Histogram<const N: usize> {
     sum: AtomicU64,
 }
 
-/// The counts at one moment.
+/// The counts at one point in time.
 #[derive(Clone, Copy, Debug)]
 pub struct HistogramCounts<const N: usize> {
     /// Observations by bound.

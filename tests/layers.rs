@@ -1,14 +1,14 @@
-//! The house has no back doors: every import in `src` is one that the table in `docs/architecture.md` allows, and no two
-//! files of a folder import each other.
+//! Checks the module structure: every import in `src` is allowed by the table in `docs/architecture.md`, and no two
+//! files import each other.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// What each module of the crate's root may import.
+/// The modules that each top-level module may import.
 type Table = BTreeMap<String, BTreeSet<String>>;
 
-/// An import of `file`, written as a path from the crate's root: `server::mmsg::Batch`.
+/// An import in `file`, as a path from the crate root: `server::mmsg::Batch`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Import {
     file: PathBuf,
@@ -16,7 +16,7 @@ struct Import {
     path: Vec<String>,
 }
 
-/// The names in backquotes of a cell.
+/// Iterates over the names in backquotes in a cell.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
@@ -34,7 +34,7 @@ fn parse_table(document: &str) -> Table {
     .collect()
 }
 
-/// The modules that enclose a file's items: `src/server/mmsg.rs` is `server::mmsg`.
+/// Returns the module path of a file: `server/mmsg.rs` is `server::mmsg`.
 fn module_of(file: &Path) -> Vec<String> {
     let mut module: Vec<String> =
         file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
@@ -44,7 +44,8 @@ fn module_of(file: &Path) -> Vec<String> {
     module
 }
 
-/// Every path in a file that starts with `crate::` or `super::`, from the crate's root. Groups in braces are opened.
+/// Returns every path in a file that starts with `crate::` or `super::`, as a path from the crate root. Groups in
+/// braces are expanded.
 fn imports(file: &Path, text: &str) -> Vec<Import> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or("").to_owned() + "\n").collect();
     let module = module_of(file);
@@ -75,7 +76,7 @@ fn imports(file: &Path, text: &str) -> Vec<Import> {
     found
 }
 
-/// The paths at the start of `text`: `a::{b, c::D}` is `a::b` and `a::c::D`.
+/// Expands the path at the start of `text`: `a::{b, c::D}` becomes `a::b` and `a::c::D`.
 fn paths(text: &str, prefix: &[String]) -> Vec<Vec<String>> {
     let text = text.trim_start();
     if let Some(group) = text.strip_prefix('{') {
@@ -108,13 +109,13 @@ fn paths(text: &str, prefix: &[String]) -> Vec<Vec<String>> {
     }
 }
 
-/// The imports that the table does not allow.
+/// Returns the imports that the table does not allow.
 fn forbidden(table: &Table, imports: &[Import]) -> Vec<String> {
     let mut all = Vec::new();
     for import in imports {
         let own = module_of(&import.file).first().cloned().unwrap_or_default();
         let Some(other) = import.path.first() else { continue };
-        // The crate's root and the program import everything.
+        // The crate root and the program may import everything.
         if own.is_empty() || own == "main" || own == *other || !table.contains_key(other) {
             continue;
         }
@@ -126,7 +127,8 @@ fn forbidden(table: &Table, imports: &[Import]) -> Vec<String> {
     all
 }
 
-/// Pairs of files that import each other. A folder's `mod.rs` declares what its files share, and does not count.
+/// Returns the pairs of files that import each other. A folder's `mod.rs` declares items that its files share, so it
+/// does not count.
 fn circles(files: &BTreeSet<PathBuf>, imports: &[Import]) -> BTreeSet<(PathBuf, PathBuf)> {
     let mut edges = BTreeSet::new();
     for import in imports {
@@ -165,10 +167,10 @@ fn every_import_follows_the_table_and_no_two_files_import_each_other() {
     let all: Vec<Import> = files.iter().flat_map(|(file, text)| imports(file, text)).collect();
     assert!(all.len() > 300, "{} imports found", all.len());
     let wrong = forbidden(&table, &all);
-    assert!(wrong.is_empty(), "imports against docs/architecture.md:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports that docs/architecture.md does not allow:\n{}", wrong.join("\n"));
     let circles = circles(&files.into_keys().collect(), &all);
     assert!(circles.is_empty(), "files that import each other: {circles:?}");
-    // What a module may import must not import it back.
+    // The table itself must not allow two modules to import each other.
     for (module, allowed) in &table {
         for other in allowed {
             assert!(!table[other].contains(module), "{module} and {other} may import each other");
@@ -177,21 +179,21 @@ fn every_import_follows_the_table_and_no_two_files_import_each_other() {
 }
 
 #[test]
-fn an_import_against_the_table_is_found() {
+fn forbidden_imports_are_found() {
     let table = parse_table("| `src/wire/` | octets | nothing |\n| `src/zone/` | names | `wire` |\n");
     let cases = [
-        ("an import downwards", "zone/mod.rs", "use crate::wire::Name;", 0),
-        ("an import upwards", "wire/name.rs", "use crate::zone::Zone;", 1),
+        ("an allowed import", "zone/mod.rs", "use crate::wire::Name;", 0),
+        ("a forbidden import", "wire/name.rs", "use crate::zone::Zone;", 1),
         (
-            "an import upwards in a group",
+            "forbidden imports in a group",
             "wire/name.rs",
             "use crate::{\n    wire::Header,\n    zone::{Zone, Seed},\n};",
             2,
         ),
         ("a path in the code", "wire/name.rs", "fn f() { crate::zone::tld::is_public(\"com\"); }", 1),
-        ("a way through the parents", "wire/name.rs", "use super::super::zone::Zone;", 1),
+        ("a path through parent modules", "wire/name.rs", "use super::super::zone::Zone;", 1),
         ("a comment", "wire/name.rs", "// use crate::zone::Zone;", 0),
-        ("a module that no row names", "wire/name.rs", "use crate::elsewhere::Thing;", 0),
+        ("a module that is not in the table", "wire/name.rs", "use crate::elsewhere::Thing;", 0),
     ];
     for (case, file, text, expected) in cases {
         assert_eq!(forbidden(&table, &imports(Path::new(file), text)).len(), expected, "{case}");

@@ -17,7 +17,7 @@ pub(super) fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &st
         .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
 }
 
-/// One counter of a family.
+/// Encodes one counter of a family.
 pub(super) fn counter_of<const N: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],
@@ -26,7 +26,7 @@ pub(super) fn counter_of<const N: usize>(
     family.encode_family(labels)?.encode_counter::<[(&str, &str); 0], _, u64>(&count, None)
 }
 
-/// One histogram of a family. Bounds and sum are divided by `unit`.
+/// Encodes one histogram of a family. Bounds and sum are divided by `unit`.
 pub(super) fn histogram<const N: usize, const B: usize>(
     family: &mut MetricEncoder<'_>,
     labels: &[(&str, &str); N],

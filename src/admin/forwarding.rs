@@ -1,5 +1,5 @@
-//! Metrics of the forward cache and of the upstreams. The cache metrics are named as in CoreDNS, so that its dashboards
-//! work. With `--metrics-prefix coredns`, so is the histogram of upstream latency.
+//! Metrics of the forward cache and of the upstreams. The cache metrics have the same names as in CoreDNS, so that its
+//! dashboards work. With `--metrics-prefix coredns`, the histogram of upstream latency does too.
 
 use std::fmt::Error;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::forward::{ForwardCache, RCODES, TIME_BOUNDS, UpstreamStats};
 /// Forwarding metrics of one scrape.
 pub(super) struct ForwardingMetrics {
     pub(super) cache: Arc<ForwardCache>,
-    /// Whether all names follow CoreDNS.
+    /// Whether the latency histogram is named as in CoreDNS, too.
     pub(super) coredns_names: bool,
 }
 
@@ -25,8 +25,8 @@ impl std::fmt::Debug for ForwardingMetrics {
 }
 
 impl ForwardingMetrics {
-    /// Encodes the metrics. `hits` and `stale` are the cache hits that the transports counted, and those of them that were
-    /// served stale.
+    /// Encodes the metrics. The transports count `hits`, the cache hits, and `stale`, those of them that were served
+    /// stale.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>, hits: u64, stale: u64) -> Result<(), Error> {
         let counts = &self.cache.counts;
         let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Relaxed);

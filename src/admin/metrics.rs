@@ -226,7 +226,7 @@ impl Collector for Scrape {
     }
 }
 
-/// The process metrics that Prometheus clients export by convention.
+/// The process metrics that Prometheus client libraries export.
 #[derive(Debug)]
 struct Process;
 

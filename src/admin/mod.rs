@@ -120,8 +120,8 @@ impl Admin {
         json(&services::list_for(&catalog, namespace.as_deref(), &viewer))
     }
 
-    /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators
-    /// may set `from`; other clients are always the caller themselves. See [`Viewer`].
+    /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators may
+    /// set `from`; for other clients, the caller is the client itself. See [`Viewer`].
     fn explain(&self, query: &str, client: IpAddr) -> Response<Full<Bytes>> {
         let Some(name) = parameter(query, "name") else {
             return plain(StatusCode::BAD_REQUEST, "no name given; use /api/v1/explain?name=api&from=web\n".to_owned());

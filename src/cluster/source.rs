@@ -1,4 +1,4 @@
-//! Opens a source of facts: manifests, or the Kubernetes API by a kubeconfig or a service account.
+//! Opens a source of facts: manifests, or the Kubernetes API through a kubeconfig or a service account.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Whether the configuration is wrong, rather than something missing.
+    /// Whether the configuration is wrong, as opposed to a source that is missing or unavailable.
     pub fn is_misconfigured(&self) -> bool {
         matches!(self, SourceError::Credentials { .. } | SourceError::Manifests(ManifestError::Syntax { .. }))
     }
@@ -65,25 +65,25 @@ pub struct SourceOptions {
     pub parse_options: ParseOptions,
     /// Which pods are watched.
     pub pods: Pods,
-    /// Time between comparisons with the API; zero: none.
+    /// Interval between self-checks; zero disables them.
     pub self_check: Duration,
 }
 
-/// A source that sends its events.
+/// A source that has been opened and sends its events.
 pub struct OpenSource {
-    /// The resources to wait for before the first table.
+    /// The resources whose first sync must be complete before the zone counts as synced.
     pub resources: Vec<Resource>,
-    /// The facts that are known already.
+    /// Events that are available already.
     pub first: Vec<Event>,
     /// The client of the API, if the source is an API.
     pub client: Option<kube::Client>,
 }
 
 impl SourceOptions {
-    /// Opens the source. It sends to `events` until the runtime shuts down.
+    /// Opens the source, which sends to `events` until the runtime shuts down.
     ///
     /// # Errors
-    /// Everything that shows before the first event: files, credentials.
+    /// Everything that can fail before the first event: files, credentials.
     pub fn follow(&self, runtime: &Handle, events: &Events) -> Result<OpenSource, SourceError> {
         let _guard = runtime.enter();
         if let Source::Manifests(path) = &self.source {
@@ -100,7 +100,7 @@ impl SourceOptions {
     /// Reads manifests once.
     ///
     /// # Errors
-    /// The path or file that cannot be read.
+    /// A path or file cannot be read. The error names it.
     pub fn open_manifests(&self, path: &Path) -> Result<(Manifests, Vec<Event>), ManifestError> {
         let (parse_options, service_cidrs) = (self.parse_options, self.service_cidrs.clone());
         Manifests::open(ManifestOptions { path: path.to_path_buf(), parse_options, service_cidrs })
@@ -108,7 +108,7 @@ impl SourceOptions {
 }
 
 impl Source {
-    /// Creates a client of the API. Whether the API answers shows later.
+    /// Creates a client of the API without connecting to it.
     ///
     /// # Errors
     /// The kubeconfig or the service account does not load, or the source is not an API.

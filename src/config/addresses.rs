@@ -1,4 +1,4 @@
-//! Addresses of this machine: those advertised to clients, and those that no upstream may have.
+//! Addresses of this server: those advertised to clients, and those that no upstream may have.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::forward::Forwarding;
 use crate::server::encrypted::{ListenUrl, Transport};
 
-/// An upstream that is this server itself: its queries would come back for ever.
+/// An upstream that is this server itself, so that forwarded queries would loop forever.
 #[derive(Debug, Error)]
 #[error(
     "upstream {upstream}{file} is this server, listening on {listens}: queries would loop; use --upstream ADDR (in a \
@@ -16,7 +16,7 @@ use crate::server::encrypted::{ListenUrl, Transport};
 pub struct UpstreamLoop {
     /// The upstream.
     pub upstream: String,
-    /// ` of FILE`, if a resolv.conf names it; else empty.
+    /// ` of FILE` if the upstream comes from a resolv.conf, else empty.
     pub file: String,
     /// The listening address that it reaches.
     pub listens: SocketAddr,
@@ -25,13 +25,14 @@ pub struct UpstreamLoop {
 /// Checks that no upstream is one of the bound addresses.
 ///
 /// # Errors
-/// The upstream that is this server.
+/// An upstream is this server. The error names it.
 pub fn refuse_loops(
     forwarding: &Forwarding,
     plain: &[SocketAddr],
     encrypted: &[ListenUrl],
 ) -> Result<(), UpstreamLoop> {
-    // No upstream is queried over QUIC: on the port of a QUIC listener, which is UDP's, another server may serve TLS.
+    // Upstreams are never queried over QUIC. A QUIC listener uses a UDP port, so another server may serve TLS on the
+    // TCP port of the same number.
     let streams = encrypted.iter().filter(|url| matches!(url.transport, Transport::Tls | Transport::Https));
     for server in forwarding.servers() {
         let streams = streams.clone().map(|url| &url.address).filter(|_| server.tls.is_some());
@@ -50,7 +51,7 @@ pub fn advertised(advertise: &[IpAddr], plain: &[SocketAddr], encrypted: &[Liste
     if !advertise.is_empty() {
         return advertise.to_vec();
     }
-    // Clients that look up the server's address use plain DNS, if it is served.
+    // The address is looked up for plain DNS; encrypted listeners count only if there is no plain one.
     let encrypted = encrypted.iter().map(|url| &url.address).filter(|_| plain.is_empty());
     let mut all: Vec<IpAddr> = Vec::new();
     for address in plain.iter().chain(encrypted).map(SocketAddr::ip) {

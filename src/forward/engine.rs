@@ -56,7 +56,7 @@ pub struct StartedForwarder {
 /// Starts the forwarder.
 ///
 /// # Errors
-/// Fails if the trust store cannot be loaded, a directory cannot be watched, or the thread cannot be started.
+/// The trust store cannot be loaded, a directory cannot be watched, or the runtime or thread cannot be created.
 pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) -> io::Result<StartedForwarder> {
     let tls = match forwarding.servers().any(|server| server.tls.is_some()) {
         true => Some(crate::tls::client(forwarding.authorities.as_deref()).map_err(io::Error::other)?),
@@ -99,7 +99,7 @@ struct Flight {
     interim: Option<Arc<Entry>>,
 }
 
-/// The thread's state.
+/// The state of the forwarder's thread.
 pub(super) struct Engine {
     pub(super) shared: Rc<UpstreamContext>,
     pub(super) table: Arc<ArcSwap<Zone>>,
@@ -167,7 +167,8 @@ impl Engine {
             servers.iter().map(|server| server.stats.clone()).collect();
     }
 
-    /// Runs until every transport has dropped its [`Forwarder`] and the queries in flight have finished or timed out.
+    /// Runs until every transport has dropped its [`Forwarder`], and the queries in flight have finished or
+    /// [`DEADLINE`] has passed.
     async fn run(self: Rc<Self>, mut jobs: mpsc::Receiver<Job>, file: Option<PathBuf>, watched: Option<FolderWatch>) {
         if let (Some(path), Some(watched)) = (file, watched) {
             spawn_local(self.clone().follow(path, watched));

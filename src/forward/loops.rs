@@ -22,7 +22,7 @@ use crate::zone::{Domain, Zone};
 const PROBE: Duration = Duration::from_secs(5);
 /// Interval between probes of an upstream that loops.
 const PROBE_AGAIN: Duration = Duration::from_secs(30);
-/// Interval between looks at a zone that is not synced yet.
+/// Interval between checks of whether the zone has synced.
 const SYNC_POLL: Duration = Duration::from_millis(500);
 /// The qtype of probes: HINFO, which is practically unused (RFC 8482 section 4.2 uses it only in replies).
 const PROBE_TYPE: u16 = 13;
@@ -43,8 +43,8 @@ impl LoopDetector {
         Rc::new(LoopDetector { routes, context, probes: RefCell::default() })
     }
 
-    /// Probes every upstream once the zone is synced: before that, a returning probe could be taken for a name of the
-    /// cluster. After that it probes looping upstreams every [`PROBE_AGAIN`], to notice when the loop is gone.
+    /// Probes every upstream once the zone is synced; before that, a returning probe could be taken for a name of the
+    /// cluster. Then probes looping upstreams every [`PROBE_AGAIN`], to notice the end of a loop.
     pub(super) async fn run(self: Rc<Self>, table: Arc<ArcSwap<Zone>>) {
         while !table.load().synced {
             sleep(SYNC_POLL).await;
@@ -69,8 +69,7 @@ impl LoopDetector {
         self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect()
     }
 
-    /// Sends a server a query for a random name. If that query arrives here, the server forwards our queries back to
-    /// us.
+    /// Sends a server a query for a random name. If the query arrives here, the server forwards our queries back to us.
     pub(super) fn probe(self: &Rc<Self>, server: &Rc<Server>) {
         let mut probes = self.probes.borrow_mut();
         if probes.values().any(|probed| Rc::ptr_eq(probed, server)) {
@@ -97,12 +96,12 @@ impl LoopDetector {
                 && matches!(result, Ok(_) | Err(UpstreamError::Refused(_)))
                 && server.stats.looping.swap(false, Relaxed)
             {
-                tracing::info!(upstream = %server.address, "forwarding loop is gone; upstream is back in use");
+                tracing::info!(upstream = %server.address, "forwarding loop resolved; upstream is back in use");
             }
         });
     }
 
-    /// Whether the query is a probe. If it is, the server that it was sent to forwards our queries back to us.
+    /// Returns whether the query is a probe. If it is, marks the server that it was sent to as looping.
     pub(super) fn catches(&self, name: &Name) -> bool {
         let Some(server) = self.probes.borrow_mut().remove(name.wire()) else { return false };
         if !server.stats.looping.swap(true, Relaxed) {

@@ -47,8 +47,8 @@ impl Pool {
         self.servers.borrow().iter().all(|server| server.is_up() && !server.stats.looping.load(Relaxed))
     }
 
-    /// Queries one server after another until one answers. Servers that are down come last. One that is due for another
-    /// try also gets the query in the background, so that no client waits for it.
+    /// Queries one server after another until one answers. Servers that are down come last. If one of them is due for a
+    /// retry, it also gets the query in the background, so that no client waits for it.
     pub(super) async fn query(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let servers = self.servers();
         if self.is_healthy() {

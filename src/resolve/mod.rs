@@ -16,8 +16,8 @@ use crate::wire::Name;
 use crate::zone::facts::Protocol;
 use crate::zone::{Endpoint, Label, LazyCaller, Service, Zone, dashed};
 
-/// The kind of thing that a name denotes. The rcode depends on existence and never on the qtype, so [`Outcome`] has no
-/// types.
+/// The object that a name denotes. The rcode depends on the existence of the name and never on the qtype, so resolution
+/// does not know the qtype.
 #[derive(Clone, Copy)]
 pub enum Node<'z> {
     /// An existing name without records: an empty non-terminal (RFC 8020) or a namespace.
@@ -114,7 +114,7 @@ pub enum Outcome<'z> {
     NotReady,
 }
 
-/// Resolves a name for a caller. Inlined because most queries are for full names, the shortest path through here.
+/// Resolves a name for a caller. It is inlined because most queries are for full names, which take the shortest path.
 #[inline(always)]
 pub fn resolve<'z, T: Trace>(caller: &LazyCaller<'z>, name: &'z Name, trace: T) -> Outcome<'z> {
     let search = Search { caller, name, trace };
@@ -129,9 +129,9 @@ pub fn resolve<'z, T: Trace>(caller: &LazyCaller<'z>, name: &'z Name, trace: T) 
     search.short_name()
 }
 
-/// The resolution of one name: the caller, which knows the zone; the name; and the trace that records each step. Its
-/// methods are the rules: those of full names in `full.rs`, of reverse names in `reverse.rs`, of short names in
-/// `short.rs`. On the hot path, where the trace has no size, it is two words and stays in registers.
+/// The resolution of one name: the caller, which refers to the zone; the name; and the trace. Its methods are the
+/// rules: for full names in `full.rs`, for reverse names in `reverse.rs`, for short names in `short.rs`. On the hot
+/// path the trace has no size, so a `Search` is two words and stays in registers.
 #[derive(Clone, Copy)]
 struct Search<'s, 'z, T> {
     caller: &'s LazyCaller<'z>,

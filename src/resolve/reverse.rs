@@ -65,7 +65,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     /// Resolves a reverse name. Returns `None` for any other name.
     #[inline(never)]
     pub(super) fn reverse_name(self) -> Option<Outcome<'z>> {
-        // This one comparison is all that other names pay.
+        // For all other names, this comparison is the only cost.
         if !self.name.wire().ends_with(b"\x04arpa\0") {
             return None;
         }

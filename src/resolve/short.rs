@@ -1,5 +1,5 @@
-//! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins, and existence decides whether
-//! a rule matches: a headless Service without ready endpoints still ends the search.
+//! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins. A rule matches if its
+//! Service exists: a headless Service without ready endpoints still ends the search.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protoco
 use crate::wire::{MAX_LABEL, text_of};
 use crate::zone::{Candidate, Kind, Label, Namespace, Service, ServiceName, tld};
 
-/// What the rules make of a name.
+/// The result of the rules for a name.
 enum RuleMatch<'z> {
     /// A rule matches.
     Found(Node<'z>),
@@ -18,10 +18,10 @@ enum RuleMatch<'z> {
     Unmatched,
 }
 
-/// What the alias and the database rule make of a label.
+/// The result of the alias and database rules for a label.
 enum AltNameMatch<'z> {
     Found(&'z Service),
-    /// Two Services are marked as the default: no answer is better than either.
+    /// Several Services are marked as the default; choosing one of them would be a guess.
     Ambiguous,
     Unmatched,
 }
@@ -59,7 +59,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    /// The rules, by the number and kind of labels.
+    /// Applies the rules for the number and kind of labels.
     fn rule_match(self) -> RuleMatch<'z> {
         let (zone, name) = (self.zone(), self.name);
         let at = |index| zone.label_of(name, index);
@@ -97,7 +97,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    /// The first `labels` labels of the name, below a Service that the rest of it led to.
+    /// Resolves the first `labels` labels of the name below the Service that the remaining labels denote.
     fn below_service(self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
         match service {
             Some(service) => self.below(service, labels).map_or(RuleMatch::Missing, RuleMatch::Found),
@@ -162,7 +162,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.service("service in namespace", label, namespace)
     }
 
-    /// `_port._proto.x`: a child of a bare name never leaves the cluster, as the bare name does not.
+    /// `_port._proto.x`: like the bare name `x`, its children are never forwarded.
     fn bare_srv(self) -> RuleMatch<'z> {
         let service = self.bare(self.zone().label_of(self.name, 2));
         match self.below_service(service, 2) {
@@ -171,7 +171,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    /// `h.x.y`: endpoint `h` of headless Service `x` in `y`. If `h` is a protocol, the name above `_port._proto.x.y`.
+    /// `h.x.y`: endpoint `h` of headless Service `x` in `y`; if `h` is a protocol, the parent of `_port._proto.x.y`.
     fn endpoint_in_namespace(self) -> RuleMatch<'z> {
         let (label, namespace) = (self.zone().label_of(self.name, 1), self.zone().label_of(self.name, 2));
         if self.is_guarded(namespace.octets) {
@@ -188,7 +188,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.below_headless(service)
     }
 
-    /// The first label, below a Service that has names of endpoints if it is headless.
+    /// Resolves the first label below a Service: a protocol or, if the Service is headless, an endpoint.
     fn below_headless(self, service: &'z Service) -> Option<Node<'z>> {
         let (name, label) = (self.name, self.name.label(0));
         if let Some(protocol) = protocol_of(label) {
@@ -209,7 +209,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    /// An alias of a namespace, or the default of a kind of database there.
+    /// An alias in a namespace, or the default Service for a kind of database.
     fn alt_name(self, label: Label<'_>, namespace: Label<'_>) -> AltNameMatch<'z> {
         let (zone, caller) = (self.zone(), self.caller);
         self.trace.probe();
@@ -239,7 +239,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
     }
 
-    /// The Service that is marked as the default of a kind of database, else the one called `<kind>-default`.
+    /// The Service that is marked as the default for a kind of database, else the one named `<kind>-default`.
     fn database_default(
         &self,
         kind: Label<'_>,
@@ -274,7 +274,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.service("database", label, namespace).map_or(AltNameMatch::Unmatched, AltNameMatch::Found)
     }
 
-    /// The namespace of application `name`.
+    /// The namespace of the application `name`, if the caller may see it.
     fn application(self, name: &[u8]) -> Option<&'z Namespace> {
         let caller = self.caller;
         let label = JoinedLabel::new(&self.zone().settings.application_prefix, name.get(1..)?)?;
@@ -318,8 +318,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.service("application", self.zone().label(label), namespace)
     }
 
-    /// The name of an application's main Service, of those that the caller may see: the one that has the full name of its
-    /// chart, else the one that is called like the application, else the one that is labelled as main, else the only one.
+    /// The name of an application's main Service, among those that the caller may see: the one that has the full name
+    /// of its chart, else the one named like the application, else the one labelled as main, else the only one.
     fn main_name(self, application: &'z Namespace) -> Option<&'z ServiceName> {
         let caller = self.caller;
         let visible = || application.application.iter().filter(|candidate| caller.sees(&candidate.visibility));
@@ -341,8 +341,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         main.map(|candidate| &*candidate.name)
     }
 
-    /// Whether the label is a top-level domain that no namespace captures: while names outside the cluster are forwarded,
-    /// and unless the caller lives in a namespace of that name.
+    /// Whether the label is a top-level domain that no namespace may capture. This applies only while names outside the
+    /// cluster are forwarded, and not to callers in a namespace of that name.
     fn is_guarded(self, namespace: &[u8]) -> bool {
         self.zone().settings.forwarding
             && matches!(

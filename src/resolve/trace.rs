@@ -1,4 +1,4 @@
-//! Traces of a resolution: the rules that were tried, and what each of them found.
+//! Traces of a resolution: the rules that were tried, and the result of each.
 
 use std::cell::{Cell, RefCell};
 
@@ -101,7 +101,7 @@ impl Trace for NoTrace {}
 pub struct Recorded(RefCell<Vec<Step>>);
 
 impl Recorded {
-    /// The steps so far, in their order.
+    /// Returns the steps in order.
     pub fn into_steps(self) -> Vec<Step> {
         self.0.into_inner()
     }
@@ -119,7 +119,7 @@ impl Trace for &Recorded {
 pub struct Probes(Cell<usize>);
 
 impl Probes {
-    /// The number of probes so far.
+    /// Returns the number of probes so far.
     pub fn count(&self) -> usize {
         self.0.get()
     }

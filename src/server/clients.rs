@@ -62,7 +62,7 @@ struct OpenConnection {
     from: IpAddr,
     /// Whether the client has sent a whole message yet.
     proven: bool,
-    /// Time of the last whole message or reply, at first of accepting the connection.
+    /// Time of the last whole message or reply; before the first one, the time of accepting the connection.
     last_active: Instant,
     task: AbortHandle,
 }
@@ -99,6 +99,7 @@ impl Clients {
     /// Waits until no connection is open.
     pub(super) async fn all_closed(&self) {
         loop {
+            // Created before the check, so that a connection that closes in between is not missed.
             let emptied = self.emptied.notified();
             if self.open() == 0 {
                 return;
@@ -213,7 +214,7 @@ impl ConnectionSlot {
         self.in_flight.load(Relaxed) > 0
     }
 
-    /// Returns when the connection has been idle for too long.
+    /// Waits until the connection has been idle for too long.
     pub(super) async fn idle_timeout(&self) {
         loop {
             let deadline = self.deadline();
@@ -257,6 +258,7 @@ impl Backlog {
     /// Waits until the client has received enough of its replies that the backlog is below its limit.
     pub(super) async fn room(&self) {
         loop {
+            // Created before the check, so that a reply that is sent in between is not missed.
             let taken = self.taken.notified();
             if self.octets.load(Relaxed) < MAX_BACKLOG {
                 return;
@@ -265,7 +267,8 @@ impl Backlog {
         }
     }
 
-    /// Adds a reply to the backlog until the returned bytes are dropped after sending; `None` if the backlog is full.
+    /// Adds a reply to the backlog until the returned bytes are dropped, after sending. Returns `None` if the backlog
+    /// is full.
     pub(super) fn charge(self: &Arc<Self>, reply: impl Into<Vec<u8>>) -> Option<Bytes> {
         if self.octets.load(Relaxed) >= MAX_BACKLOG {
             return None;

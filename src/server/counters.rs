@@ -1,5 +1,5 @@
-//! Counters of the server threads. Each thread has its own set, on its own cache lines, and is the only writer of it.
-//! An increment is therefore a plain load and store, and a scrape adds up the sets.
+//! Counters of the server threads. Each thread has its own set, on its own cache lines, and is its only writer. An
+//! increment is therefore a plain load and store, and a scrape adds up the sets.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -68,7 +68,7 @@ pub struct CounterValues {
     pub request_sizes: HistogramCounts<{ SIZE_BOUNDS.len() }>,
     /// By [`SIZE_BOUNDS`].
     pub response_sizes: HistogramCounts<{ SIZE_BOUNDS.len() }>,
-    /// Messages without a reply: too short for a header, or themselves replies.
+    /// Messages without a reply: those that are too short for a header, and those that are replies themselves.
     pub dropped: u64,
     /// Replies that the operating system refused to send.
     pub unsent: u64,

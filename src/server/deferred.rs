@@ -1,4 +1,4 @@
-//! Replies to datagrams that are sent when the batch is gone: those that wait for an upstream.
+//! Replies to datagrams that wait for an upstream, and are therefore sent after their batch.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +11,10 @@ use crate::forward::Outbox;
 /// Octets of the reply buffer that stay allocated between batches.
 const RETAINED: usize = 256 * 1024;
 
-/// Replies that leave from one socket. The forwarder's thread fills it, and sends them together.
+/// Deferred replies of one socket. The forwarder's thread collects them and sends them together.
 pub(super) struct DeferredReplies {
     socket: Arc<Socket>,
-    /// Written by the forwarder's thread alone.
+    /// Counters that only the forwarder's thread writes.
     counters: Arc<Counters>,
     batch: Mutex<ReplyBatch>,
 }
@@ -22,7 +22,7 @@ pub(super) struct DeferredReplies {
 #[derive(Default)]
 struct ReplyBatch {
     octets: Vec<u8>,
-    /// The path of each reply, and where the reply ends in `octets`.
+    /// The path of each reply, and the end of the reply in `octets`.
     replies: Vec<(ReturnPath, usize)>,
 }
 
@@ -31,7 +31,7 @@ impl DeferredReplies {
         Arc::new(DeferredReplies { socket, counters, batch: Mutex::default() })
     }
 
-    /// Adds a reply. Returns itself, to be flushed, if the reply is the first of its batch.
+    /// Adds a reply. Returns `self` if the reply is the first of its batch, so that the caller schedules a flush.
     pub(super) fn push(self: Arc<Self>, path: ReturnPath, reply: &[u8]) -> Option<Arc<dyn Outbox>> {
         let mut batch = self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = batch.replies.is_empty();

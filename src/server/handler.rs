@@ -1,7 +1,7 @@
-//! From a query to its reply, for every transport: the zone, then the cache of upstream replies, then the forwarder.
+//! Answers a query for any transport: from the zone, then from the forward cache, then through the forwarder.
 //!
-//! A UDP worker calls [`Handler::answer`] with its own buffers; transports that carry whole messages (TCP, TLS, HTTPS,
-//! QUIC) call [`Handler::respond`] or [`Handler::reply`], which share one buffer a thread.
+//! A UDP worker calls [`Handler::answer`] with its own buffers. Stream transports (TCP, TLS, HTTPS, QUIC) call
+//! [`Handler::respond`] or [`Handler::reply`], which use one buffer per thread.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -20,18 +20,18 @@ pub(super) const MAX_QUERY: usize = 4096;
 /// Largest reply in octets.
 const MAX_REPLY: usize = 65_535;
 
-/// What every transport answers from.
+/// The sources of every transport's answers.
 pub struct Handler {
     table: Published,
     forwarder: Option<Arc<Forwarder>>,
 }
 
-/// Counters of one transport, each written by one thread.
+/// Counters of one transport. Each set is written by one thread.
 #[derive(Clone, Default)]
 pub struct TransportCounters {
-    /// Replies that the transport's own thread sends at once.
+    /// Counters of the replies that the transport's own thread sends.
     pub immediate: Arc<Counters>,
-    /// Replies that wait for an upstream, which the forwarder's thread sends.
+    /// Counters of the replies that wait for an upstream and that the forwarder's thread sends.
     pub deferred: Arc<Counters>,
 }
 
@@ -47,42 +47,42 @@ pub(super) struct Message<'m> {
 /// The fate of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handled {
-    /// Its reply is written, and has this length.
+    /// The reply is written, and has this length in octets.
     Replied(usize),
-    /// Its reply comes from the forwarder's thread, if one comes.
+    /// The forwarder's thread will send the reply, or drop the query.
     Deferred,
-    /// It gets no reply: it has no header, or is itself a reply.
+    /// There is no reply: the message has no complete header, or is itself a reply.
     Dropped,
 }
 
 /// The reason why a query gets no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoReply {
-    /// It has no header, or is itself a reply.
+    /// The message has no complete header, or is itself a reply.
     NotAQuery,
-    /// Too many queries wait for upstreams.
+    /// Too many queries wait for upstreams, or too many replies for the client to read them.
     Busy,
 }
 
 thread_local! {
-    /// Replies to messages of streams are written here: one buffer for a thousand connections.
+    /// Buffer for replies on streams. All connections of a thread share it.
     static SCRATCH: RefCell<(Scratch, Box<[u8]>)> = RefCell::new((Scratch::new(0), vec![0; MAX_REPLY].into()));
 }
 
 impl Handler {
-    /// Answers from this table and, for names outside the cluster, from this forwarder.
+    /// Creates a handler that answers from this table and, for names outside the cluster, through this forwarder.
     pub fn new(table: Published, forwarder: Option<Arc<Forwarder>>) -> Arc<Handler> {
         Arc::new(Handler { table, forwarder })
     }
 
-    /// The table that is published now.
+    /// Loads the published table.
     #[inline]
     pub(super) fn zone(&self) -> arc_swap::Guard<Arc<Zone>> {
         self.table.load()
     }
 
-    /// Writes the reply to a query, or queues the query for the forwarder's thread, which passes its reply to what
-    /// `deferred` returns. Counts the query.
+    /// Writes the reply to a query and counts it, or queues the query for the forwarder's thread. In that case,
+    /// `deferred` returns the function that will send the reply.
     #[inline(always)]
     pub(super) fn answer<S: SendReply>(
         &self,
@@ -126,8 +126,8 @@ impl Handler {
         Verdict::Forward(request)
     }
 
-    /// Answers a message of a stream: calls `reply` with the reply at once, or has the forwarder's thread call what
-    /// `deferred` returns with it. What `deferred` returns is dropped if no reply comes.
+    /// Answers a message of a stream. Calls `reply` with an immediate reply. For any other, `deferred` returns the
+    /// function that the forwarder's thread calls with the reply, or drops if there is none.
     pub(super) fn respond<S: SendReply>(
         &self,
         counters: &TransportCounters,
@@ -148,10 +148,10 @@ impl Handler {
         })
     }
 
-    /// The reply to one message of a stream, after the wait for an upstream if there is one.
+    /// Returns the reply to one message of a stream; waits for an upstream if necessary.
     ///
     /// # Errors
-    /// The reason why there is no reply.
+    /// The reason for not replying.
     pub(super) async fn reply(
         &self,
         counters: &TransportCounters,
@@ -168,7 +168,7 @@ impl Handler {
                 let (sender, receiver) = oneshot::channel();
                 deferred = Some(receiver);
                 move |reply: &[u8]| {
-                    // The receiver is gone if the client is.
+                    // The receiver is dropped if the client disconnects.
                     let _ = sender.send(reply.to_vec());
                     None
                 }
@@ -186,12 +186,12 @@ pub(super) trait SendReply: FnOnce(&[u8]) -> Option<Arc<dyn Outbox>> + Send + 's
 
 impl<F: FnOnce(&[u8]) -> Option<Arc<dyn Outbox>> + Send + 'static> SendReply for F {}
 
-/// A client that waits for a reply of the forwarder's thread.
+/// A client that waits for a reply from the forwarder's thread.
 struct Waiting<S> {
     send: S,
     counters: Arc<Counters>,
     from: IpAddr,
-    /// Length of its query.
+    /// Length of its query in octets.
     octets: usize,
 }
 

@@ -15,7 +15,7 @@ use super::tcp::{self, StreamContext};
 use super::udp::{self, UdpSockets, UdpWorkers};
 use super::{Clients, Counters, Handler, Limits};
 
-/// What to listen on, and within which limits.
+/// The addresses to listen on, and the limits on connections.
 #[derive(Clone, Debug)]
 pub struct Listen {
     /// `--listen` without a scheme: addresses for UDP and TCP.
@@ -24,11 +24,11 @@ pub struct Listen {
     pub encrypted: Option<EncryptedOptions>,
     /// `--workers`: UDP workers of each address.
     pub workers: usize,
-    /// Limits on the connections of TCP, and separately on those of all encrypted transports.
+    /// Limits that apply to TCP connections, and separately to those of all encrypted transports together.
     pub limits: Limits,
 }
 
-/// Failure to listen.
+/// An error that prevents listening.
 #[derive(Debug, Error)]
 pub enum ListenError {
     /// The certificate, its key or the client authorities are unusable.
@@ -39,7 +39,7 @@ pub enum ListenError {
     Bind(#[from] BindError),
 }
 
-/// Sockets of every listener, bound and not served yet.
+/// The bound sockets of every listener, before they are served.
 pub struct Bound {
     plain: Vec<(UdpSockets, TcpListener)>,
     encrypted: Option<EncryptedSockets>,
@@ -48,29 +48,29 @@ pub struct Bound {
 
 /// The counters of one thread of a listener.
 pub struct ListenerCounters {
-    /// The address as metrics name it: `dns://ADDRESS` for UDP and TCP, as CoreDNS has it.
+    /// The `server` label in metrics: `dns://ADDRESS` for UDP and TCP, as in CoreDNS.
     pub server: String,
-    /// The transport as metrics name it.
+    /// The `proto` label in metrics.
     pub transport: &'static str,
-    /// Written by one thread, read by any.
+    /// Counters that one thread writes and any thread may read.
     pub counters: Arc<Counters>,
 }
 
 /// Open connections and statistics of the encrypted transports.
 pub struct EncryptedStatus {
-    /// Open connections of all of them.
+    /// Open connections of all encrypted transports.
     pub clients: Arc<Clients>,
     /// Certificate and handshakes.
     pub stats: Arc<EncryptedStats>,
 }
 
-/// All listeners, served by threads of their own.
+/// All listeners and the threads that serve them.
 pub struct Servers {
     /// Counters of every listener's threads.
     pub listeners: Vec<ListenerCounters>,
     /// Open TCP connections.
     pub clients: Arc<Clients>,
-    /// The encrypted transports, if any is served.
+    /// The encrypted transports, if there are any.
     pub encrypted: Option<EncryptedStatus>,
     stop: watch::Sender<bool>,
     workers: Vec<UdpWorkers>,
@@ -80,7 +80,7 @@ pub struct Servers {
 /// Opens the sockets of every listener.
 ///
 /// # Errors
-/// The address or the file that cannot be used.
+/// An address cannot be bound, or a certificate file is unusable. The error names it.
 pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
     let plain = listen.plain.iter().map(|address| bind_plain(*address, listen.workers));
     let plain = plain.collect::<Result<_, _>>()?;
@@ -88,8 +88,8 @@ pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
     Ok(Bound { plain, encrypted, limits: listen.limits })
 }
 
-/// Binds UDP and TCP of one address. Another program may take a port that the system chose before all sockets have it:
-/// then the system chooses again.
+/// Binds UDP and TCP sockets to one address. With port 0, another program may take the port that the system chose for
+/// the first socket before the others are bound, so a failure is retried with a new port.
 fn bind_plain(address: SocketAddr, workers: usize) -> Result<(UdpSockets, TcpListener), BindError> {
     let mut attempts = if address.port() == 0 { 16 } else { 1 };
     loop {
@@ -106,20 +106,20 @@ fn bind_plain(address: SocketAddr, workers: usize) -> Result<(UdpSockets, TcpLis
 }
 
 impl Bound {
-    /// Addresses of UDP and TCP, with real ports.
+    /// Returns the addresses of UDP and TCP, with the ports that were bound.
     pub fn plain(&self) -> Vec<SocketAddr> {
         self.plain.iter().map(|(udp, _)| udp.address()).collect()
     }
 
-    /// Addresses of the encrypted transports, with real ports.
+    /// Returns the addresses of the encrypted transports, with the ports that were bound.
     pub fn encrypted(&self) -> Vec<ListenUrl> {
         self.encrypted.as_ref().map(EncryptedSockets::urls).unwrap_or_default()
     }
 
-    /// Serves every listener.
+    /// Starts the threads that serve the listeners.
     ///
     /// # Errors
-    /// The system's error when it starts no more threads.
+    /// The system's error if a thread or runtime cannot be created.
     pub fn start(self, handler: &Arc<Handler>) -> io::Result<Servers> {
         let addresses = self.plain();
         let (stop, stopping) = watch::channel(false);
@@ -133,7 +133,7 @@ impl Bound {
             workers.push(started);
             tcp.push(listener);
         }
-        // One thread serves TCP of all addresses, and counts under the first.
+        // One thread serves TCP for all addresses. Its counters carry the first address.
         if let Some(address) = addresses.first() {
             let counters = TransportCounters::default();
             listeners.extend(ListenerCounters::of_transport(&format!("dns://{address}"), "tcp", &counters));
@@ -163,7 +163,7 @@ impl ListenerCounters {
 }
 
 impl Servers {
-    /// Stops listening, answers what has arrived, and waits for open connections to finish, for a limited time.
+    /// Stops listening, answers the queries that have arrived, and waits a limited time for open connections to finish.
     pub fn stop(self) {
         self.stop.send_replace(true);
         for workers in self.workers {

@@ -1,14 +1,14 @@
-//! Datagrams in batches: `recvmmsg` and `sendmmsg` (recvmmsg(2), sendmmsg(2)).
+//! Batched datagrams, with recvmmsg(2) and sendmmsg(2).
 //!
 //! # Design
 //! All `unsafe` of the program is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and [`set_packet_info`]. The
-//! standard library, socket2 and rustix have no batched calls with control messages, and quinn-udp's batches (GRO, GSO)
-//! expect many datagrams of one peer, where a DNS server has one datagram each of many.
+//! standard library, socket2 and rustix have no batched calls with control messages. The batches of quinn-udp (GRO,
+//! GSO) need many datagrams of one peer; a DNS server receives one datagram from each of many peers.
 //!
-//! Message headers live for the time of one call, on the stack, and get their pointers right before it: between the
-//! moment when a pointer is taken from a buffer and the end of the call, nothing else borrows that buffer. No pointer
-//! outlives its call, so that the code is sound under Stacked Borrows whatever the callers do with the buffers in between.
-//! Miri does not know the two calls; this is the argument in its place.
+//! Message headers live on the stack for one system call, and their pointers are set right before it. From then until
+//! the call returns, nothing else mutably borrows the buffers, and no pointer is used after the call. The code is
+//! therefore sound under Stacked Borrows, whatever callers do with the buffers between calls. Miri cannot check this,
+//! because it does not support the two calls.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -21,44 +21,44 @@ use socket2::Socket;
 
 use crate::wire::HEADER_LEN;
 
-/// Datagrams that one system call receives or sends at most. Beyond 64, the cost of the call is lost in that of the
+/// Maximum number of datagrams per system call. Beyond 64, the cost of the call is negligible next to that of the
 /// datagrams.
 pub(super) const BATCH: usize = 64;
-/// Datagrams that a call is prepared to receive at least: preparing for many costs time when one comes.
+/// Minimum number of datagrams that a call prepares for. Preparing headers costs time even if one datagram arrives.
 const FEWEST: usize = 4;
-/// Largest query that is received whole, in octets: a question of 255 octets with all options that clients send is a
-/// third of this. An odd number of cache lines, as for replies: buffers that are a power of two apart would evict each
-/// other from the cache.
+/// Largest query that is received whole, in octets: three times a question of 255 octets with every option that clients
+/// send. Buffers that are a power of two apart would evict each other from the cache, so this is an odd number of cache
+/// lines, as is [`REPLY`].
 const QUERY: usize = 1600;
 /// Room for one reply in octets: `--udp-payload` is at most 4,096.
 const REPLY: usize = 4096 + 64;
 /// Room for one IPV6_PKTINFO or IP_PKTINFO control message in octets.
 const CONTROL: usize = 64;
 
-/// A control message. The kernel reads and writes it as a structure: it has to be aligned.
+/// A control message. It is aligned because the kernel reads and writes it as a structure.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
 struct Control([u8; CONTROL]);
 
-/// The way back to the client that sent a datagram: its address, and the local address that it asked.
+/// The return path of a reply: the client's address, and the local address that received the query.
 #[derive(Clone, Copy)]
 pub(super) struct ReturnPath {
     name: sockaddr_storage,
     name_length: socklen_t,
-    /// Octets of `control` that hold a control message; 0: none.
+    /// Length of the control message in `control`, in octets; 0 if there is none.
     control_length: usize,
     control: Control,
 }
 
 /// A received datagram that may get a reply.
 pub(super) struct Datagram<'b> {
-    /// The client.
+    /// Address of the client.
     pub(super) from: SocketAddr,
-    /// Its way back.
+    /// Return path of the reply.
     pub(super) return_path: &'b ReturnPath,
-    /// Its message.
+    /// The message.
     pub(super) query: &'b [u8],
-    /// Room for the reply.
+    /// Buffer for the reply.
     pub(super) reply: &'b mut [u8],
 }
 
@@ -67,20 +67,20 @@ pub(super) struct Batch {
     queries: Box<[[u8; QUERY]]>,
     replies: Box<[[u8; REPLY]]>,
     paths: Box<[ReturnPath]>,
-    /// Octets of each received query.
+    /// Length of each received query, in octets.
     lengths: [usize; BATCH],
-    /// Of each reply: the received datagram that it answers, and its length.
+    /// For each reply, the index of the datagram that it answers, and its length in octets.
     answered: [(usize, usize); BATCH],
     /// Number of replies.
     count: usize,
-    /// Whether the socket is bound to a wildcard address, so that replies have to name the local address.
+    /// Whether the socket is bound to a wildcard address, so that replies have to set their source address.
     wildcard: bool,
-    /// Datagrams that the next call is prepared to receive.
+    /// Number of datagrams that the next call prepares for: twice as many as the last call received.
     prepared: usize,
 }
 
 impl Batch {
-    /// Buffers for a socket; `wildcard`: it is bound to an unspecified address.
+    /// Allocates the buffers for a socket. `wildcard` says whether it is bound to an unspecified address.
     pub(super) fn new(wildcard: bool) -> Batch {
         Batch {
             queries: vec![[0; QUERY]; BATCH].into(),
@@ -94,8 +94,8 @@ impl Batch {
         }
     }
 
-    /// Receives what has arrived, and waits for a first datagram if `wait` is set. Returns the number of datagrams;
-    /// replies of the batch before are gone.
+    /// Receives the datagrams that have arrived; with `wait`, waits for the first one. Discards the previous batch.
+    /// Returns the number of datagrams.
     ///
     /// # Errors
     /// The error of the socket; `WouldBlock` if nothing has arrived and `wait` is not set.
@@ -122,9 +122,9 @@ impl Batch {
             }
         }
         let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
-        // SAFETY: the first `prepared` headers are initialized. Each points to an initialized piece, and both to buffers
-        // of `self` of the given lengths, which nothing else borrows until the call returns. The descriptor is open for
-        // as long as `socket` is borrowed.
+        // SAFETY: the first `prepared` headers are initialized. Each points to an initialized piece, and headers and
+        // pieces point to buffers of `self` with the given lengths. Nothing else borrows these until the call returns.
+        // The descriptor is open for as long as `socket` is borrowed.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -141,8 +141,7 @@ impl Batch {
             let path = &mut self.paths[index];
             path.name_length = header.msg_hdr.msg_namelen;
             path.control_length = if self.wildcard { header.msg_hdr.msg_controllen as _ } else { 0 };
-            // A datagram that was cut is longer than any query. Its header alone, which has no question, is answered
-            // FORMERR.
+            // A truncated datagram is longer than any query. Its DNS header alone has no question and so gets FORMERR.
             let is_cut = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             self.lengths[index] = if is_cut { HEADER_LEN } else { (header.msg_len as usize).min(QUERY) };
         }
@@ -150,12 +149,12 @@ impl Batch {
         Ok(received)
     }
 
-    /// Received datagram `index`, with room for its reply; `None` if it cannot get one.
+    /// Returns a received datagram with the buffer for its reply; `None` if a reply cannot be sent.
     #[inline]
     pub(super) fn datagram(&mut self, index: usize) -> Option<Datagram<'_>> {
         let return_path = &self.paths[index];
         let from = return_path.client()?;
-        // A reply to port 0 cannot be sent, and would fail its whole batch.
+        // A reply to port 0 cannot be sent, and would interrupt the sending of its batch.
         if from.port() == 0 {
             return None;
         }
@@ -163,7 +162,7 @@ impl Batch {
         Some(Datagram { from, return_path, query, reply: &mut self.replies[self.count] })
     }
 
-    /// Adds the reply to datagram `index`: the first `length` octets of the room that came with it.
+    /// Adds the reply to datagram `index`: the first `length` octets of the buffer from [`datagram`](Self::datagram).
     #[inline]
     pub(super) fn reply(&mut self, index: usize, length: usize) {
         self.paths[index].turn_around();
@@ -179,8 +178,7 @@ impl Batch {
     }
 }
 
-/// Sends each message along its path, and calls `unsent` for each that could not be sent: it does not keep the others
-/// from leaving.
+/// Sends each message along its path. Calls `unsent` for each one that cannot be sent, and continues with the others.
 pub(super) fn send<'m>(
     socket: &Socket,
     messages: impl IntoIterator<Item = (&'m ReturnPath, &'m [u8])>,
@@ -209,9 +207,10 @@ pub(super) fn send<'m>(
         }
         let mut start = 0;
         while start < count {
-            // SAFETY: headers `start..count` are initialized and point to initialized pieces, and both to paths and
-            // messages of the given lengths, which are borrowed for 'm. sendmmsg writes nothing but the headers' lengths,
-            // so that pointers from shared borrows are enough. The descriptor is open for as long as `socket` is borrowed.
+            // SAFETY: headers `start..count` are initialized and point to initialized pieces. Headers and pieces point
+            // to paths and messages with the given lengths, which are borrowed for 'm. sendmmsg writes only `msg_len`
+            // of the headers, so pointers from shared borrows suffice. The descriptor is open for as long as `socket`
+            // is borrowed.
             let sent = unsafe {
                 let first: *mut mmsghdr = headers.as_mut_ptr().cast();
                 libc::sendmmsg(socket.as_raw_fd(), first.add(start), (count - start) as c_uint, 0)
@@ -231,7 +230,8 @@ pub(super) fn send<'m>(
     }
 }
 
-/// Has the kernel report the local address that each datagram was sent to, which a wildcard socket does not know.
+/// Requests a control message with the local address that each datagram was sent to. A wildcard socket needs it to
+/// reply from that address.
 ///
 /// # Errors
 /// The error of setsockopt(2).
@@ -264,7 +264,8 @@ impl ReturnPath {
     fn client(&self) -> Option<SocketAddr> {
         match c_int::from(self.name.ss_family) {
             libc::AF_INET if self.name_length as usize >= size_of::<libc::sockaddr_in>() => {
-                // SAFETY: by family and length this is the structure that the kernel wrote; the storage is aligned for it.
+                // SAFETY: the family and the length show that the kernel wrote this structure. The storage is aligned
+                // for it, and all its octets are initialized.
                 let v4: &libc::sockaddr_in = unsafe { &*std::ptr::from_ref(&self.name).cast() };
                 let address = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
                 Some(SocketAddrV4::new(address, u16::from_be(v4.sin_port)).into())
@@ -279,15 +280,15 @@ impl ReturnPath {
         }
     }
 
-    /// The path of a reply that is sent when the batch is gone.
+    /// Returns a copy for a reply that is sent after its batch.
     pub(super) fn turned_around(&self) -> ReturnPath {
         let mut path = *self;
         path.turn_around();
         path
     }
 
-    /// Turns the control message that names a datagram's local address into the one that sends a reply from there. The
-    /// interface is set only for link-local addresses: elsewhere routing decides.
+    /// Turns the received control message, which names the datagram's local address, into one that sends the reply from
+    /// that address. The interface is retained only for link-local addresses; otherwise routing chooses it.
     fn turn_around(&mut self) {
         if self.control_length == 0 {
             return;

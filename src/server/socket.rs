@@ -1,4 +1,4 @@
-//! Opens and binds the sockets of every transport, in one way.
+//! Opens and binds the sockets of every transport.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -7,12 +7,13 @@ use socket2::{Domain, Socket, Type};
 
 use super::mmsg;
 
-/// Receive and send queue of a UDP worker's socket in octets, as far as the system allows: what a burst waits in.
+/// Requested size of a UDP worker's receive and send buffers, in octets, so that a burst can wait there. The system may
+/// grant less.
 const QUEUE: usize = 4 << 20;
-/// Connections that wait to be accepted.
+/// Length of a listener's accept queue.
 const PENDING: i32 = 1024;
 
-/// An address that cannot be listened on.
+/// An address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} ({transport}): {source}")]
 pub struct BindError {
@@ -25,13 +26,13 @@ pub struct BindError {
 }
 
 impl BindError {
-    /// Names the address and the transport of an error of the system.
+    /// Returns a function that adds this address and transport to a system error.
     pub(super) fn new(address: SocketAddr, transport: &'static str) -> impl Fn(io::Error) -> BindError + Copy {
         move |source| BindError { address, transport, source }
     }
 }
 
-/// An unbound socket. `[::]` takes IPv4 too; any other IPv6 address does not.
+/// Opens an unbound socket. On `[::]` it accepts IPv4 too; on any other IPv6 address it does not.
 fn open(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
@@ -40,18 +41,18 @@ fn open(address: SocketAddr, kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A UDP socket that no other program shares.
+/// Binds a UDP socket that does not share its address.
 pub(super) fn datagram(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = open(address, Type::DGRAM)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
-/// A UDP worker's socket, which shares its address with those of the other workers (SO_REUSEPORT).
+/// Binds a UDP worker's socket, which shares its address with the other workers' sockets (SO_REUSEPORT).
 pub(super) fn worker(address: SocketAddr) -> io::Result<Socket> {
     let socket = open(address, Type::DGRAM)?;
     socket.set_reuse_port(true)?;
-    // A smaller queue only loses bursts.
+    // A failure is harmless: with a smaller buffer, only a burst loses datagrams.
     let _ = socket.set_recv_buffer_size(QUEUE);
     let _ = socket.set_send_buffer_size(QUEUE);
     if address.ip().is_unspecified() {
@@ -61,7 +62,7 @@ pub(super) fn worker(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// A non-blocking TCP listener.
+/// Opens a non-blocking TCP listener.
 ///
 /// # Errors
 /// The system's error, with the address.

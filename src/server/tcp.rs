@@ -24,24 +24,25 @@ use crate::wire::HEADER_LEN;
 
 /// Octets of a buffer that stay allocated while a connection is idle.
 const RETAINED: usize = 4096;
-/// Queries of one connection that may wait for an upstream. Beyond it, no more of its queries are answered for now.
+/// Maximum number of a connection's queries that wait for an upstream. At the limit, its further queries have to wait.
 const MAX_WAITING: usize = 64;
 /// Wait after an error of accept: at the limit of descriptors, it fails again at once.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Shortest time between two log lines about such errors.
+/// Minimum interval between log lines about such errors.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What all connections of a listener share.
+/// State that all connections of a transport share.
 pub(super) struct StreamContext {
     pub(super) handler: Arc<Handler>,
     pub(super) counters: TransportCounters,
     pub(super) clients: Arc<Clients>,
 }
 
-/// Serves listeners on a thread of their own, until `stopping` turns true and the connections have ended.
+/// Starts a thread that serves the listeners until `stopping` turns true and the connections have closed or
+/// [`DRAIN_TIMEOUT`] has passed.
 ///
 /// # Errors
-/// The system's error when it starts no thread.
+/// The system's error if the runtime or the thread cannot be created.
 pub(super) fn start(
     listeners: Vec<std::net::TcpListener>,
     context: Arc<StreamContext>,
@@ -67,7 +68,7 @@ pub(super) fn start(
 /// Accepts connections until `stopping` turns true, and passes each to `admit`.
 ///
 /// # Errors
-/// The system's error when the runtime cannot wait for the listener.
+/// The system's error if the listener cannot be registered with the runtime.
 pub(super) async fn accept(
     listener: std::net::TcpListener,
     mut stopping: watch::Receiver<bool>,
@@ -96,10 +97,10 @@ pub(super) async fn accept(
     }
 }
 
-/// Serves a listener until `stopping` turns true. Connections that are open then finish the queries they have begun.
+/// Serves a listener until `stopping` turns true. Open connections then finish their queries in flight.
 ///
 /// # Errors
-/// The system's error when the runtime cannot wait for the listener.
+/// The system's error if the listener cannot be registered with the runtime.
 async fn serve(
     listener: std::net::TcpListener,
     context: Arc<StreamContext>,
@@ -111,7 +112,7 @@ async fn serve(
     .await
 }
 
-/// A reply from the forwarder's thread; `None`: there will be none.
+/// A reply from the forwarder's thread; `None` if the query gets no reply.
 type DeferredReply = Option<Bytes>;
 
 /// Replies from the forwarder's thread to one connection.
@@ -136,10 +137,10 @@ struct StreamReplySender {
 
 impl StreamReplySender {
     fn send(mut self, reply: &[u8]) -> Option<Arc<dyn Outbox>> {
-        // The backlog bounds what a client that does not read can make the server hold, as it does for immediate replies.
+        // The backlog limits the memory that a client can occupy by not reading its replies.
         let reply = self.backlog.charge(reply)?;
         self.sent = true;
-        // The channel has room for as many replies as a connection may wait for.
+        // The channel is never full: its capacity is the number of replies that a connection may wait for.
         let _ = self.replies.try_send(Some(reply));
         None
     }
@@ -160,11 +161,11 @@ pub(super) struct Connection<S> {
     context: Arc<StreamContext>,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Created for the first reply that has to be waited for.
+    /// Created for the first deferred reply.
     deferred: Option<ReplyChannel>,
-    /// Deferred replies that have not come yet.
+    /// Number of deferred replies that have not arrived yet.
     waiting: usize,
-    /// Octets of an overlong message that have not come yet.
+    /// Number of octets of an overlong message that are still to be skipped.
     skip: usize,
 }
 
@@ -174,17 +175,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Connection { stream, slot, context, input, output, deferred: None, waiting: 0, skip: 0 }
     }
 
-    /// Answers until the client closes its side, is idle for too long, or the server stops.
+    /// Answers queries until the client closes its side, is idle for too long, or the server stops.
     pub(super) async fn run(mut self, stopping: watch::Receiver<bool>) {
         self.answer(stopping).await;
-        // TLS sends close_notify (RFC 8446 section 6.1): without it, the client could not tell the end from an attack.
+        // Over TLS, this sends close_notify (RFC 8446 section 6.1), without which the client would have to suspect a
+        // truncation attack.
         let _ = timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
     }
 
     async fn answer(&mut self, mut stopping: watch::Receiver<bool>) {
         let idle_time = self.slot.limits().idle;
         let mut deadline = Instant::now() + idle_time;
-        // The client has closed its side for writing, and may still read.
+        // Whether the client has closed its sending side. It may still read.
         let mut half_closed = false;
         loop {
             if self.answer_whole_messages() {
@@ -228,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Answers the messages that have arrived whole, in order. Returns whether there were any.
+    /// Answers the messages that have arrived completely, in order. Returns whether there were any.
     fn answer_whole_messages(&mut self) -> bool {
         let mut at = 0;
         let mut any = false;
@@ -266,16 +268,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// The next message of a stream, behind its length (RFC 1035 section 4.2.2).
+/// The next message of a stream, which its length precedes (RFC 1035 section 4.2.2).
 #[derive(Debug, PartialEq, Eq)]
 pub enum Frame<'s> {
-    /// All of it.
+    /// A complete message.
     Whole(&'s [u8]),
-    /// Longer than any query: its header, and the octets that follow the length.
+    /// The start of a message that is longer than any query.
     Overlong {
-        /// Answered in slot of the message: a header that has no question.
+        /// The DNS header, which is answered instead of the message. Without its question, it gets FORMERR.
         head: &'s [u8],
-        /// Length of the message.
+        /// Length of the message in octets.
         length: usize,
     },
 }
@@ -292,7 +294,7 @@ impl<'s> Frame<'s> {
     }
 }
 
-/// The next deferred reply.
+/// Receives the next deferred reply. Waits forever if no reply was ever deferred.
 async fn next(deferred: &mut Option<ReplyChannel>) -> DeferredReply {
     match deferred {
         Some(channel) => channel.replies.recv().await.flatten(),
@@ -305,7 +307,7 @@ fn push_framed(reply: &[u8], output: &mut Vec<u8>) {
     output.extend_from_slice(reply);
 }
 
-/// Appends the framed reply to one message, or has it sent to the channel.
+/// Appends the framed reply to `output`, or has the forwarder's thread send it to the channel.
 fn respond(
     context: &StreamContext,
     slot: &ConnectionSlot,

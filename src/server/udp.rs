@@ -1,7 +1,7 @@
-//! UDP: one thread a worker, each with its own socket on the same address (SO_REUSEPORT), datagrams in batches.
+//! UDP: one thread per worker, each with its own socket on the same address (SO_REUSEPORT).
 //!
-//! A worker loads the table once a batch, so that every answer of the batch comes from one table. It allocates
-//! everything that it needs before the first datagram.
+//! A worker loads the table once per batch, so that every answer of the batch comes from the same table. It allocates
+//! its buffers before the first datagram.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +21,8 @@ use crate::answer::{Limit, Scratch};
 
 /// Wait after an error of the socket itself, so that a broken socket never spins.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Batches that a worker still answers after the stop: what is queued gets an answer, a flood does not keep it alive.
+/// Maximum number of batches that a worker answers after the stop. Queued queries get an answer, but a flood cannot
+/// prevent the shutdown.
 const LAST_BATCHES: usize = 16;
 
 /// The sockets of one address, one for each worker.
@@ -35,15 +36,15 @@ pub(super) struct UdpWorkers {
     stop: Arc<AtomicBool>,
     sockets: Vec<Arc<Socket>>,
     threads: Vec<JoinHandle<()>>,
-    /// Counters of each worker, and of the replies that wait for an upstream.
+    /// Counters of each worker, then those of replies that wait for an upstream.
     pub(super) counters: Vec<Arc<Counters>>,
 }
 
 /// Binds `workers` sockets to one address. For port 0 the system chooses once, for all of them.
 ///
 /// # Errors
-/// The system's error, with the address. An address that another program listens on is an error, even if that program
-/// would share it: two servers that share an address by mistake would each lose half of the queries.
+/// The system's error, with the address. An address that another program listens on is an error even if that program
+/// allows sharing: two servers that share an address by mistake would each get half of the queries.
 pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<UdpSockets, BindError> {
     let failed = BindError::new(address, "udp");
     let probe = socket::datagram(address).map_err(failed)?;
@@ -54,7 +55,7 @@ pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<UdpSockets, Bi
 }
 
 impl UdpSockets {
-    /// The address with its real port.
+    /// The address, with the port that was bound.
     pub(super) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -62,7 +63,7 @@ impl UdpSockets {
     /// Starts a thread for each socket.
     ///
     /// # Errors
-    /// The system's error when it starts no more threads.
+    /// The system's error if a thread cannot be started.
     pub(super) fn start(self, handler: &Arc<Handler>) -> io::Result<UdpWorkers> {
         let deferred = Arc::new(Counters::default());
         let mut workers = UdpWorkers {
@@ -92,11 +93,11 @@ impl UdpSockets {
 }
 
 impl UdpWorkers {
-    /// Ends the workers once they have answered what has arrived, and waits for that.
+    /// Stops the workers and waits until they have answered the queries that have arrived.
     pub(super) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for socket in &self.sockets {
-            // Wakes the worker from its wait. An unconnected socket reports ENOTCONN, and wakes all the same.
+            // Wakes the worker. An unconnected socket returns ENOTCONN, but its readers wake up all the same.
             let _ = socket.shutdown(std::net::Shutdown::Read);
         }
         for thread in self.threads {
@@ -131,7 +132,7 @@ impl Worker {
                 }
                 Err(_) if stopping => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Waiting here loses nothing: the socket itself is broken, and would fail again at once.
+                // Blocking the worker costs nothing: the socket itself is broken, and would fail again at once.
                 #[allow(clippy::disallowed_methods)]
                 Err(_) => std::thread::sleep(PAUSE),
             }

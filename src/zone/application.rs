@@ -23,7 +23,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Judges a Service of application `app`.
+    /// Evaluates a Service of application `app`.
     pub(super) fn new(app: &str, name: &str, fact: &ServiceFact, built: &Service) -> Candidate {
         let release = fact.release.as_deref().unwrap_or(app);
         Candidate {

@@ -1,12 +1,12 @@
-//! What Services and namespaces are called, in the form that lookups compare.
+//! Names of Services and namespaces, in the form that lookups compare.
 
 use std::sync::Arc;
 
 use super::Seed;
 use crate::wire::{MAX_LABEL, same};
 
-/// The name of a Service: its own label, then its namespace's, in wire format. They are stored inline, because every
-/// lookup ends with a comparison of them, and following a pointer would cost another memory access.
+/// The name of a Service: its own label, then its namespace's, in wire format. The labels are stored inline, because
+/// every lookup ends with comparing them, and a pointer would cost another memory access.
 #[derive(Debug)]
 pub struct ServiceName {
     hash: u64,

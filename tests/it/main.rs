@@ -1,5 +1,5 @@
-//! The tests of what users see: names, messages, transports, sources and commands. They are one program, because linking
-//! it once is faster than twelve times. `tests/allocation.rs` is apart, since it has an allocator of its own.
+//! Tests of visible behaviour: names, messages, transports, sources and commands. They are one program, because linking
+//! once is faster than linking a dozen times. `tests/allocation.rs` is separate because it replaces the allocator.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

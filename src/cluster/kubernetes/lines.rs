@@ -17,7 +17,7 @@ const MAX_LINE: usize = 16 << 20;
 pub(super) struct LineReader {
     body: Body,
     buffer: Vec<u8>,
-    /// Start of the next line, and the position up to which no line end was found.
+    /// Start of the next line, and the position up to which the buffer was searched for a line end.
     start: usize,
     scanned: usize,
 }
@@ -62,7 +62,8 @@ impl LineReader {
         }
     }
 
-    /// Returns the whole rest of the body. The timeout applies to each frame: a slow body is not a dead one.
+    /// Returns the rest of the body. The timeout applies to each frame, so a slow body does not fail as long as data
+    /// arrives.
     pub(super) async fn rest(&mut self) -> Result<Vec<u8>, WatchError> {
         loop {
             match timeout(SILENCE_TIMEOUT, self.body.frame()).await {

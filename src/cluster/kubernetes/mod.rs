@@ -23,7 +23,7 @@ use super::{Events, Resource};
 use request::Collection;
 use watcher::Watcher;
 
-/// Silence after which a connection counts as dead: the server ends an idle watch earlier than this.
+/// Silence after which a connection counts as dead. The server ends an idle watch before that.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Which pods to watch.
@@ -37,7 +37,7 @@ pub enum Pods {
     All,
 }
 
-/// How every resource is followed.
+/// Parameters that the watchers of all resources share.
 #[derive(Clone)]
 struct Follow {
     client: kube::Client,

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::state::{State, WatchOutcome};
 
-/// Requested length of a watch in seconds. A short watch reveals a silently dead connection soon.
+/// Requested duration of a watch in seconds. With short watches, a dead connection is noticed soon.
 const WATCH_SECONDS: u64 = 25;
 
 /// Why a request to the API failed.
@@ -23,7 +23,7 @@ pub(super) enum WatchError {
     ApiStatus { code: u16, reason: String, retry_after: Option<Duration> },
     #[error("the API sent an invalid {0}: {1}")]
     Unreadable(&'static str, String),
-    #[error("the API keeps rejecting a watch from the resource version of its own list (410 Gone)")]
+    #[error("the API repeatedly rejects a watch from the resource version of its own list (410 Gone)")]
     GoneAgain,
     #[error("the API sent nothing for {} seconds", .0.as_secs())]
     Silent(Duration),
@@ -32,14 +32,14 @@ pub(super) enum WatchError {
 /// The collection of a resource, and how it is listed.
 pub(super) struct Collection {
     pub(super) path: &'static str,
-    /// Objects of one page.
+    /// Maximum number of objects per page.
     pub(super) page: u32,
     /// A field selector that restricts the collection.
     pub(super) selector: Option<String>,
 }
 
 impl Collection {
-    /// The request target for `state`.
+    /// Returns the request target for `state`.
     pub(super) fn uri(&self, state: &State) -> String {
         let seconds = WATCH_SECONDS.to_string();
         let watch = [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", seconds.as_str())];
@@ -55,7 +55,8 @@ impl Collection {
         })
     }
 
-    /// The request target for a page of the server's watch cache, which is at least as new as `at_least`.
+    /// Returns the request target for a page from the server's watch cache, at least as new as resource version
+    /// `at_least`.
     pub(super) fn cached_page_uri(&self, next: Option<&str>, at_least: &str) -> String {
         self.with(|query| {
             self.page_query(query, next);
@@ -110,8 +111,7 @@ pub(super) struct StatusDetails {
     pub(super) retry_after_seconds: Option<u64>,
 }
 
-/// Turns an HTTP error with this body into an outcome, and into a failure unless the error is a normal step of the
-/// protocol.
+/// Converts an HTTP error response to an outcome, and to a failure unless the error is a normal step of the protocol.
 pub(super) fn error_response(state: &State, head: &Parts, body: &[u8]) -> (WatchOutcome, Option<WatchError>) {
     let code = head.status.as_u16();
     let header = head.headers.get(RETRY_AFTER);
@@ -125,7 +125,7 @@ pub(super) fn error_response(state: &State, head: &Parts, body: &[u8]) -> (Watch
         _ if is_too_new(&status) => WatchOutcome::Gone,
         _ => WatchOutcome::Failed,
     };
-    // Both are normal steps of the protocol: the next request is a different one.
+    // Both are normal steps of the protocol, after which the watcher sends a different request.
     let expected = matches!(outcome, WatchOutcome::NoStreams)
         || (outcome == WatchOutcome::Gone && matches!(state, State::Watch { .. }));
     let reason = status.message.or(status.reason).unwrap_or_default();
@@ -133,7 +133,7 @@ pub(super) fn error_response(state: &State, head: &Parts, body: &[u8]) -> (Watch
     (outcome, (!expected).then_some(failure))
 }
 
-/// Turns the ERROR event of a watch into an outcome.
+/// Converts the ERROR event of a watch to an outcome, and to a failure unless it is a normal step of the protocol.
 pub(super) fn error_event(object: &str) -> (WatchOutcome, Option<WatchError>) {
     let status: ApiStatus = serde_json::from_str(object).unwrap_or_default();
     let code = status.code.unwrap_or(500);

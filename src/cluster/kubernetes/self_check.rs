@@ -1,4 +1,4 @@
-//! The self-check: compares the local state of a watcher with the API, and has differences listed again.
+//! The self-check: compares the local state of a watcher with the API, and repairs differences by a relist.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! Carries out list and watch for one resource, and sends what changes.
+//! Lists and watches one resource, and sends its changes as events.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -25,8 +25,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 /// Longest backoff while the API is unreachable: there is nothing to overload, and its return is noticed soon.
 const MAX_BACKOFF_UNREACHABLE: Duration = Duration::from_secs(3);
 
-/// What the watcher remembers of an object: enough to detect a change, or its absence from a list. Unaligned bytes,
-/// because there may be 150,000 of them.
+/// The watcher's record of an object, sufficient to detect a change of the object or its absence from a list. It has no
+/// alignment, because there may be 150,000 of them.
 pub(super) struct KnownObject {
     /// Hash of the resource version. Four bytes suffice to tell two versions of one object apart.
     pub(super) version: Version,
@@ -56,10 +56,10 @@ pub(super) struct Watcher<O: Object> {
     pub(super) kind: PhantomData<fn() -> O>,
 }
 
-/// The outcome of a request, and the failure to report if it is one.
+/// The outcome of a request, and the failure to report, if any.
 type Fetched = (WatchOutcome, Option<WatchError>);
 
-/// The receiver of events is gone, because the program is shutting down.
+/// The receiver of events has been dropped, because the program is shutting down.
 pub(super) struct Closed;
 
 #[derive(Deserialize)]
@@ -326,7 +326,7 @@ impl<O: Object> Watcher<O> {
                 }
             }
             Err(rejected) => {
-                // The facts from the last valid version of an object do not apply once it has become invalid.
+                // The last valid version of an object no longer applies once the object has become invalid.
                 if let Some(key) = O::id(meta) {
                     self.send(Event::Change(O::gone(key))).await?;
                 }

@@ -4,7 +4,7 @@ use super::label;
 use super::meta::{Annotations, Text};
 use crate::zone::facts::VisibleTo;
 
-/// Largest number of aliases of one Service. A longer list is taken for a mistake and ignored.
+/// Maximum number of aliases of one Service. A longer list is considered a mistake and ignored.
 pub const MAX_ALIASES: usize = 64;
 
 /// Parses `callsign.dev/alias`, for example `db, primary`.
@@ -15,7 +15,7 @@ pub(super) fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<s
     aliases
 }
 
-/// Parses the value of `callsign.dev/alias`; returns the aliases and the problems of ignored parts.
+/// Parses the value of `callsign.dev/alias`. Returns the aliases, and a message for each entry that is ignored.
 pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
     let entries: Vec<&str> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
     if entries.is_empty() {

@@ -50,7 +50,8 @@ enum TargetKind {
     Other,
 }
 
-/// An endpoint's address. It is parsed in place, because slices are full of them; other text is stored as it is.
+/// An endpoint's address. It is parsed without an intermediate string, because there are many of them. Other text is
+/// stored unchanged.
 #[derive(Debug)]
 enum EndpointAddress {
     Address(IpAddr),
@@ -115,7 +116,7 @@ impl Object for EndpointSliceObject {
                 }
             }
         }
-        // Order carries no meaning: sort, so that the same endpoints always compare as equal.
+        // The order has no meaning. Sorting makes slices with the same endpoints compare as equal.
         fact.ready.sort_unstable();
         fact.ready.dedup();
         Ok(Change::Slice(key, Some(fact)))
@@ -139,7 +140,7 @@ impl SliceEndpoint {
             return None;
         }
         let pod = self.target_ref.as_ref().filter(|target| target.kind == Some(TargetKind::Pod))?.name.as_deref()?;
-        // A pod's name may contain dots or exceed the length of a label: such a pod goes by its address.
+        // A pod name that has dots or is longer than a label is not usable; the endpoint is named by its address.
         label("pod", pod).ok()
     }
 }

@@ -67,7 +67,7 @@ impl Meta {
         annotations.and_then(|annotations| annotations.initial_events_end.as_ref()).is_some_and(|end| end.0 == "true")
     }
 
-    /// When the cause of the last change happened: `endpoints.kubernetes.io/last-change-trigger-time`.
+    /// Time of the event that caused the last change: `endpoints.kubernetes.io/last-change-trigger-time`.
     pub fn triggered(&self) -> Option<jiff::Timestamp> {
         self.annotations.as_ref()?.triggered.as_ref()?.0.parse().ok()
     }
@@ -86,7 +86,7 @@ impl Meta {
     }
 }
 
-/// Text that people tend to leave unquoted in YAML: `true` and `80` become the text as written.
+/// Text that is often left unquoted in YAML. Booleans and numbers, such as `true` and `80`, become text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Text(pub(super) String);
 

@@ -1,5 +1,5 @@
 //! Objects of the Kubernetes API, stripped while parsing: these types hold only the fields that answers need, and the
-//! parser skips the rest. Before adding a field, consider its cost times 100,000 objects.
+//! parser skips the rest. Before you add a field, multiply its cost by 100,000 objects.
 
 mod annotations;
 mod endpoint_slice;

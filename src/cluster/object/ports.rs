@@ -32,7 +32,7 @@ pub(super) fn ports(ports: &Option<Vec<PortObject>>) -> Result<Vec<PortFact>, St
         let Some(number) = port.port else { continue };
         let number = u16::try_from(number).map_err(|_| format!("{number} is not a port number"))?;
         let name = port.name.as_deref().unwrap_or_default();
-        // In SRV names, the label is the name with a leading underscore: one octet longer.
+        // The SRV label is the name with a leading underscore, so it is one octet longer.
         let name = if name.is_empty() { Box::default() } else { label("port name", name)? };
         let own = number.to_string();
         facts.push(PortFact {

@@ -32,8 +32,8 @@ struct NamespaceState {
     services: BTreeSet<Box<str>>,
 }
 
-/// An address that a pod was last reported to have, as the hash under which its claim is stored. When the pod changes,
-/// this claim has to be withdrawn.
+/// An address in the last report about a pod, as the hash under which its claim is stored. It is needed to withdraw the
+/// claim when the pod changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct PodAddress {
     pod: PodId,
@@ -58,7 +58,7 @@ pub struct PublishCost {
 /// A problem in the facts that an operator should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Diagnostic {
-    /// Two Services claim the same alias. The older one gets it; equal ages are ordered by name.
+    /// Two Services claim the same alias. The older one gets it; between equally old ones, the name decides.
     AliasClaimed {
         /// The alias.
         alias: String,
@@ -93,7 +93,7 @@ pub enum Diagnostic {
     },
 }
 
-/// Holds all facts and builds tables from them.
+/// Stores all facts and builds tables from them.
 pub struct Builder {
     zone: Zone,
     services: HashMap<Key, ServiceState>,

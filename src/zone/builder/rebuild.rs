@@ -1,4 +1,4 @@
-//! Rebuilds the entries that a change affects: of a Service, an alternative name, a namespace.
+//! Rebuilds the entries that a change affects: Services, alternative names and namespaces.
 
 use std::net::IpAddr;
 use std::sync::Arc;

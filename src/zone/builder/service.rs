@@ -92,7 +92,7 @@ pub(super) fn build_service<'s>(
 
 fn rrsets(addresses: impl Iterator<Item = IpAddr>, ttl: u32) -> (Rrset, Rrset) {
     let (mut v4, mut v6) = (Vec::new(), Vec::new());
-    // IPv4-mapped addresses are IPv4: no client could use them in an AAAA record.
+    // IPv4-mapped addresses become A records: no client could use them in an AAAA record.
     for address in addresses.map(|address| address_of(bits(address))) {
         match address {
             IpAddr::V4(address) => v4.push(address),

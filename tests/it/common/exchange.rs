@@ -1,19 +1,19 @@
-//! One client for UDP, TCP and HTTP: sends a message, waits for the reply.
+//! A client for UDP, TCP and HTTP that sends a message and waits for the reply.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-/// Time for a reply: longer than the server waits for upstreams.
+/// Timeout for a reply. It is longer than the server waits for upstreams.
 pub const TIMEOUT: Duration = Duration::from_secs(6);
 
-/// A UDP socket that is connected to a server.
+/// Returns a UDP socket that is connected to a server.
 pub fn udp_socket(server: SocketAddr) -> UdpSocket {
     let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     udp_socket_from(any, server)
 }
 
-/// A UDP socket of this client address that is connected to a server.
+/// Returns a UDP socket that is bound to this client address and connected to a server.
 pub fn udp_socket_from(client: IpAddr, server: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind((client, 0)).unwrap();
     socket.connect(server).unwrap();
@@ -35,19 +35,19 @@ pub fn udp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     exchange(&udp_socket(server), query)
 }
 
-/// A TCP connection to a server.
+/// Opens a TCP connection to a server.
 pub fn tcp_stream(server: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(server).unwrap();
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
-/// A message behind its length (RFC 1035 section 4.2.2).
+/// Prefixes a message with its length (RFC 1035 section 4.2.2).
 pub fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// Reads a message behind its length.
+/// Reads a length and the message that follows it.
 pub fn read_framed(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
@@ -56,14 +56,14 @@ pub fn read_framed(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Queries a server over a TCP connection of its own.
+/// Queries a server over a new TCP connection.
 pub fn tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = tcp_stream(server);
     stream.write_all(&framed(query))?;
     read_framed(&mut stream)
 }
 
-/// GETs a path over HTTP; returns the whole response.
+/// Sends a GET request over HTTP; returns the whole response.
 pub fn http_get(server: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(server).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();

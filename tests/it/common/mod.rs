@@ -1,4 +1,4 @@
-//! Shared by the tests: a zone from manifests and flags, and replies as text, read by an independent parser.
+//! Code that the tests share: zones from manifests and flags, and replies as text, read by an independent parser.
 
 #![allow(
     dead_code,
@@ -134,7 +134,7 @@ pub fn reply(zone: &Zone, caller: Caller<'_>, query: &[u8], limit: Limit) -> Opt
     }
 }
 
-/// Asks `NAME TYPE` and returns the whole reply as text: see [`text`].
+/// Queries `NAME TYPE` and returns the whole reply as text; see [`text`].
 pub fn ask(zone: &Zone, caller: Caller<'_>, question: &str) -> String {
     text(&reply(zone, caller, &query(question, Some(1232)), Limit::Stream).unwrap())
 }

@@ -698,24 +698,19 @@ fn cnames_are_followed_out_of_the_cluster_and_into_it() {
 fn an_upstream_that_is_this_server_is_rejected_at_startup() {
     let scratch = Scratch::folder("loop");
     let cluster = scratch.file("cluster.yaml", CLUSTER);
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     for (listen, upstream) in
         [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("[::]", "127.0.0.1"), ("[::1]", "[::1]")]
     {
-        let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
-        let output = process::run(&[
-            "serve",
-            "--manifests",
-            cluster.to_str().unwrap(),
-            "--listen",
-            &listen,
-            "--admin",
-            "127.0.0.1:0",
-            "--upstream",
-            &upstream,
-        ]);
-        let error = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(78), "{listen}: {error}");
+        // Another test may take the port before the server has it.
+        let mut attempts = (0..10).map(|_| {
+            let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
+            let flags = ["--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream];
+            let output = process::run(&[&["serve", "--manifests", cluster.to_str().unwrap()][..], &flags].concat());
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        });
+        let (status, error) = attempts.find(|(_, error)| !error.contains("Address already in use")).unwrap();
+        assert_eq!(status, Some(78), "{listen}: {error}");
         assert!(error.contains("is this server") && error.contains("--upstream none"), "{error}");
     }
 }

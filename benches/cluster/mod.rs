@@ -11,18 +11,7 @@ use callsign::zone::{Builder, Domain, Settings, Zone};
 
 fn fact(service_type: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
-    ServiceFact {
-        service_type,
-        ports: vec![port],
-        created: 0,
-        aliases: Vec::new(),
-        default: false,
-        visible_to: None,
-        links: None,
-        release: None,
-        chart: None,
-        main: false,
-    }
+    ServiceFact { service_type, ports: vec![port], ..ServiceFact::default() }
 }
 
 /// A zone with `services` ClusterIP Services in 100 namespaces, and with the objects for short names. Callers are in

@@ -85,6 +85,13 @@ pub enum ServiceType {
     External(Option<Box<[u8]>>),
 }
 
+impl Default for ServiceType {
+    /// A Service without an address.
+    fn default() -> ServiceType {
+        ServiceType::Cluster(Vec::new())
+    }
+}
+
 /// The callers that may see a Service: `callsign.dev/visible-to`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum VisibleTo {
@@ -97,7 +104,7 @@ pub enum VisibleTo {
 }
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceFact {
     /// Type of the Service.
     #[serde(rename = "reach")]

@@ -19,18 +19,7 @@ fn builder() -> Builder {
 
 fn service(service_type: ServiceType) -> ServiceFact {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
-    ServiceFact {
-        service_type,
-        ports: vec![port],
-        created: 0,
-        aliases: Vec::new(),
-        default: false,
-        visible_to: None,
-        links: None,
-        release: None,
-        chart: None,
-        main: false,
-    }
+    ServiceFact { service_type, ports: vec![port], ..ServiceFact::default() }
 }
 
 fn cluster_ip(n: u32) -> ServiceType {

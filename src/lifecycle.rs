@@ -30,7 +30,7 @@ pub async fn run_phases(phase: &watch::Sender<Phase>, lame_duck: Duration) -> st
     };
     phase.send_replace(Phase::LameDuck);
     if patient && !lame_duck.is_zero() {
-        tracing::info!(?lame_duck, "shutting down; not ready, still answering");
+        tracing::info!(?lame_duck, "shutting down; no longer ready, but still answering");
         tokio::select! {
             () = tokio::time::sleep(lame_duck) => {}
             _ = terminate.recv() => {}

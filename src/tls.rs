@@ -46,7 +46,7 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     match roots.add_parsable_certificates(certificates(pem)?) {
         (0, _) => return Err("none of its certificates can be used as an authority".to_owned()),
         (_, 0) => {}
-        (taken, left_out) => tracing::warn!(used = taken, ignored = left_out, "ignoring unusable authorities"),
+        (taken, left_out) => tracing::warn!(used = taken, ignored = left_out, "ignoring unusable CA certificates"),
     }
     Ok(roots)
 }
@@ -67,7 +67,7 @@ pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
             // System stores may contain a few unusable certificates among many good ones.
             if roots.add_parsable_certificates(found.certs).0 == 0 {
                 let error = found.errors.first().map_or("it contains no certificate".to_owned(), ToString::to_string);
-                return Err(format!("the system's trust store: {error}"));
+                return Err(format!("cannot use the system's trust store: {error}"));
             }
             roots
         }

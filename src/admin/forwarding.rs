@@ -61,7 +61,7 @@ impl ForwardingMetrics {
         let mut family = encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for stats in &upstreams {
             for (reason, failures) in
-                [("timeout", &stats.timeouts), ("network", &stats.errors), ("unfit", &stats.unfit)]
+                [("timeout", &stats.timeouts), ("network", &stats.errors), ("invalid", &stats.invalid)]
             {
                 counter_of(&mut family, &[("to", stats.server.as_str()), ("reason", reason)], read(failures))?;
             }

@@ -167,7 +167,7 @@ impl Admin {
                 let pending = pending.join(", ");
                 let _ = writeln!(
                     text,
-                    "saved facts are served, for {:.1} s so far; not yet synced: {pending}",
+                    "serving saved facts, for {:.1} s so far; not yet synced: {pending}",
                     since.elapsed().as_secs_f64()
                 );
             }

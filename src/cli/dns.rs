@@ -17,7 +17,7 @@ Examples:
 /// Flags of `callsign dns`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct DnsArgs {
-    /// List only these apps, named with or without the prefix of their namespaces
+    /// List only these apps, given with or without their namespace prefix
     #[arg(value_name = "APP")]
     apps: Vec<String>,
     #[command(flatten)]
@@ -59,6 +59,6 @@ pub(super) fn run(args: &DnsArgs) -> Result<(), Failure> {
             Err(Failure::new(NO, error))
         }
         [] => Ok(()),
-        _ => Err(Failure::new(NO, format!("no such app: {}; `callsign dns` lists all of them", unknown.join(", ")))),
+        _ => Err(Failure::new(NO, format!("no such app: {}; `callsign dns` lists all apps", unknown.join(", ")))),
     }
 }

@@ -36,7 +36,7 @@ fn rejected(rejected: &Rejected) -> Finding {
     let annotation = rejected.reason.contains("callsign.dev/");
     Finding {
         severity: if annotation { Severity::Warning } else { Severity::Error },
-        code: if annotation { "annotation-unread" } else { "object-unread" },
+        code: if annotation { "invalid-annotation" } else { "invalid-object" },
         object: rejected.name.clone(),
         what: format!("this {} is not valid: {}", rejected.kind, rejected.reason),
         why: match annotation {

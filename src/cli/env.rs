@@ -24,16 +24,16 @@ pub(super) struct EnvArgs {
     /// Generate variables for this Service
     #[arg(long = "for", value_name = "[NS/]SERVICE")]
     service: String,
-    /// Link to this name (repeatable) [default: those in its annotation callsign.dev/links]
+    /// Link to this name (repeatable) [default: the names in the Service's annotation callsign.dev/links]
     #[arg(long = "link", value_name = "NAME", value_delimiter = ',')]
     links: Vec<String>,
     /// Generate this set of variables
     #[arg(long, value_enum, default_value_t = Style::Plain)]
     style: Style,
-    /// Write to this file, atomically
+    /// Write to this file, atomically, instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Stay running, and rewrite the file whenever the variables change
+    /// Keep running, and rewrite the file whenever the variables change
     #[arg(long, short = 'w', requires = "out")]
     watch: bool,
     #[command(flatten)]

@@ -24,7 +24,7 @@ Examples:
 /// Flags of `callsign explain`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ExplainArgs {
-    /// Explain this name, as an application writes it
+    /// Explain this name, written as in an application
     name: String,
     /// Resolve it for this caller: a namespace, a pod (POD or NAMESPACE/POD) or an address
     #[arg(long, value_name = "NS|POD|IP")]
@@ -32,7 +32,7 @@ pub(super) struct ExplainArgs {
     /// Look up this record type
     #[arg(long = "type", short = 't', value_name = "TYPE", default_value = "A")]
     qtype: String,
-    /// Query this running server as well, and report differences
+    /// Also query this running server, and report differences
     #[arg(long, value_name = "ADDR[:PORT]")]
     server: Option<String>,
     /// Print in this format
@@ -79,7 +79,7 @@ fn caller(cluster: &Cluster, from: Option<&str>) -> Result<CallerSpec, Failure> 
     };
     match cluster.pod_namespace(text).and_then(|name| zone.settings.namespace_name(&name).ok()) {
         Some(namespace) => Ok(CallerSpec::new(Some(namespace), format!("pod {text}"))),
-        None => known.map_err(|_| Failure::new(NO, format!("--from {text}: no namespace and no pod has this name"))),
+        None => known.map_err(|_| Failure::new(NO, format!("--from {text}: no namespace or pod has this name"))),
     }
 }
 

@@ -18,7 +18,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::cluster::source::SourceError;
 use crate::exit::{self, UNAVAILABLE, USAGE};
 
-/// In-cluster DNS for Kubernetes: short names, full names, and the reason why.
+/// DNS server for Kubernetes: full names, short names, and an explanation of every answer.
 #[derive(Parser, Debug)]
 #[command(name = "callsign", version, about, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -92,10 +92,10 @@ enum Shell {
 /// Values of `-o` for commands that print text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Output {
-    /// Text for people
+    /// Human-readable text
     #[default]
     Text,
-    /// JSON for programs
+    /// JSON
     Json,
 }
 

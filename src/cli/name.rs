@@ -24,7 +24,7 @@ pub(super) struct AppArgs {
     /// Chart that the app was installed from
     #[arg(long, value_name = "CHART")]
     chart: String,
-    /// Name this service of the app instead of its main one
+    /// Print the name of this service of the app instead of its main one
     #[arg(long, value_name = "SERVICE")]
     service: Option<String>,
     #[command(flatten)]

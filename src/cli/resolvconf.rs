@@ -17,7 +17,7 @@ Examples:
 /// Flags of `callsign resolvconf`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ResolvConfArgs {
-    /// Query Callsign at this address (repeatable)
+    /// List Callsign at this address as a nameserver (repeatable)
     #[arg(long = "server", value_name = "IP", required = true)]
     servers: Vec<IpAddr>,
     /// Add the search list that the kubelet writes for pods in -n, for clients that expect one

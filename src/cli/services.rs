@@ -41,13 +41,13 @@ pub(super) struct ServicesArgs {
     /// List only these Services
     #[arg(value_name = "NAME")]
     services: Vec<String>,
-    /// List all namespaces, not only that of -n
+    /// List the Services of all namespaces, not only of one
     #[arg(long, short = 'A')]
     all_namespaces: bool,
     /// Print in this format
     #[arg(long, short = 'o', value_enum, default_value_t = ListOutput::Table)]
     output: ListOutput,
-    /// Stay running, and show changes
+    /// Keep running, and show changes
     #[arg(long, short = 'w')]
     watch: bool,
     #[command(flatten)]

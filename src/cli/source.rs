@@ -74,7 +74,7 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
     for event in others {
         match event {
             Event::Rejected(object) => rejected.push(object),
-            Event::Health(_, Some(reason)) => tracing::warn!(error = reason, "ignoring resource of the source"),
+            Event::Health(_, Some(reason)) => tracing::warn!(error = reason, "ignoring unreadable part of the source"),
             _ => {}
         }
     }
@@ -204,7 +204,7 @@ fn is_final(reason: &str) -> bool {
 
 fn unavailable(failure: Option<String>) -> Failure {
     let error = failure.unwrap_or_else(|| format!("timed out reading the cluster after {} s", SYNC_TIMEOUT.as_secs()));
-    Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and your permission to list"))
+    Failure::new(UNAVAILABLE, format!("{error}; check --kubeconfig, --context and your list permissions"))
 }
 
 async fn listed(client: &kube::Client, parse_options: ParseOptions) -> Result<Vec<Event>, Failure> {

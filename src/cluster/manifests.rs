@@ -132,7 +132,7 @@ impl Manifests {
         };
         let watched = FolderWatch::new(&folder, "manifests");
         if let Err(error) = &watched {
-            tracing::warn!(folder = %folder.display(), %error, "cannot watch the manifests folder; polling it");
+            tracing::warn!(folder = %folder.display(), %error, "cannot watch manifests folder; polling instead");
         }
         loop {
             // Scan before the first event: a file may have changed between `open` and the start of the watch.

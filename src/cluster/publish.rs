@@ -248,7 +248,7 @@ impl Publisher {
                     matches!(&error, SnapshotError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound);
                 if absent {
                     saving.tried = true;
-                    tracing::info!(file = %saving.path.display(), "the API does not respond; there are no saved facts");
+                    tracing::info!(file = %saving.path.display(), "the API does not respond; no saved facts to serve");
                 } else {
                     tracing::error!(%error, "cannot load saved facts; remove the file to enable saving again");
                     self.saving = None;
@@ -312,7 +312,7 @@ impl Publisher {
                 drop(status);
                 if differing > 0 {
                     tracing::error!(
-                        source = resource.as_str(),
+                        resource = resource.as_str(),
                         differing,
                         ?examples,
                         "self-check found differences from the API; relisting"
@@ -343,14 +343,14 @@ impl Publisher {
                         kind = rejected.kind,
                         object = rejected.name,
                         reason = rejected.reason,
-                        "invalid object or annotation ignored"
+                        "ignoring invalid object or annotation"
                     );
                 }
             }
             Event::Health(resource, Some(reason)) => {
                 let before = self.status.lock().failures.insert(resource, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    tracing::error!(source = resource.as_str(), reason, "source failed; serving the last good table");
+                    tracing::error!(resource = resource.as_str(), reason, "source failed; serving the last snapshot");
                 }
                 // The API has failed: do not wait for it any longer.
                 if self.may_need_snapshot() {
@@ -359,7 +359,7 @@ impl Publisher {
             }
             Event::Health(resource, None) => {
                 if self.status.lock().failures.remove(&resource).is_some() {
-                    tracing::info!(source = resource.as_str(), "source recovered");
+                    tracing::info!(resource = resource.as_str(), "source recovered");
                 }
             }
         }
@@ -446,11 +446,11 @@ impl Publisher {
                         alias,
                         granted_to,
                         refused,
-                        "two Services claim the same alias; the older one has it"
+                        "two Services claim the same alias; the older one gets it"
                     );
                 }
                 Diagnostic::AmbiguousDefault { kind, services } => {
-                    tracing::warn!(kind, ?services, "several Services claim to be the default database; none is");
+                    tracing::warn!(kind, ?services, "several Services claim to be the default database; using none");
                 }
                 Diagnostic::AliasShadowed { alias, claimed_by } => {
                     tracing::warn!(alias, claimed_by, "alias is shadowed by a Service of the same name");
@@ -459,7 +459,7 @@ impl Publisher {
                     tracing::warn!(namespace, "namespace has the name of a public top-level domain; see docs/names.md");
                 }
                 Diagnostic::FqdnSkipped { service } => {
-                    tracing::warn!(service, "FQDN endpoints ignored; only a single one can be answered, as a CNAME");
+                    tracing::warn!(service, "ignoring FQDN endpoints; a Service can have only one, served as a CNAME");
                 }
             }
         }

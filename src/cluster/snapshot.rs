@@ -34,7 +34,7 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The file belongs to another program or has another version.
-    #[error("{path} is not a file of saved facts, version {VERSION}")]
+    #[error("{path} is not a file of saved facts (version {VERSION})")]
     Foreign {
         /// The file.
         path: PathBuf,

@@ -10,8 +10,8 @@ use crate::server::encrypted::{ListenUrl, Transport};
 /// An upstream that is this server itself, so that forwarded queries would loop forever.
 #[derive(Debug, Error)]
 #[error(
-    "upstream {upstream}{file} is this server, listening on {listens}: queries would loop; use --upstream ADDR (in a \
-     sidecar, the cluster's DNS) or --upstream none"
+    "upstream {upstream}{file} is this server itself (it listens on {listens}), so queries would loop; use --upstream \
+     ADDR (in a sidecar, the cluster's DNS) or --upstream none"
 )]
 pub struct UpstreamLoop {
     /// The upstream.
@@ -37,7 +37,7 @@ pub fn refuse_loops(
     for server in forwarding.servers() {
         let streams = streams.clone().map(|url| &url.address).filter(|_| server.tls.is_some());
         if let Some(listens) = plain.iter().chain(streams).find(|bound| reaches(server.socket, **bound)) {
-            let file = forwarding.file.as_ref().map(|file| format!(" of {}", file.display()));
+            let file = forwarding.file.as_ref().map(|file| format!(" from {}", file.display()));
             let file = file.unwrap_or_default();
             return Err(UpstreamLoop { upstream: server.to_string(), file, listens: *listens });
         }

@@ -18,10 +18,10 @@ const CALLERS: &str = "Callers";
 /// Flags that select the source; every command that reads a cluster has them.
 #[derive(Args, Clone, Debug, Default)]
 pub struct SourceArgs {
-    /// Read manifests from a file, a folder (watched for changes), or standard input (-)
+    /// Read manifests from a file or folder (watched for changes), or from standard input (-)
     #[arg(long, value_name = "PATH", env = "CALLSIGN_MANIFESTS", conflicts_with = "kubeconfig", help_heading = SOURCE)]
     pub manifests: Option<PathBuf>,
-    /// Connect to the cluster of this kubeconfig
+    /// Connect to the cluster in this kubeconfig
     #[arg(long, value_name = "FILE", env = "CALLSIGN_KUBECONFIG", help_heading = SOURCE)]
     pub kubeconfig: Option<PathBuf>,
     /// Use this context of the kubeconfig [default: the current context]
@@ -44,13 +44,13 @@ pub struct NameArgs {
         value_delimiter = ',', help_heading = NAMES
     )]
     pub cluster_domains: Vec<String>,
-    /// Work in this namespace; `serve` assumes it for callers that nothing else identifies, as in a sidecar
+    /// Use this namespace; `serve` assumes it for callers that no other rule identifies, as in a sidecar
     #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE", help_heading = CALLERS)]
     pub namespace: Option<String>,
     /// Map client addresses in this network to a namespace (repeatable; the longest prefix wins)
     #[arg(long, value_name = "CIDR=NS", value_parser = caller_block, help_heading = CALLERS)]
     pub callers: Vec<(Cidr, String)>,
-    /// Choose the addresses for which a-b-c-d.NAMESPACE.pod names exist
+    /// Select which addresses have names of the form a-b-c-d.NAMESPACE.pod
     #[arg(long, value_enum, default_value_t = PodNamesArg::Off, help_heading = NAMES)]
     pub pod_names: PodNamesArg,
     /// Name endpoints without a hostname after their pod instead of their address
@@ -59,10 +59,10 @@ pub struct NameArgs {
     /// Answer NXDOMAIN for unnamed addresses in this network instead of forwarding the lookup (repeatable)
     #[arg(long = "reverse-cidr", value_name = "CIDR", help_heading = NAMES)]
     pub reverse_cidrs: Vec<Cidr>,
-    /// Replace the list of kinds that the database rule knows
+    /// Replace the list of kinds for the database rule (comma-separated)
     #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = NAMES)]
     pub database_kinds: Vec<String>,
-    /// Treat namespaces with this prefix as applications
+    /// Treat namespaces with this prefix as installed apps
     #[arg(long, value_name = "PREFIX", default_value = crate::zone::APPLICATION_PREFIX, help_heading = NAMES)]
     pub application_prefix: String,
     /// Let this namespace capture names although it is also a top-level domain (repeatable)
@@ -97,7 +97,7 @@ pub enum PodsArg {
 /// Values of `--log-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// Human-readable lines.
     #[default]
     Text,
     /// JSON objects for log collectors.
@@ -166,7 +166,7 @@ pub struct ServeArgs {
     /// Resolve a pod's whole search list in its first query
     #[arg(long, help_heading = FORWARDING)]
     pub complete_search: bool,
-    /// Expect this host domain in the search lists of pods, for --complete-search (repeatable)
+    /// Expect this domain, added by hosts, in the search lists of pods, for --complete-search (repeatable)
     #[arg(long = "search", value_name = "DOMAIN", help_heading = FORWARDING)]
     pub search: Vec<String>,
     /// Watch pods to learn the namespaces of callers
@@ -178,7 +178,7 @@ pub struct ServeArgs {
     /// Publish this address for ns.dns.DOMAIN (repeatable) [default: the listening addresses]
     #[arg(long, value_name = "IP", help_heading = LISTENING)]
     pub advertise: Vec<IpAddr>,
-    /// Answer UDP with this many threads per address [default: the available processors]
+    /// Answer UDP with this many threads per address [default: one per available processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = LISTENING)]
     pub workers: Option<u16>,
     /// Present the certificate chain in this PEM file to clients; reload it when the file changes
@@ -205,10 +205,10 @@ pub struct ServeArgs {
     /// Serve health, readiness, metrics and the JSON API on this address
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
     pub admin: String,
-    /// Answer for this long after SIGTERM while /ready reports 503, so that clients move to other servers
+    /// Keep answering for this long after SIGTERM, while /ready returns 503 and clients move to other servers
     #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration, help_heading = ADMIN)]
     pub lame_duck: Duration,
-    /// Save the state of the cluster to this file, and start from it while the API does not answer
+    /// Save the state of the cluster to this file, and start from it if the API is unreachable
     #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED", help_heading = SOURCE)]
     pub saved: Option<PathBuf>,
     /// Compare the state in memory with the API at this interval (0: never)
@@ -217,10 +217,10 @@ pub struct ServeArgs {
     /// Write logs in this format
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "CALLSIGN_LOG_FORMAT", help_heading = ADMIN)]
     pub log_format: LogFormat,
-    /// Begin metric names with this prefix; coredns selects the names and labels that its dashboards expect
+    /// Start metric names with this prefix; coredns selects the names and labels that CoreDNS dashboards expect
     #[arg(long, value_name = "PREFIX", default_value = "callsign", help_heading = ADMIN)]
     pub metrics_prefix: String,
-    /// Read flags from this YAML file, one `flag: value` per line; the command line and the environment win
+    /// Read flags from this YAML file, one `flag: value` per line; the command line and the environment take precedence
     #[arg(long, value_name = "FILE", env = "CALLSIGN_CONFIG", help_heading = ADMIN)]
     pub config: Option<PathBuf>,
 }

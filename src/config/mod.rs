@@ -193,7 +193,7 @@ impl ServeArgs {
             && self.metrics_prefix.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
         if !is_plain || self.metrics_prefix.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(BadConfig(format!(
-                "invalid --metrics-prefix '{}'; use letters, digits and underscores, and no digit at the start",
+                "invalid --metrics-prefix '{}'; use letters, digits and underscores, and do not start with a digit",
                 self.metrics_prefix
             )));
         }

@@ -107,7 +107,7 @@ impl LoopDetector {
         if !server.stats.looping.swap(true, Relaxed) {
             tracing::error!(
                 upstream = %server.address,
-                "forwarding loop: upstream sends our queries back and is not used; set another --upstream, or none"
+                "forwarding loop: upstream sends our queries back, so it is not used; set another --upstream, or none"
             );
         }
         true

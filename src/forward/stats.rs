@@ -23,7 +23,7 @@ pub struct UpstreamStats {
     /// Queries that failed with a network error: not sent, or the connection failed.
     pub errors: AtomicU64,
     /// Replies that could not be used, for example malformed ones or CNAME loops.
-    pub unfit: AtomicU64,
+    pub invalid: AtomicU64,
     /// Messages that matched no outstanding query: late or forged.
     pub mismatched: AtomicU64,
     /// Reply times by [`TIME_BOUNDS`].

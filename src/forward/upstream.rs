@@ -272,7 +272,7 @@ impl Server {
                 count(&self.stats.errors);
                 self.missed();
             }
-            Err(_) => count(&self.stats.unfit),
+            Err(_) => count(&self.stats.invalid),
         }
         match result {
             Ok(entry) if matches!(entry.rcode, rcode::NOERROR | rcode::NXDOMAIN) => Ok(entry),

@@ -69,7 +69,7 @@ fn from_diagnostic(report: &Diagnostic) -> Finding {
     match report {
         Diagnostic::AliasClaimed { alias, granted_to, refused } => finding(
             Severity::Error,
-            "alias-claimed-twice",
+            "conflicting-alias",
             &slashed(refused),
             [
                 format!("its alias {alias} belongs to {}", slashed(granted_to)),
@@ -79,11 +79,11 @@ fn from_diagnostic(report: &Diagnostic) -> Finding {
         ),
         Diagnostic::AmbiguousDefault { kind, services } => finding(
             Severity::Error,
-            "two-defaults",
+            "ambiguous-default",
             &services.iter().map(|service| slashed(service)).collect::<Vec<_>>().join(", "),
             [
-                format!("all of them claim to be the default for {kind}"),
-                "that name does not resolve, because no answer is better than the wrong database".into(),
+                format!("all of them are annotated as the default for {kind}"),
+                format!("{kind} does not resolve, because no answer is better than the wrong database"),
                 "keep callsign.dev/default on only one of them".into(),
             ],
         ),
@@ -127,7 +127,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
         ServiceType::External(None) => {
             all.insert(finding(
                 Severity::Error,
-                "external-name-is-no-name",
+                "invalid-external-name",
                 key,
                 [
                     "its externalName is an IP address, or not a valid name".into(),
@@ -172,7 +172,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
     for wrong in same.filter(|wrong| matches!(wrong, links::LinkError::Conflict { .. })) {
         all.insert(finding(
             Severity::Error,
-            "links-of-one-name",
+            "conflicting-links",
             key,
             [
                 wrong.to_string(),
@@ -186,11 +186,10 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
             Err(wrong) if matches!(wrong.first(), Some(links::LinkError::NoPorts { .. })) => {
                 ["link-without-ports", "variables need a port, and the linked Service has none"]
             }
-            Err(_) => ["link-to-nothing", "the linked name does not resolve for this Service"],
+            Err(_) => ["broken-link", "the linked name does not resolve for this Service"],
             Ok(_) => continue,
         };
-        let without =
-            if code == "link-to-nothing" { "does not exist, or is not visible to it" } else { "has no ports" };
+        let without = if code == "broken-link" { "does not exist, or is not visible to it" } else { "has no ports" };
         all.insert(finding(
             Severity::Error,
             code,

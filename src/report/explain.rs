@@ -234,7 +234,7 @@ fn describe(outcome: &Outcome<'_>) -> String {
             Node::Reverse(address) => format!("the reverse name of {address}"),
         },
         Outcome::Missing(_) => "the name does not exist".to_owned(),
-        Outcome::NotOurs => "not a name of the cluster; it is forwarded if there are upstreams".to_owned(),
+        Outcome::NotOurs => "not a cluster name; it is forwarded if there are upstreams".to_owned(),
         Outcome::NotReady => "the first sync is not complete".to_owned(),
     }
 }
@@ -318,10 +318,10 @@ impl Explanation {
     pub fn text(&self) -> String {
         let mut text = String::new();
         let who = match &self.from.namespace {
-            Some(namespace) => format!("namespace {namespace} ({})", self.from.reason),
+            Some(namespace) => format!("a caller in namespace {namespace} ({})", self.from.reason),
             None => format!("a caller without a known namespace ({})", self.from.reason),
         };
-        let _ = writeln!(text, "{} {}, asked by {who}\n", self.name, self.r#type);
+        let _ = writeln!(text, "{} {}, for {who}\n", self.name, self.r#type);
         let rules = self.steps.iter().map(|step| step.rule.len()).max().unwrap_or(0);
         let looked_for = self.steps.iter().map(|step| step.looked_for.len()).max().unwrap_or(0);
         for step in &self.steps {

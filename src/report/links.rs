@@ -15,7 +15,7 @@ pub enum Style {
     Convox,
     /// As plain, but with short names as hosts: api, scheduler.backoffice-workers
     Cloud66,
-    /// API_PORT=tcp://…, API_PORT_3000_TCP_ADDR and so on, as injected by links of Docker and Compose
+    /// API_PORT=tcp://…, API_PORT_3000_TCP_ADDR and so on, as injected by Docker and Compose links
     Compose,
     /// API_SERVICE_HOST, API_SERVICE_PORT and so on, as injected by the kubelet
     Kubernetes,
@@ -47,7 +47,7 @@ pub enum LinkError {
         to: String,
     },
     /// Two links would set the same variables.
-    #[error("{from} links to {first} and {second}, which would both be {variable}; link to one of them by an alias")]
+    #[error("{from} links to {first} and {second}, which would both set {variable} variables; link to one by an alias")]
     Conflict {
         /// The linking Service.
         from: String,
@@ -92,9 +92,9 @@ impl Catalog {
         let mut named = self.services.keys().filter(|key| *key.name == *text);
         match (named.next(), named.next()) {
             (Some(only), None) => Ok(only.clone()),
-            (Some(first), Some(second)) => {
-                Err(LinkError::NoService(format!("named just {text}: there are {first} and {second}, add a namespace")))
-            }
+            (Some(first), Some(second)) => Err(LinkError::NoService(format!(
+                "uniquely named {text}: {first} and {second} exist, so add a namespace"
+            ))),
             _ => Err(missing()),
         }
     }

@@ -73,7 +73,7 @@ fn describe(service: &Service) -> String {
         Kind::Cluster(_) => "ClusterIP".to_owned(),
         Kind::Headless if service.endpoints.all.is_empty() => "headless, no ready endpoint".to_owned(),
         Kind::Headless => format!("headless, ready endpoints: {}", service.endpoints.all.len()),
-        Kind::ExternalName(Some(target)) => format!("alias of {}", text_of(target)),
+        Kind::ExternalName(Some(target)) => format!("ExternalName, target: {}", text_of(target)),
         Kind::ExternalName(None) => "ExternalName, not a valid name".to_owned(),
     };
     format!("{} ({what})", service.name.text())

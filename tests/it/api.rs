@@ -166,7 +166,7 @@ fn an_invalid_object_is_rejected_without_affecting_others() {
     assert_eq!(follower.ask("null.web.svc.cluster.local A"), "NOERROR", "a Service without an address");
     let metrics = follower.admin("/metrics");
     assert!(metrics.contains("callsign_objects_rejected_total 3"), "{metrics}");
-    // A valid object that wait_for_answer invalid loses its names.
+    // A valid object that becomes invalid loses its names.
     api.put(json!({"kind": "Service", "metadata": {"name": "api", "namespace": "web"}, "spec": {"clusterIP": "ten"}}));
     follower.wait_for_answer(API, "NXDOMAIN");
 }

@@ -201,7 +201,7 @@ fn explain_shows_each_rule_and_the_reason_for_a_failure() {
             "a Service",
             vec!["api", "--from", "web"],
             0,
-            vec!["asked by namespace web", "found: api.web", "api. 5 A 10.96.10.20"],
+            vec!["for a caller in namespace web", "found: api.web", "api. 5 A 10.96.10.20"],
         ),
         ("a database", vec!["mysql", "--from", "web"], 0, vec!["alias", "nothing", "mysql-default.web", "10.96.10.30"]),
         ("an app", vec!["sab"], 0, vec!["no caller given", "sab-sabnzbd.ix-sab", "10.96.30.20"]),
@@ -225,7 +225,7 @@ fn explain_shows_each_rule_and_the_reason_for_a_failure() {
             0,
             vec!["SRV 0 100 3000 api.web.svc.cluster.local."],
         ),
-        ("an unknown caller", vec!["api", "--from", "nobody"], 1, vec!["--from nobody", "no namespace and no pod"]),
+        ("an unknown caller", vec!["api", "--from", "nobody"], 1, vec!["--from nobody", "no namespace or pod"]),
         ("an unknown type", vec!["api", "--type", "huh"], 64, vec!["'huh' is not a record type"]),
         ("an invalid name", vec!["a..b"], 64, vec!["'a..b' is not a valid name"]),
         ("an invalid server address", vec!["api", "--from", "web", "--server", "here"], 64, vec!["--server 'here'"]),
@@ -264,7 +264,7 @@ fn kubectl_output_is_accepted_as_manifests() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
-        output.status.success() && text.contains("asked by namespace web (pod web-0)") && text.contains("10.96.0.10"),
+        output.status.success() && text.contains("caller in namespace web (pod web-0)") && text.contains("10.96.0.10"),
         "{text}"
     );
 }

@@ -75,7 +75,7 @@ const SHOWN: &[(&str, &str, &[&str])] = &[
         &[],
     ),
     ("completion", "Prints a completion script for a shell.", &[]),
-    ("man", "Prints manual pages, which have the same source as the help.", &[]),
+    ("man", "Prints manual pages, generated from the same source as the help.", &[]),
 ];
 
 fn output(line: &str) -> (i32, String, String) {
@@ -281,9 +281,9 @@ fn env_turns_links_into_variables_or_one_line_errors() {
             "web links to service: mute which does not expose any ports\n",
         ),
         ("no links", "--for web/api", 1, "", "api has no links"),
-        ("two links with the same variables", "--for web/api --link web --link web.other", 1, "", "would both be WEB"),
+        ("two links with the same variables", "--for web/api --link web --link web.other", 1, "", "both set WEB"),
         ("a missing Service", "--for web/nope", 1, "", "there is no Service web/nope"),
-        ("an ambiguous Service", "--for web", 1, "", "there are other/web and web/web"),
+        ("an ambiguous Service", "--for web", 1, "", "other/web and web/web exist"),
         (
             "-n selects the Service",
             "--for web -n web --style convox --link api",
@@ -386,7 +386,7 @@ fn doctor_reports_every_kind_of_finding() {
                 service("web", "a", "callsign.dev/alias: db", &ip(1)),
                 service("web", "b", "callsign.dev/alias: db", &ip(2)),
             ],
-            Some(("error", "alias-claimed-twice", "web/b")),
+            Some(("error", "conflicting-alias", "web/b")),
         ),
         (
             "an alias that is a Service's name",
@@ -399,7 +399,7 @@ fn doctor_reports_every_kind_of_finding() {
                 service("web", "mysql-a", "callsign.dev/default: 'true'", &ip(1)),
                 service("web", "mysql-b", "callsign.dev/default: 'true'", &ip(2)),
             ],
-            Some(("error", "two-defaults", "web/mysql-a")),
+            Some(("error", "ambiguous-default", "web/mysql-a")),
         ),
         (
             "a namespace that is a top-level domain",
@@ -414,7 +414,7 @@ fn doctor_reports_every_kind_of_finding() {
         (
             "a link to a missing Service",
             vec![service("web", "a", "callsign.dev/links: nope", &ip(1))],
-            Some(("error", "link-to-nothing", "web/a")),
+            Some(("error", "broken-link", "web/a")),
         ),
         (
             "a link to a Service without ports",
@@ -440,7 +440,7 @@ fn doctor_reports_every_kind_of_finding() {
         (
             "an ExternalName that is an address",
             vec![service("web", "out", "", "type: ExternalName, externalName: 192.0.2.1")],
-            Some(("error", "external-name-is-no-name", "web/out")),
+            Some(("error", "invalid-external-name", "web/out")),
         ),
         (
             "an endpoint that shadows a Service",

@@ -62,7 +62,7 @@ fn a_server_starts_from_saved_facts() {
     assert_eq!(second.ask("10-1-0-2.db.web.svc.cluster.local A"), "10.1.0.2");
     assert_eq!(second.ask("nope.web.svc.cluster.local A"), "NXDOMAIN");
     let ready = second.admin("/ready?verbose");
-    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("saved facts are served"), "{ready}");
+    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("serving saved facts"), "{ready}");
     assert!(
         second
             .admin("/metrics")

@@ -201,7 +201,7 @@ impl Files {
                 Ok(Some((contents, made))) => {
                     (used, reported) = (contents, None);
                     stats.not_after.store(made.not_after, Relaxed);
-                    tracing::info!(until = %timestamp(made.not_after), "certificate reloaded");
+                    tracing::info!(not_after = %timestamp(made.not_after), "certificate reloaded");
                     configs.send_replace(Arc::new(made));
                 }
                 Err(error) if reported.as_ref() != Some(&error) => {
@@ -213,7 +213,7 @@ impl Files {
             }
             let until = stats.not_after.load(Relaxed);
             if until < Timestamp::now().as_second() && !expired {
-                tracing::error!(until = %timestamp(until), "the certificate in use has expired");
+                tracing::error!(not_after = %timestamp(until), "the certificate in use has expired");
             }
             expired = until < Timestamp::now().as_second();
         }

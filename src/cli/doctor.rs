@@ -40,6 +40,9 @@ fn rejected(rejected: &Rejected) -> Finding {
         object: rejected.name.clone(),
         what: format!("this {} is not valid: {}", rejected.kind, rejected.reason),
         why: match annotation {
+            true if rejected.reason.contains("callsign.dev/visible-to") => {
+                "the server hides the object from all other namespaces until the annotation is valid".to_owned()
+            }
             true => "the server ignores the annotation, and serves the object without it".to_owned(),
             false => "the server ignores the object, and answers as if it did not exist".to_owned(),
         },

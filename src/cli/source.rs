@@ -53,7 +53,7 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 
 /// Reads the source once.
 pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
-    let builder = Builder::new(settings(names)?);
+    let mut builder = Builder::new(settings(names)?);
     let options = args.options(names);
     let (events, api) = match &options.source {
         Source::Manifests(path) => (options.open_manifests(path).map_err(SourceError::from)?.1, None),
@@ -61,6 +61,7 @@ pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Clust
             let runtime = runtime()?;
             let client = source.client(runtime.handle())?;
             let events = runtime.block_on(listed(&client, options.parse_options))?;
+            builder.expect_namespaces();
             (events, Some((runtime, client)))
         }
     };

@@ -161,12 +161,16 @@ struct SnapshotState {
 impl Publisher {
     /// Creates a publisher that waits for the given resources before its first table.
     pub fn new(
-        builder: Builder,
+        mut builder: Builder,
         table: Arc<ArcSwap<Zone>>,
         status: SharedStatus,
         resources: impl IntoIterator<Item = Resource>,
     ) -> Publisher {
-        status.lock().pending = resources.into_iter().collect();
+        let pending: BTreeSet<Resource> = resources.into_iter().collect();
+        if pending.contains(&Resource::Namespaces) {
+            builder.expect_namespaces();
+        }
+        status.lock().pending = pending;
         Publisher {
             builder,
             table,

@@ -45,7 +45,7 @@ pub struct NameArgs {
     )]
     pub cluster_domains: Vec<String>,
     /// Use this namespace; `serve` assumes it for callers that no other rule identifies, as in a sidecar
-    #[arg(long, short = 'n', value_name = "NS", env = "POD_NAMESPACE", help_heading = CALLERS)]
+    #[arg(long, short = 'n', value_name = "NS", env = "CALLSIGN_NAMESPACE", help_heading = CALLERS)]
     pub namespace: Option<String>,
     /// Map client addresses in this network to a namespace (repeatable; the longest prefix wins)
     #[arg(long, value_name = "CIDR=NS", value_parser = caller_block, help_heading = CALLERS)]

@@ -402,3 +402,16 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_not() {
         assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{command:?}");
     }
 }
+
+#[test]
+fn pod_namespace_alone_does_not_change_what_callers_see() {
+    let scratch = Scratch::folder("pod-namespace");
+    let path = scratch
+        .file("api.yaml", "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n");
+    for (variable, expected) in [("POD_NAMESPACE", "NXDOMAIN"), ("CALLSIGN_NAMESPACE", "10.96.0.10")] {
+        let mut command = process::callsign();
+        command.env(variable, "web");
+        let server = Server::start_with(command, &["--manifests", path.to_str().unwrap()], None);
+        assert!(server.ask("api. A").contains(expected), "{variable}: {}", server.ask("api. A"));
+    }
+}

@@ -641,7 +641,10 @@ fn invalid_annotations_are_reported_and_leave_their_service_intact() {
             ("a list of ten thousand aliases is rejected", "a77", "web", "NXDOMAIN", "NXDOMAIN"),
             ("the Service of such a list still resolves", "many", "web", "10.0.0.3", "NXDOMAIN"),
             ("default: perhaps", "maybe", "web", "10.0.0.4", "NXDOMAIN"),
-            ("visible to an invalid namespace", "wrong", "web", "10.0.0.5", "NXDOMAIN"),
+            ("visible to an invalid namespace: its own sees it", "wrong", "web", "10.0.0.5", "NXDOMAIN"),
+            ("and no other", "wrong.web", "orders", "NXDOMAIN", "NXDOMAIN"),
+            ("visible to an empty list: its own namespace sees it", "empty.web", "web", "10.0.0.1", "NXDOMAIN"),
+            ("and no other namespace", "empty.web", "orders", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
     for (name, word) in

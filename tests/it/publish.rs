@@ -9,7 +9,7 @@ use callsign::zone::facts::{
     Change, EndpointFact, Key, NamespaceFact, PodFact, PodId, PortFact, Protocol, ServiceFact, ServiceType, SliceFact,
     VisibleTo,
 };
-use callsign::zone::{Builder, Domain, Settings, Zone};
+use callsign::zone::{Builder, Caller, Domain, Settings, Zone};
 
 fn builder() -> Builder {
     let mut builder = Builder::new(Arc::new(Settings::new(vec![Domain::new("cluster.local").unwrap()])));
@@ -87,6 +87,35 @@ fn the_serial_grows_only_if_an_answer_changes() {
             let next = serial_of(&zone);
             assert!(next.wrapping_sub(serial) as i32 > 0, "{case}: {next} after {serial}");
             serial = next;
+        }
+    }
+}
+
+#[test]
+fn services_of_an_unreported_namespace_are_visible_there_only() {
+    let mut builder = builder();
+    builder.expect_namespaces();
+    builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));
+    builder.apply(Change::Service(Key::new("new", "api"), Some(service(cluster_ip(1)))));
+    let hidden = Some(NamespaceFact { visible_to: Some(VisibleTo::Namespaces(Vec::new())) });
+    let cases = [
+        ("before its namespace is reported", None, ["10.96.0.1", "NXDOMAIN", "NXDOMAIN"]),
+        ("once it is", Some(Some(NamespaceFact::default())), ["10.96.0.1"; 3]),
+        ("once it hides its Services", Some(hidden), ["10.96.0.1", "NXDOMAIN", "NXDOMAIN"]),
+        ("once it is open again", Some(Some(NamespaceFact::default())), ["10.96.0.1"; 3]),
+        ("once it is deleted, before its Service is", Some(None), ["10.96.0.1", "NXDOMAIN", "NXDOMAIN"]),
+    ];
+    for (case, namespace, expected) in cases {
+        if let Some(fact) = namespace {
+            builder.apply(Change::Namespace("new".into(), fact));
+        }
+        let zone = builder.publish().unwrap();
+        let name = |name: &str| zone.settings.namespace_name(name).unwrap();
+        let (own, other) = (name("new"), name("web"));
+        let callers = [Caller::Namespace(&own), Caller::Namespace(&other), Caller::Unknown];
+        for (caller, expected) in callers.into_iter().zip(expected) {
+            let reply = reply(&zone, caller, &query("api.new.svc.cluster.local A", None), Limit::Stream).unwrap();
+            assert!(text(&reply).contains(expected), "{case}: {caller:?}: {}", text(&reply));
         }
     }
 }

@@ -37,15 +37,18 @@ pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
     (aliases, problems)
 }
 
+/// Parses `callsign.dev/visible-to`. An invalid value hides the object from all other namespaces: whoever wrote it meant to
+/// hide it from some.
 pub(super) fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<String>) -> Option<VisibleTo> {
     let text = &annotations?.visible_to.as_ref()?.0;
     match parse_visible_to(text) {
         Ok(visible_to) => Some(visible_to),
         Err(error) => {
             notes.push(format!(
-                "callsign.dev/visible-to is ignored: {error}; write '*', 'cluster', 'namespace' or a list of namespaces"
+                "callsign.dev/visible-to is invalid, so only its own namespace sees it: {error}; write '*', 'cluster', \
+                 'namespace' or a list of namespaces"
             ));
-            None
+            Some(VisibleTo::Namespaces(Vec::new()))
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::facts::{Change, Facts, Key, NamespaceFact, PodFact, PodId, ServiceFact, SliceFact};
+use super::facts::{Change, Facts, Key, NamespaceFact, PodFact, PodId, ServiceFact, SliceFact, VisibleTo};
 use super::persistent_map::{PersistentMap, Slot};
 use super::service::Service;
 use super::{Claim, NamespaceName, Settings, Soa, Zone, bits, hash};
@@ -105,6 +105,8 @@ pub struct Builder {
     dirty_alt_names: HashSet<Key>,
     dirty_namespaces: HashSet<Box<str>>,
     pods: PersistentMap<PodAddress>,
+    /// Whether the source reports Namespaces, so that a missing one is not known yet.
+    expects_namespaces: bool,
     changed: bool,
     work: PublishCost,
     diagnostics: Vec<Diagnostic>,
@@ -124,9 +126,24 @@ impl Builder {
             dirty_alt_names: HashSet::new(),
             dirty_namespaces: HashSet::new(),
             pods: PersistentMap::default(),
+            expects_namespaces: false,
             changed: false,
             work: PublishCost::default(),
             diagnostics: Vec::new(),
+        }
+    }
+
+    /// Hides the Services of a namespace from all others until the namespace is reported: it may hide them. For sources
+    /// that report every Namespace.
+    pub fn expect_namespaces(&mut self) {
+        self.expects_namespaces = true;
+    }
+
+    /// The visibility of a namespace, and of its Services that have none of their own.
+    fn default_visibility(&self, namespace: &str) -> Option<VisibleTo> {
+        match self.namespaces.get(namespace).and_then(|state| state.fact.as_ref()) {
+            Some(fact) => fact.visible_to.clone(),
+            None => self.expects_namespaces.then(|| VisibleTo::Namespaces(Vec::new())),
         }
     }
 
@@ -289,6 +306,7 @@ impl Builder {
     }
 
     fn apply_namespace(&mut self, name: Box<str>, fact: Option<NamespaceFact>) {
+        let before = self.default_visibility(&name);
         let state = self.namespaces.entry(name.clone()).or_default();
         if state.fact == fact {
             return;
@@ -296,13 +314,12 @@ impl Builder {
         if fact.is_some() && state.fact.is_none() && super::tld::is_public(&name) {
             self.diagnostics.push(Diagnostic::TopLevelDomain { namespace: name.to_string() });
         }
-        let visible_to = |fact: &Option<NamespaceFact>| fact.as_ref().and_then(|fact| fact.visible_to.clone());
-        if visible_to(&state.fact) != visible_to(&fact) {
-            for service in &state.services {
-                self.dirty_services.insert(Key { namespace: name.clone(), name: service.clone() });
-            }
-        }
         state.fact = fact;
+        if self.default_visibility(&name) != before {
+            let services = self.namespaces.get(&name).into_iter().flat_map(|state| &state.services);
+            let keys = services.map(|service| Key { namespace: name.clone(), name: service.clone() });
+            self.dirty_services.extend(keys);
+        }
         self.dirty_namespaces.insert(name);
     }
 

@@ -15,7 +15,7 @@ impl Builder {
     pub(super) fn rebuild_service(&mut self, key: &Key) {
         let Some(namespace) = self.intern_namespace(&key.namespace) else { return };
         let Ok(label) = label_of(&key.name) else { return };
-        let default = self.namespaces.get(&key.namespace).and_then(|state| state.fact.as_ref()?.visible_to.clone());
+        let default = self.default_visibility(&key.namespace);
         let Some(known) = self.services.get_mut(key) else { return };
         let old = known.built.take();
         let settings = &self.zone.settings;
@@ -142,8 +142,8 @@ impl Builder {
             return;
         }
         let settings = &self.zone.settings;
-        let visible_to = state.fact.as_ref().and_then(|fact| fact.visible_to.as_ref());
-        let visibility = visible_to.and_then(|fact| Visibility::of(fact, &namespace, settings.seed));
+        let visibility =
+            self.default_visibility(name).and_then(|visible_to| Visibility::of(&visible_to, &namespace, settings.seed));
         let application =
             name.as_bytes().strip_prefix(&*settings.application_prefix).and_then(|app| std::str::from_utf8(app).ok());
         let (mut open, mut exceptions, mut candidates) = (false, Vec::new(), Vec::new());

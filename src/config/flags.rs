@@ -65,6 +65,9 @@ pub struct NameArgs {
     /// Treat namespaces with this prefix as installed apps
     #[arg(long, value_name = "PREFIX", default_value = crate::zone::APPLICATION_PREFIX, help_heading = NAMES)]
     pub application_prefix: String,
+    /// Select the callers for which the bare name of an app resolves
+    #[arg(long, value_enum, default_value_t = ApplicationCallers::Apps, help_heading = CALLERS)]
+    pub application_callers: ApplicationCallers,
     /// Let this namespace capture names although it is also a top-level domain (repeatable)
     #[arg(long = "allow-tld-namespace", value_name = "NS", help_heading = NAMES)]
     pub allowed_tlds: Vec<String>,
@@ -80,6 +83,16 @@ pub enum PodNamesArg {
     Any,
     /// Only addresses of live pods.
     Verified,
+}
+
+/// Values of `--application-callers`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ApplicationCallers {
+    /// Apps, and callers without a known namespace.
+    #[default]
+    Apps,
+    /// Every caller. Whoever may create a namespace with the prefix can then claim a bare name that is not taken.
+    All,
 }
 
 /// Values of `--pods`.

@@ -21,7 +21,7 @@ use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
 pub use addresses::{UpstreamLoop, advertised, refuse_loops};
-pub use flags::{LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
+pub use flags::{ApplicationCallers, LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
 
 /// The longest duration of a flag: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 86_400);
@@ -133,6 +133,7 @@ impl NameArgs {
             label("--application-prefix", &self.application_prefix)?;
         }
         settings.application_prefix = self.application_prefix.to_ascii_lowercase().into_bytes().into();
+        settings.application_callers_all = self.application_callers == ApplicationCallers::All;
         let allowed = self.allowed_tlds.iter().map(|text| label("--allow-tld-namespace", text));
         settings.allowed_tlds = allowed.collect::<Result<_, _>>()?;
         Ok(settings)

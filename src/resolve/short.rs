@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::trace::{Step, StepResult, Trace, service_result};
 use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
 use crate::wire::{MAX_LABEL, text_of};
-use crate::zone::{Candidate, Kind, Label, Namespace, Service, ServiceName, tld};
+use crate::zone::{Candidate, Kind, Label, Namespace, NamespaceName, Service, ServiceName, tld};
 
 /// The result of the rules for a name.
 enum RuleMatch<'z> {
@@ -124,8 +124,25 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
                 Step::new("service", looked_for, StepResult::Skipped("the caller's namespace is not known".into()))
             }),
         }
+        if !self.may_use_applications() {
+            self.trace.note(|| {
+                let reason = "the caller is not in an app's namespace (--application-callers)".into();
+                Step::new("application", format!("application {}", text_of(label.octets)), StepResult::Skipped(reason))
+            });
+            return None;
+        }
         let application = self.application(label.octets)?;
         self.main_service(application)
+    }
+
+    /// Whether the bare names of applications resolve for the caller. For a caller in another kind of namespace they do not:
+    /// whoever may create the namespace of an application must not catch a name that the caller's own namespace lacks.
+    fn may_use_applications(self) -> bool {
+        let settings = &self.zone().settings;
+        let is_application = |own: &NamespaceName| {
+            own.label().get(1..).is_some_and(|label| label.starts_with(&settings.application_prefix))
+        };
+        settings.application_callers_all || self.caller.namespace().is_none_or(is_application)
     }
 
     /// `x.y`: a Service, alias or database `x` of namespace `y`, or Service `x` of application `y`. Endpoints of the

@@ -177,6 +177,8 @@ pub struct Settings {
     pub database_kinds: Vec<Box<[u8]>>,
     /// `--application-prefix`, without a length octet, lower case.
     pub application_prefix: Box<[u8]>,
+    /// `--application-callers all`: the bare names of applications resolve for every caller.
+    pub application_callers_all: bool,
     /// `--allow-tld-namespace`: labels with their length octets.
     pub allowed_tlds: Vec<Box<[u8]>>,
 }
@@ -221,6 +223,7 @@ impl Settings {
             namespace: None,
             database_kinds: DATABASE_KINDS.iter().filter_map(|kind| wire::label_of(kind).ok()).collect(),
             application_prefix: APPLICATION_PREFIX.as_bytes().into(),
+            application_callers_all: false,
             allowed_tlds: Vec::new(),
         }
     }

@@ -217,7 +217,7 @@ fn names_with_one_label_follow_the_rules_in_order() {
             ("a headless Service without endpoints still ends the search", "empty", "web", "NXDOMAIN", "10.0.0.3"),
             ("a headless Service", "db", "web", "10.0.3.1 10.0.3.2", "NXDOMAIN"),
             ("a Service beats an application", "plex", "web", "10.0.0.5", "10.0.0.4"),
-            ("rule 4, an application", "plex", "both", "10.0.0.4", "10.0.0.4"),
+            ("rule 4, an application, is for apps and unknown callers", "plex", "both", "NXDOMAIN", "10.0.0.4"),
             ("two marked defaults: no answer, not even -default", "mysql", "two", "NXDOMAIN", "10.0.1.4"),
             ("a Service with the name of a kind comes first", "redis", "both", "10.0.2.1", "NXDOMAIN"),
             ("a Service named -default comes first too", "redis-default", "both", "10.0.2.2", "NXDOMAIN"),
@@ -401,7 +401,7 @@ fn applications_resolve_to_their_main_service() {
          service ix-upper/postgres 10.0.0.9
          service ix-sub/sub-app 10.0.0.10 release=sub chart=app part=main
          service ix-sub/sub-postgresql 10.0.0.11 release=sub chart=postgresql",
-        &[],
+        &["--application-callers", "all"],
     );
     check(
         "applications",
@@ -417,7 +417,26 @@ fn applications_resolve_to_their_main_service() {
             ("an unknown application", "three", "web", "NXDOMAIN", "NXDOMAIN"),
         ],
     );
-    let zone = cluster("service app-x/x 10.0.0.1\nservice ix-y/y 10.0.0.2", &["--application-prefix", "app-"]);
+    let apps = "service ix-one/one 10.0.0.1\nservice ix-other/db 10.0.0.2\nservice web/api 10.0.0.3";
+    check(
+        "--application-callers apps, the default",
+        &cluster(apps, &[]),
+        &[
+            ("an app", "one", "ix-other", "10.0.0.1", "10.0.0.1"),
+            ("a caller that is no app, whose bare names nobody else may catch", "one", "web", "NXDOMAIN", "10.0.0.1"),
+            ("a dotted name says what it means", "one.one", "web", "10.0.0.1", "10.0.0.1"),
+            ("so does a full name", "one.ix-one.svc.cluster.local", "web", "10.0.0.1", "10.0.0.1"),
+        ],
+    );
+    check(
+        "--application-callers all",
+        &cluster(apps, &["--application-callers", "all"]),
+        &[("a caller that is no app", "one", "web", "10.0.0.1", "10.0.0.1")],
+    );
+    let zone = cluster(
+        "service app-x/x 10.0.0.1\nservice ix-y/y 10.0.0.2",
+        &["--application-prefix", "app-", "--application-callers", "all"],
+    );
     check(
         "--application-prefix",
         &zone,

@@ -9,23 +9,23 @@ use std::time::Duration;
 
 use tempfile::Builder;
 
-/// Age of a temporary file whose writer no longer exists.
+/// Age beyond which a temporary file counts as abandoned by its writer.
 const ABANDONED: Duration = Duration::from_secs(60);
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readers {
-    /// The owner only, even where the file had other permissions.
+    /// Only the owner, even if an existing file has other permissions.
     Owner,
     /// Everyone, as far as the umask allows. An existing file keeps its permissions.
     Everyone,
 }
 
-/// Replaces a file by one that `fill` writes: readers find either the old contents or the new, and after a crash one of
-/// them is on disk. If anything fails, the old file stays and no temporary file does.
+/// Replaces a file with one that `fill` writes. Readers see either the old contents or the new, and after a crash one
+/// of them is on disk. If anything fails, the old file stays and the temporary file is removed.
 ///
 /// # Errors
-/// The system's error for the file or its folder, or the error of `fill`.
+/// An I/O error on the file or its folder, or the error that `fill` returns.
 pub fn replace(path: &Path, readers: Readers, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
@@ -42,12 +42,14 @@ pub fn replace(path: &Path, readers: Readers, fill: impl FnOnce(&mut File) -> io
     fill(temporary.as_file_mut())?;
     temporary.as_file().sync_all()?;
     temporary.persist(path).map_err(|error| error.error)?;
-    // The new name is on disk once the folder is. Some file systems cannot sync folders, and the file is replaced anyway.
+    // Syncing the folder makes the rename durable. Errors are ignored, because some file systems cannot sync folders
+    // and the file has been replaced already.
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(())
 }
 
-/// Removes temporary files of writers that were killed: a server that is killed at each start must not fill its volume.
+/// Removes temporary files that killed writers left behind. Otherwise, a server that is killed again and again would
+/// fill its volume.
 fn remove_abandoned(folder: &Path, prefix: &OsString) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());

@@ -16,7 +16,7 @@ struct Import {
     path: Vec<String>,
 }
 
-/// Iterates over the names in backquotes in a cell.
+/// Iterates over the names in backticks in a cell.
 fn quoted(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
 }
@@ -115,7 +115,7 @@ fn forbidden(table: &Table, imports: &[Import]) -> Vec<String> {
     for import in imports {
         let own = module_of(&import.file).first().cloned().unwrap_or_default();
         let Some(other) = import.path.first() else { continue };
-        // The crate root and the program may import everything.
+        // The crate root and the binary may import everything.
         if own.is_empty() || own == "main" || own == *other || !table.contains_key(other) {
             continue;
         }
@@ -127,12 +127,12 @@ fn forbidden(table: &Table, imports: &[Import]) -> Vec<String> {
     all
 }
 
-/// Returns the pairs of files that import each other. A folder's `mod.rs` declares items that its files share, so it
-/// does not count.
-fn circles(files: &BTreeSet<PathBuf>, imports: &[Import]) -> BTreeSet<(PathBuf, PathBuf)> {
+/// Returns the pairs of files that import each other. A folder's `mod.rs` does not count, because it declares items
+/// that the files in the folder share.
+fn cycles(files: &BTreeSet<PathBuf>, imports: &[Import]) -> BTreeSet<(PathBuf, PathBuf)> {
     let mut edges = BTreeSet::new();
     for import in imports {
-        // The longest part of the path that is a file.
+        // The longest prefix of the path that names a file.
         let target = (1..=import.path.len()).rev().find_map(|length| {
             let file = import.path[..length].iter().collect::<PathBuf>().with_extension("rs");
             files.get(&file)
@@ -168,8 +168,8 @@ fn every_import_follows_the_table_and_no_two_files_import_each_other() {
     assert!(all.len() > 300, "{} imports found", all.len());
     let wrong = forbidden(&table, &all);
     assert!(wrong.is_empty(), "imports that docs/architecture.md does not allow:\n{}", wrong.join("\n"));
-    let circles = circles(&files.into_keys().collect(), &all);
-    assert!(circles.is_empty(), "files that import each other: {circles:?}");
+    let cycles = cycles(&files.into_keys().collect(), &all);
+    assert!(cycles.is_empty(), "files that import each other: {cycles:?}");
     // The table itself must not allow two modules to import each other.
     for (module, allowed) in &table {
         for other in allowed {
@@ -202,9 +202,9 @@ fn forbidden_imports_are_found() {
 
 #[test]
 fn two_files_that_import_each_other_are_found() {
-    let files: BTreeSet<PathBuf> = ["server/udp.rs", "server/late.rs", "server/mod.rs"].map(PathBuf::from).into();
-    let udp = imports(Path::new("server/udp.rs"), "use super::late::Late;\nuse super::Counters;");
-    let late = imports(Path::new("server/late.rs"), "use crate::server::udp::{BATCH, send_all};");
-    assert_eq!(circles(&files, &udp).len(), 0);
-    assert_eq!(circles(&files, &[udp, late].concat()).len(), 1);
+    let files: BTreeSet<PathBuf> = ["server/udp.rs", "server/deferred.rs", "server/mod.rs"].map(PathBuf::from).into();
+    let udp = imports(Path::new("server/udp.rs"), "use super::deferred::Deferred;\nuse super::Counters;");
+    let deferred = imports(Path::new("server/deferred.rs"), "use crate::server::udp::{BATCH, send_all};");
+    assert_eq!(cycles(&files, &udp).len(), 0);
+    assert_eq!(cycles(&files, &[udp, deferred].concat()).len(), 1);
 }

@@ -1,9 +1,10 @@
 //! Batched datagrams, with recvmmsg(2) and sendmmsg(2).
 //!
 //! # Design
-//! All `unsafe` of the program is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and [`set_packet_info`]. The
-//! standard library, socket2 and rustix have no batched calls with control messages. The batches of quinn-udp (GRO,
-//! GSO) need many datagrams of one peer; a DNS server receives one datagram from each of many peers.
+//! All of the program's `unsafe` code is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and
+//! [`set_packet_info`]. The standard library, socket2 and rustix do not offer batched calls with control messages. The
+//! batches of quinn-udp (GRO, GSO) need many datagrams from one peer, but a DNS server receives single datagrams from
+//! many peers.
 //!
 //! Message headers live on the stack for one system call, and their pointers are set right before it. From then until
 //! the call returns, nothing else mutably borrows the buffers, and no pointer is used after the call. The code is

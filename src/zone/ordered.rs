@@ -1,10 +1,10 @@
 //! A persistent ordered set: a B+ tree whose nodes are shared between versions.
 //!
 //! # Design
-//! Reverse names need order, not only equality: `96.10.in-addr.arpa` exists if any address below it does (RFC 8020). The
-//! standard library's `BTreeMap` would be copied as a whole for each published zone, and the balanced trees of `im` and
-//! `rpds` have a node for each item, where a leaf here holds up to 64 side by side. A change copies only the nodes on its
-//! path. Empty nodes disappear; others are not merged, because addresses are reused.
+//! Reverse names need an order, not only equality: `96.10.in-addr.arpa` exists if any address below it does (RFC 8020).
+//! The standard library's `BTreeMap` would have to be copied as a whole for each published zone. The balanced trees of
+//! `im` and `rpds` have a node for each item, whereas a leaf here stores up to 64 items contiguously. A change copies
+//! only the nodes on its path. Empty nodes are removed; underfull nodes are not merged, because addresses are reused.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! A persistent hash map: reads take no lock, and a change copies a path of constant length.
 //!
 //! # Design
-//! Crates such as `im` and `rpds` have hash array mapped tries, which get deeper as they grow and call a hasher of their
-//! own on a whole key. A lookup here is given the hash, which combines the hashes of two labels, and compares the key in
-//! place. Its depth is constant: the wait for memory is most of what an answer costs (`docs/performance.md`).
+//! Crates such as `im` and `rpds` have hash array mapped tries, which get deeper as they grow and hash the whole key
+//! themselves. Here the caller passes the hash, which combines the hashes of two labels, and the key is compared in
+//! place. The depth is constant, because an answer spends most of its time waiting for memory (`docs/performance.md`).
 //!
 //! Two fixed levels of 64 spread the slots over 4,096 pages by the upper twelve bits of their hash; a page is a slice
 //! sorted by hash. A change copies one root, one directory and one page, whatever the size of the map. While the map

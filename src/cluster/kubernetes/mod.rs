@@ -1,10 +1,9 @@
 //! Facts from the Kubernetes API: list and watch, with one task and one connection per resource.
 //!
 //! # Design
-//! `kube::runtime::watcher` keeps a list in memory until it is whole, which for a relist is a second copy of the cluster,
-//! and its stores hold whole objects. Here each listed object is compared with the local state as it arrives, and that
-//! state is 5 octets and a key for each object. The client of `kube` is used for what it does best: credentials, TLS and
-//! requests.
+//! `kube::runtime::watcher` holds a list in memory until it is complete, which for a relist is a second copy of the
+//! cluster, and its stores hold whole objects. The local state here is a key and five octets for each object. The
+//! client of `kube` handles credentials, TLS and requests.
 //!
 //! A pure function, `State::step`, decides the next request; `Watcher` carries it out. Lists are streamed
 //! (`sendInitialEvents`) unless the server's response shows that it cannot stream; then they are read in pages. Each

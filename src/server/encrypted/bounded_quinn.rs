@@ -1,8 +1,8 @@
 //! Implements h3's QUIC traits with quinn, and bounds the memory that a client can use.
 //!
 //! # Design
-//! The crate `h3-quinn` is the same adapter without the limits, and nothing below it could enforce them: quinn counts what
-//! is in flight, not what h3 has read. It is used by the tests, as a client.
+//! The crate `h3-quinn` is the same adapter without limits; the tests use it for their client. The limits cannot be
+//! enforced at a lower level, because quinn counts the data in flight, not the data that h3 has read.
 //!
 //! h3 buffers a frame until it is complete, whatever length the frame announces. The limits are therefore enforced
 //! here, where the stream is read. Chunks are as large as the data allows, because h3 walks all chunks of a frame

@@ -2,9 +2,9 @@
 //! on one thread of their own, so that handshakes and floods do not slow down plain DNS.
 //!
 //! # Design
-//! Not hickory-server: its handlers take records and encode them again, so that replies would differ from those over TCP;
-//! it answers malformed messages itself, performs one QUIC handshake at a time, ends a QUIC connection after 100 queries,
-//! and has no limit on connections. The libraries that it uses are used directly: tokio-rustls, hyper, quinn and h3.
+//! This module uses tokio-rustls, hyper, quinn and h3 directly instead of hickory-server. The latter encodes records
+//! itself, so replies would differ from those over TCP. It also answers malformed messages itself, performs one QUIC
+//! handshake at a time, closes a QUIC connection after 100 queries, and does not limit connections.
 
 #[cfg(feature = "http3")]
 mod bounded_quinn;

@@ -93,7 +93,7 @@ pub enum Diagnostic {
     },
 }
 
-/// Stores all facts and builds tables from them.
+/// Stores all facts and builds zones from them.
 pub struct Builder {
     zone: Zone,
     services: HashMap<Key, ServiceState>,

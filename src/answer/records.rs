@@ -369,10 +369,13 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             if !self.lazy_caller.sees(&service.visibility) {
                 return true;
             }
-            let mut fits = true;
             if service.has_cluster_ip(address) {
-                fits = self.pointer_record(&[], service);
+                // Any tenant can write an EndpointSlice with this address. It must not add names.
+                let fits = self.pointer_record(&[], service);
+                self.truncate_unless(fits);
+                return false;
             }
+            let mut fits = true;
             let mut last: Option<&Endpoint> = None;
             for endpoint in service.endpoints.at(address) {
                 if fits && last.replace(endpoint).is_none_or(|last| last.label != endpoint.label) {

@@ -80,6 +80,8 @@ impl Slot for Claim {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Owner {
     address: [u8; 16],
+    /// Whether it is an endpoint's address; the Service whose ClusterIP it is sorts first.
+    endpoint: bool,
     service: Arc<ServiceName>,
 }
 
@@ -177,7 +179,8 @@ impl Zone {
         self.namespaces.get(label.hash, |slot| slot.name.label() == label.octets).map(|slot| &**slot)
     }
 
-    /// Calls `visit` with each Service that owns the address, until it returns `false`.
+    /// Calls `visit` with each Service that owns the address, until it returns `false`. The Service whose ClusterIP it
+    /// is comes first.
     #[inline]
     pub fn owners_of(&self, address: IpAddr, mut visit: impl FnMut(&Service) -> bool) {
         let key = bits(address);

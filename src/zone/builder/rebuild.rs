@@ -63,7 +63,11 @@ impl Builder {
             self.dirty_namespaces.insert(key.namespace.clone());
         }
         let (before, after) = (addresses_of(old.as_deref()), addresses_of(new.as_deref()));
-        let owner = |address: &u128| Owner { address: address.to_be_bytes(), service: name.clone() };
+        let owner = |&(address, endpoint): &(u128, bool)| Owner {
+            address: address.to_be_bytes(),
+            endpoint,
+            service: name.clone(),
+        };
         for removed in before.iter().filter(|address| after.binary_search(address).is_err()) {
             self.zone.owners.remove(&owner(removed));
             self.work.rebuilt += 1;
@@ -206,15 +210,17 @@ fn same_alt_name(a: &AltName, b: &AltName) -> bool {
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
 }
 
-/// Returns the addresses whose reverse names the Service owns, sorted and deduplicated.
-fn addresses_of(service: Option<&Service>) -> Vec<u128> {
+/// Returns the addresses whose reverse names the Service owns, and whether each is an endpoint's; sorted and
+/// deduplicated.
+fn addresses_of(service: Option<&Service>) -> Vec<(u128, bool)> {
     let Some(service) = service else { return Vec::new() };
-    let mut addresses: Vec<u128> = service.endpoints.all.iter().map(|endpoint| bits(endpoint.address)).collect();
+    let endpoints = service.endpoints.all.iter().map(|endpoint| (bits(endpoint.address), true));
+    let mut addresses: Vec<(u128, bool)> = endpoints.collect();
     if let Kind::Cluster(_) = service.kind {
         let v4 = service.a.octets().chunks(16).filter_map(|record| record.last_chunk::<4>());
-        addresses.extend(v4.map(|octets| bits(IpAddr::from(*octets))));
+        addresses.extend(v4.map(|octets| (bits(IpAddr::from(*octets)), false)));
         let v6 = service.aaaa.octets().chunks(28).filter_map(|record| record.last_chunk::<16>());
-        addresses.extend(v6.map(|octets| bits(IpAddr::from(*octets))));
+        addresses.extend(v6.map(|octets| (bits(IpAddr::from(*octets)), false)));
     }
     addresses.sort_unstable();
     addresses.dedup();

@@ -322,6 +322,60 @@ endpoints: [{addresses: [10.1.0.1]}]
         ],
     },
     Group {
+        title: "the reverse name of a ClusterIP",
+        objects: r#"
+kind: Service
+metadata: {name: api, namespace: web}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00:96::10"]}
+---
+kind: EndpointSlice
+metadata: {name: api-1, namespace: web, labels: {kubernetes.io/service-name: api}}
+addressType: IPv4
+endpoints: [{addresses: [10.1.0.1]}]
+---
+kind: Service
+metadata: {name: claim, namespace: another}
+spec: {clusterIP: None}
+---
+kind: EndpointSlice
+metadata: {name: claim-4, namespace: another, labels: {kubernetes.io/service-name: claim}}
+addressType: IPv4
+endpoints: [{addresses: [10.96.0.10], hostname: bank}, {addresses: [10.96.0.11], hostname: bank}]
+---
+kind: EndpointSlice
+metadata: {name: claim-6, namespace: another, labels: {kubernetes.io/service-name: claim}}
+addressType: IPv6
+endpoints: [{addresses: ["fd00:96::10"], hostname: bank}]
+"#,
+        flags: &[],
+        cases: &[
+            (
+                "another Service's slice adds no name",
+                "10.0.96.10.in-addr.arpa PTR",
+                "NOERROR aa
+                10.0.96.10.in-addr.arpa. 5 PTR api.web.svc.cluster.local.",
+            ),
+            (
+                "the same, IPv6",
+                "0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa PTR",
+                "NOERROR aa
+                0.1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa. 5 PTR api.web.svc.cluster.local.",
+            ),
+            (
+                "an address that is no Service's ClusterIP belongs to its endpoint",
+                "11.0.96.10.in-addr.arpa PTR",
+                "NOERROR aa
+                11.0.96.10.in-addr.arpa. 5 PTR bank.claim.another.svc.cluster.local.",
+            ),
+            (
+                "endpoints of a Service with a ClusterIP have reverse names, too",
+                "1.0.1.10.in-addr.arpa PTR",
+                "NOERROR aa
+                1.0.1.10.in-addr.arpa. 5 PTR 10-1-0-1.api.web.svc.cluster.local.",
+            ),
+        ],
+    },
+    Group {
         title: "--reverse-cidr",
         objects: r#"
 kind: Service

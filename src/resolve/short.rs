@@ -135,8 +135,9 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.main_service(application)
     }
 
-    /// Whether the bare names of applications resolve for the caller. For a caller in another kind of namespace they do not:
-    /// whoever may create the namespace of an application must not catch a name that the caller's own namespace lacks.
+    /// Whether the bare names of applications resolve for the caller. By default they do not for callers in other
+    /// namespaces. Otherwise, anyone who can create an application's namespace could claim a name that the caller's
+    /// namespace lacks.
     fn may_use_applications(self) -> bool {
         let settings = &self.zone().settings;
         let is_application = |own: &NamespaceName| {

@@ -37,8 +37,8 @@ pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
     (aliases, problems)
 }
 
-/// Parses `callsign.dev/visible-to`. An invalid value hides the object from all other namespaces: whoever wrote it meant to
-/// hide it from some.
+/// Parses `callsign.dev/visible-to`. An invalid value hides the object from all other namespaces, because its
+/// author wanted to hide it from some of them.
 pub(super) fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<String>) -> Option<VisibleTo> {
     let text = &annotations?.visible_to.as_ref()?.0;
     match parse_visible_to(text) {

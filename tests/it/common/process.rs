@@ -14,7 +14,7 @@ pub fn callsign() -> Command {
 /// Returns a command for this program, without the environment variables that Callsign reads.
 pub fn with(program: &std::path::Path) -> Command {
     let mut command = Command::new(program);
-    for inherited in ["KUBERNETES_SERVICE_HOST", "POD_NAMESPACE", "KUBECONFIG"] {
+    for inherited in ["KUBERNETES_SERVICE_HOST", "CALLSIGN_NAMESPACE", "KUBECONFIG"] {
         command.env_remove(inherited);
     }
     let inherited = std::env::vars_os().map(|(name, _)| name);

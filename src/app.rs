@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::runtime::{Builder as RuntimeBuilder, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::admin::{self, Admin};
 use crate::cluster::publish::{Publisher, SharedStatus};
@@ -38,9 +38,14 @@ pub enum StartError {
     /// A listener cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The admin address cannot be bound.
-    #[error(transparent)]
-    Admin(#[from] BindError),
+    /// The admin or health address cannot be bound.
+    #[error("{source}; choose another {flag}")]
+    Admin {
+        /// The flag that sets the address.
+        flag: &'static str,
+        /// The error.
+        source: BindError,
+    },
     /// An upstream is this server itself.
     #[error(transparent)]
     Loop(#[from] UpstreamLoop),
@@ -64,7 +69,7 @@ impl StartError {
             StartError::Source(error) => error.is_misconfigured(),
             StartError::Listen(error) => matches!(error, ListenError::Certificate(_)),
             StartError::Loop(_) | StartError::Forwarding(_) => true,
-            StartError::Admin(_) | StartError::System { .. } => false,
+            StartError::Admin { .. } | StartError::System { .. } => false,
         };
         if is_misconfigured { exit::CONFIG } else { exit::UNAVAILABLE }
     }
@@ -82,10 +87,13 @@ pub struct Running {
     pub encrypted: Vec<ListenUrl>,
     /// Address of the admin plane.
     pub admin: SocketAddr,
+    /// Address of health and readiness.
+    pub health: SocketAddr,
     /// The published zone.
     pub table: Published,
     phase: watch::Sender<Phase>,
-    control: Runtime,
+    /// The runtimes of the control plane, of `--admin` and of `--health`.
+    runtimes: [Runtime; 3],
     servers: Servers,
     forwarder: Option<JoinHandle<()>>,
 }
@@ -99,16 +107,22 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let bound = server::bind(&config.listen)?;
     let (addresses, encrypted) = (bound.plain(), bound.encrypted());
     config::refuse_loops(&config.forwarding, &addresses, &encrypted)?;
-    let admin_listener = server::listener(config.admin)?;
+    let listen = |flag, address| server::listener(address).map_err(|source| StartError::Admin { flag, source });
+    let (admin_listener, health_listener) = (listen("--admin", config.admin)?, listen("--health", config.health)?);
     let admin_address = admin_listener.local_addr().map_err(system("the admin listener"))?;
+    let health_address = health_listener.local_addr().map_err(system("the health listener"))?;
 
     let mut settings = config.settings.clone();
     settings.advertise(&config::advertised(&config.advertise, &addresses, &encrypted));
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
 
-    let control = RuntimeBuilder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build();
-    let control = control.map_err(system("a runtime"))?;
+    let runtime = |name: &str| {
+        let built = RuntimeBuilder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
+        built.map_err(system("a runtime"))
+    };
+    // Probes have a thread of their own: neither a large table nor a scrape may make them late.
+    let (control, admin_runtime, health_runtime) = (runtime("control")?, runtime("admin")?, runtime("health")?);
     let (events, incoming) = mpsc::channel(EVENTS);
     let status = SharedStatus::default();
     let OpenSource { resources, first, .. } = config.source.follow(control.handle(), &events)?;
@@ -147,9 +161,25 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         events,
         prefix: config.metrics_prefix,
         started,
+        access: config.access,
+        stalled: watch::Sender::new(None),
+        listing: Arc::new(Semaphore::new(1)),
     };
-    control.spawn(admin::serve(admin_listener, Arc::new(admin)));
-    Ok(Running { addresses, encrypted, admin: admin_address, table, phase, control, servers, forwarder: thread })
+    let (admin, detector) = (Arc::new(admin), std::mem::take(&mut servers.detector));
+    health_runtime.spawn(admin::serve_health(health_listener, admin.clone(), detector));
+    admin_runtime.spawn(admin::serve(admin_listener, admin));
+    let runtimes = [control, admin_runtime, health_runtime];
+    Ok(Running {
+        addresses,
+        encrypted,
+        admin: admin_address,
+        health: health_address,
+        table,
+        phase,
+        runtimes,
+        servers,
+        forwarder: thread,
+    })
 }
 
 impl Running {
@@ -158,7 +188,8 @@ impl Running {
     /// # Errors
     /// The signal handlers cannot be installed.
     pub fn until_signalled(self, lame_duck: Duration) -> std::io::Result<()> {
-        self.control.block_on(lifecycle::run_phases(&self.phase, lame_duck))?;
+        let [control, ..] = &self.runtimes;
+        control.block_on(lifecycle::run_phases(&self.phase, lame_duck))?;
         self.stop();
         Ok(())
     }
@@ -171,7 +202,9 @@ impl Running {
         if let Some(thread) = self.forwarder {
             let _ = thread.join();
         }
-        self.control.shutdown_timeout(CONTROL_SHUTDOWN);
+        for runtime in self.runtimes {
+            runtime.shutdown_timeout(CONTROL_SHUTDOWN);
+        }
     }
 
     /// Starts the lame-duck phase: the server reports that it is not ready, but still answers.

@@ -55,7 +55,17 @@ impl Callsign {
         authority.issue("A server").write(&scratch.0);
         let port = free_port();
         let mut command = pinned(Path::new(env!("CARGO_BIN_EXE_callsign")));
-        command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0", "--workers", "1"]);
+        command.args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--admin",
+            "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
+            "--workers",
+            "1",
+        ]);
         command.args(["--upstream", "none", "--tcp-connections", "5000", "--tcp-connections-per-address", "5000"]);
         command.args(["--tcp-idle", "5m", "--manifests"]).arg(scratch.file("objects.yaml", OBJECTS));
         command.arg("--tls-cert").arg(scratch.0.join("tls.crt")).arg("--tls-key").arg(scratch.0.join("tls.key"));

@@ -65,7 +65,17 @@ fn callsign(name: &'static str, scratch: &Scratch, upstream: &str) -> Server {
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items});
     let file = scratch.file("cluster.json", &list.to_string());
     let mut command = pinned(Path::new(env!("CARGO_BIN_EXE_callsign")));
-    command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0", "--workers", "1"]);
+    command.args([
+        "serve",
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--admin",
+        "127.0.0.1:0",
+        "--health",
+        "127.0.0.1:0",
+        "--workers",
+        "1",
+    ]);
     measure::start(KNOWN, name, port, command.args(["--upstream", upstream, "--manifests"]).arg(file))
 }
 

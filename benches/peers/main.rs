@@ -33,7 +33,17 @@ fn callsign(scratch: &Scratch) -> Server {
     let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": names::objects()});
     let file = scratch.file("cluster.json", &list.to_string());
     let mut command = pinned(Path::new(env!("CARGO_BIN_EXE_callsign")));
-    command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--admin", "127.0.0.1:0", "--workers", "1"]);
+    command.args([
+        "serve",
+        "--listen",
+        &format!("127.0.0.1:{port}"),
+        "--admin",
+        "127.0.0.1:0",
+        "--health",
+        "127.0.0.1:0",
+        "--workers",
+        "1",
+    ]);
     command.args(["--upstream", "none"]);
     measure::start(KNOWN, "Callsign", port, command.arg("--manifests").arg(file))
 }

@@ -1,36 +1,42 @@
 //! Health, readiness, metrics and reports over HTTP, for probes, scrapers and people with curl.
 
+mod access;
+mod body;
 mod encode;
 mod forwarding;
+mod http;
 mod metrics;
 
-use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
+pub use access::Access;
+
+use self::body::Body;
+use self::http::{plain, typed};
 use crate::cluster::publish::SharedStatus;
 use crate::cluster::{self, Events};
 use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
-use crate::report::{Catalog, Viewer, explain, services};
-use crate::server::{Clients, EncryptedStatus, ListenerCounters, Published};
+use crate::report::{Catalog, Viewer, explain};
+use crate::server::{Clients, EncryptedStatus, Limits, ListenerCounters, Published, StallDetector};
 
-/// Maximum number of open connections. Probes and scrapers need few; others wait in the kernel's accept queue.
-const MAX_CONNECTIONS: usize = 64;
-/// Timeout for reading the head of a request.
-const HEAD: Duration = Duration::from_secs(5);
+/// Limits of `--health`. A probe is a short connection; a client at its limit loses its own idle connections.
+const HEALTH_LIMITS: Limits = Limits { connections: 256, per_address: 32, idle: Duration::from_secs(5) };
+/// Limits of `--admin`.
+const ADMIN_LIMITS: Limits = Limits { connections: 64, per_address: 16, idle: Duration::from_secs(5) };
+/// How long a request waits for its turn to list Services.
+const LISTING_WAIT: Duration = Duration::from_secs(10);
+/// Interval between checks of whether the UDP workers make progress.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// The state that the admin address reports on.
 pub struct Admin {
@@ -54,84 +60,149 @@ pub struct Admin {
     pub prefix: String,
     /// Start time of the process.
     pub started: Instant,
+    /// Who may read more than health, readiness and metrics.
+    pub access: Access,
+    /// The worker that is stuck, if any, as `/health` reports it.
+    pub stalled: watch::Sender<Option<String>>,
+    /// Permits one listing at a time: each holds a copy of the facts.
+    pub listing: Arc<Semaphore>,
 }
 
-/// Serves the admin address until the process exits.
+/// Serves `--health`, which answers `/health` and `/ready` only, until the runtime ends. Also checks the workers.
+///
+/// # Errors
+/// The system's error if the listener cannot be registered with the runtime.
+pub async fn serve_health(
+    listener: std::net::TcpListener,
+    admin: Arc<Admin>,
+    mut detector: StallDetector,
+) -> std::io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let checked = admin.clone();
+    let check = async move {
+        loop {
+            tokio::time::sleep(CHECK).await;
+            checked.stalled.send_replace(detector.check());
+        }
+    };
+    let probes = http::serve(listener, HEALTH_LIMITS, move |request: Request<_>, from| {
+        let admin = admin.clone();
+        async move { admin.probe(&request, from) }
+    });
+    tokio::select! {
+        () = check => {}
+        () = probes => {}
+    }
+    Ok(())
+}
+
+/// Serves `--admin` until the runtime ends.
+///
+/// # Errors
+/// The system's error if the listener cannot be registered with the runtime.
 pub async fn serve(listener: std::net::TcpListener, admin: Arc<Admin>) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return Ok(()) };
-        let (stream, from) = match listener.accept().await {
-            Ok((stream, from)) => (stream, from.ip().to_canonical()),
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
+    http::serve(listener, ADMIN_LIMITS, move |request, from| {
         let admin = admin.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let admin = admin.clone();
-                async move { Ok::<_, Infallible>(admin.respond(&request, from).await) }
-            });
-            let mut server = http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
-            // An error means that the client disconnected, which needs no handling.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
-            drop(permit);
-        });
-    }
+        async move { admin.respond(&request, from).await }
+    })
+    .await;
+    Ok(())
 }
 
 impl Admin {
-    async fn respond(&self, request: &Request<Incoming>, from: IpAddr) -> Response<Full<Bytes>> {
+    /// Answers a request to `--health`.
+    fn probe<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Body> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed; use GET or HEAD\n".to_owned());
         }
         match request.uri().path() {
-            "/health" | "/healthz" | "/livez" => plain(StatusCode::OK, "OK\n".to_owned()),
-            "/ready" | "/readyz" => self.ready(request.uri().query().is_some_and(|query| query.contains("verbose"))),
-            "/metrics" => match metrics::render(self) {
-                Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
-                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n".to_owned()),
-            },
-            "/api/v1/services" => self.services(request.uri().query().unwrap_or(""), from).await,
-            "/api/v1/explain" => self.explain(request.uri().query().unwrap_or(""), from),
-            other => plain(
+            "/health" | "/healthz" | "/livez" => self.health(),
+            "/ready" | "/readyz" => {
+                let asks = request.uri().query().is_some_and(|query| query.contains("verbose"));
+                self.ready(asks.then(|| self.access.check(request.headers(), from)))
+            }
+            _ => plain(
                 StatusCode::NOT_FOUND,
-                format!("{other} not found; use /health, /ready, /metrics, /api/v1/services or /api/v1/explain\n"),
+                "not found; this address serves /health and /ready, and --admin the rest\n".to_owned(),
             ),
         }
     }
 
-    /// Returns the output of `callsign services -o json` for `?namespace=NS`, or for all namespaces. Clients other than
-    /// operators see only the Services that are visible to them; see [`Viewer`].
-    async fn services(&self, query: &str, from: IpAddr) -> Response<Full<Bytes>> {
-        let Some(facts) = cluster::facts(&self.events).await else {
+    /// Answers a request to `--admin`.
+    async fn respond<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Body> {
+        let path = request.uri().path();
+        let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !is_get || matches!(path, "/health" | "/healthz" | "/livez" | "/ready" | "/readyz") {
+            return self.probe(request, from);
+        }
+        if let Err(denied) = self.access.check_host(request.headers()) {
+            return denied.response();
+        }
+        let query = request.uri().query().unwrap_or("");
+        match path {
+            "/metrics" => match metrics::render(self) {
+                Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+                Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n".to_owned()),
+            },
+            path if path.starts_with("/api/") => {
+                let viewer = match self.access.check(request.headers(), from) {
+                    Err(denied) => return denied.response(),
+                    // In a sidecar, which has a namespace, a loopback client may be the application.
+                    Ok(()) if from.is_loopback() => Viewer::local(&self.table.load()),
+                    Ok(()) => Viewer::Operator,
+                };
+                match path {
+                    "/api/v1/services" => self.services(query, viewer).await,
+                    "/api/v1/explain" => self.explain(query, &viewer, from),
+                    _ => not_found(),
+                }
+            }
+            _ => not_found(),
+        }
+    }
+
+    /// Reports whether the server can answer: it fails while a worker is stuck, so that the process is restarted.
+    fn health(&self) -> Response<Body> {
+        match &*self.stalled.borrow() {
+            Some(stalled) if *self.phase.borrow() == Phase::Serving => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, format!("{stalled}\n"))
+            }
+            _ => plain(StatusCode::OK, "OK\n".to_owned()),
+        }
+    }
+
+    /// Returns the output of `callsign services -o json` for `?namespace=NS`, or for all namespaces: only the Services
+    /// that the viewer may see. It is written while the client reads it.
+    async fn services(&self, query: &str, viewer: Viewer) -> Response<Body> {
+        let Ok(Ok(permit)) = timeout(LISTING_WAIT, self.listing.clone().acquire_owned()).await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "another listing is in progress; try again\n".to_owned());
+        };
+        let Some(mut facts) = cluster::facts(&self.events).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "the cluster source has stopped\n".to_owned());
         };
-        let catalog = Catalog::new(self.table.load_full(), facts);
         let namespace = parameter(query, "namespace");
-        let viewer = Viewer::of(&catalog.zone, from);
-        if let Some(namespace) = namespace.as_deref().filter(|namespace| !catalog.shows_namespace(namespace, &viewer)) {
+        if let Some(namespace) = &namespace {
+            facts.retain_namespace(namespace);
+        }
+        let catalog = Catalog::new(self.table.load_full(), facts);
+        if let Some(namespace) = namespace.filter(|namespace| !catalog.shows_namespace(namespace, &viewer)) {
             return plain(StatusCode::NOT_FOUND, format!("namespace {namespace} does not exist\n"));
         }
-        json(&services::list_for(&catalog, namespace.as_deref(), &viewer))
+        http::response(StatusCode::OK, "application/json", Body::listing(catalog, viewer, permit))
     }
 
     /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators may
-    /// set `from`; for other clients, the caller is the client itself. See [`Viewer`].
-    fn explain(&self, query: &str, client: IpAddr) -> Response<Full<Bytes>> {
+    /// set `from`; for the application of a sidecar, the caller is its namespace. See [`Viewer`].
+    fn explain(&self, query: &str, viewer: &Viewer, client: IpAddr) -> Response<Body> {
         let Some(name) = parameter(query, "name") else {
             return plain(StatusCode::BAD_REQUEST, "no name given; use /api/v1/explain?name=api&from=web\n".to_owned());
         };
         let zone = self.table.load_full();
-        let viewer = Viewer::of(&zone, client);
         let explained = || {
             let name = explain::name_of(&name)?;
             let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
-            let who = match &viewer {
+            let who = match viewer {
                 Viewer::Operator => explain::CallerSpec::parse(&zone, parameter(query, "from").as_deref())?,
                 Viewer::Caller(namespace) => {
                     explain::CallerSpec::new(namespace.clone(), format!("client address {client}"))
@@ -145,8 +216,9 @@ impl Admin {
         }
     }
 
-    /// Reports readiness: ready from the first sync until shutdown begins.
-    fn ready(&self, verbose: bool) -> Response<Full<Bytes>> {
+    /// Reports readiness: ready from the first sync until shutdown begins. `verbose` is `Some` if the client asks for
+    /// details, with whether it may read them.
+    fn ready(&self, verbose: Option<Result<(), access::Denied>>) -> Response<Body> {
         let status = self.status.status();
         let phase = *self.phase.borrow();
         let mut pending: Vec<String> = status.pending.iter().map(|part| part.as_str().to_owned()).collect();
@@ -160,7 +232,10 @@ impl Admin {
             true => "OK\n".to_owned(),
             false => format!("not ready: {}\n", pending.join(", ")),
         };
-        if verbose {
+        if let Some(Err(denied)) = &verbose {
+            let _ = writeln!(text, "no details: {denied}");
+        }
+        if let Some(Ok(())) = verbose {
             let (services, endpoints, names) = self.table.load().size();
             let _ = writeln!(text, "table: {services} services, {endpoints} endpoints, {names} addresses");
             if let Some(since) = saved {
@@ -196,20 +271,14 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     all.find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.into_owned())
 }
 
-fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+fn not_found() -> Response<Body> {
+    let known = "/health, /ready, /metrics, /api/v1/services or /api/v1/explain";
+    plain(StatusCode::NOT_FOUND, format!("not found; use {known}\n"))
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
     match serde_json::to_string(value) {
         Ok(text) => typed(StatusCode::OK, "application/json", text + "\n"),
         Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the response\n".to_owned()),
     }
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
-    typed(status, "text/plain; charset=utf-8", text)
-}
-
-fn typed(status: StatusCode, kind: &'static str, text: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response
 }

@@ -39,10 +39,11 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     // Scripts read the ports from this line. A closed standard output must not stop the server.
     let _ = writeln!(
         std::io::stdout(),
-        "callsign {} listens on {}, admin on {}, from {source}",
+        "callsign {} listens on {}, admin on {}, health on {}, from {source}",
         env!("CARGO_PKG_VERSION"),
         listens.join(", "),
-        running.admin
+        running.admin,
+        running.health
     );
     running.until_signalled(lame_duck).map_err(|error| Failure::new(UNAVAILABLE, error))
 }

@@ -215,9 +215,18 @@ pub struct ServeArgs {
     /// Close TCP and encrypted connections that are idle for this long
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = LIMITS)]
     pub tcp_idle: Duration,
-    /// Serve health, readiness, metrics and the JSON API on this address
+    /// Serve metrics and the JSON API on this address; the API only to clients on this host, unless there is a token
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
     pub admin: String,
+    /// Serve /health and /ready on this address, for probes
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080", env = "CALLSIGN_HEALTH", help_heading = ADMIN)]
+    pub health: String,
+    /// Serve the API also to clients on other hosts that send the token in this file (Authorization: Bearer TOKEN)
+    #[arg(long, value_name = "FILE", env = "CALLSIGN_ADMIN_TOKEN_FILE", help_heading = ADMIN)]
+    pub admin_token_file: Option<PathBuf>,
+    /// Accept requests to --admin by this host name too, besides localhost and IP addresses (repeatable)
+    #[arg(long = "admin-host", value_name = "NAME", help_heading = ADMIN)]
+    pub admin_hosts: Vec<String>,
     /// Keep answering for this long after SIGTERM, while /ready returns 503 and clients move to other servers
     #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration, help_heading = ADMIN)]
     pub lame_duck: Duration,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use thiserror::Error;
 
+use crate::admin::Access;
 use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
 use crate::cluster::source::{Source, SourceOptions};
@@ -44,6 +45,10 @@ pub struct Config {
     pub listen: Listen,
     /// `--admin`.
     pub admin: SocketAddr,
+    /// `--health`.
+    pub health: SocketAddr,
+    /// `--admin-host` and `--admin-token-file`.
+    pub access: Access,
     /// `--lame-duck`.
     pub lame_duck: Duration,
     /// `--metrics-prefix`.
@@ -213,11 +218,26 @@ impl ServeArgs {
                 },
             },
             admin: address("--admin", &self.admin)?,
+            health: address("--health", &self.health)?,
+            access: self.access()?,
             lame_duck: self.lame_duck,
             metrics_prefix: self.metrics_prefix.clone(),
             saved: self.saved.clone(),
             forwarding,
         })
+    }
+
+    /// Checks the token file once, so that a mistake shows at the start.
+    fn access(&self) -> Result<Access, BadConfig> {
+        if let Some(path) = &self.admin_token_file {
+            let bad =
+                |reason: &dyn std::fmt::Display| BadConfig(format!("--admin-token-file {}: {reason}", path.display()));
+            let text = std::fs::read(path).map_err(|error| bad(&error))?;
+            if text.trim_ascii().is_empty() {
+                return Err(bad(&"the file is empty; write a random token to it"));
+            }
+        }
+        Ok(Access { hosts: self.admin_hosts.clone(), token_file: self.admin_token_file.clone() })
     }
 
     /// Pairs the encrypted listeners with their certificate files.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{Name, label_of, name_from_text};
 use crate::zone::facts::{Key, ServiceFact};
-use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Origin, Service, Zone};
+use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Service, Zone};
 
 /// A consistent snapshot of the facts, sorted, with the table built from them.
 pub struct Catalog {
@@ -34,18 +34,12 @@ pub enum Viewer {
 }
 
 impl Viewer {
-    /// Determines the viewer for a client of the admin address. A loopback client is an operator (port forwarding, or
-    /// a shell on the host). In a sidecar, which has a configured namespace, it may also be the application. Other
-    /// clients are identified by `--callers` or by the address of a pod; the default namespace is for DNS clients only.
-    pub fn of(zone: &Zone, client: IpAddr) -> Viewer {
-        match (client.is_loopback(), &zone.settings.namespace) {
-            (true, None) => return Viewer::Operator,
-            (true, Some(own)) => return Viewer::Caller(Some(own.clone())),
-            _ => {}
-        }
-        match zone.namespace_of(client) {
-            (Some(namespace), Origin::Callers(_) | Origin::Pod) => Viewer::Caller(Some(namespace.clone())),
-            _ => Viewer::Caller(None),
+    /// Determines the viewer for a client on the server's own host: an operator (port forwarding, or a shell). In a
+    /// sidecar, which has a configured namespace, it may also be the application, and sees what that may see.
+    pub fn local(zone: &Zone) -> Viewer {
+        match &zone.settings.namespace {
+            None => Viewer::Operator,
+            Some(own) => Viewer::Caller(Some(own.clone())),
         }
     }
 

@@ -105,14 +105,16 @@ pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<ServiceEntry> {
     wanted.map(|(key, known)| ServiceEntry::new(catalog, key, known)).collect()
 }
 
-/// Lists only the Services that the viewer may see.
-pub fn list_for(catalog: &Catalog, namespace: Option<&str>, viewer: &Viewer) -> Vec<ServiceEntry> {
-    let mut lines = list(catalog, namespace);
-    if let Some(lazy_caller) = viewer.lazy_caller(&catalog.zone) {
-        lines.retain(|line| {
-            let service = catalog.entry(&Key::new(&line.namespace, &line.service));
-            service.is_some_and(|service| lazy_caller.sees(&service.visibility))
-        });
-    }
-    lines
+/// Returns the next Service after `last` that the viewer may see, and moves `last` to it; `None` at the end.
+pub fn next_for(catalog: &Catalog, last: &mut Option<Key>, viewer: &Viewer) -> Option<ServiceEntry> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    let after = last.as_ref().map_or(Unbounded, Excluded);
+    let lazy_caller = viewer.lazy_caller(&catalog.zone);
+    let mut candidates = catalog.services.range((after, Unbounded));
+    let (key, known) = candidates.find(|(key, _)| match &lazy_caller {
+        None => true,
+        Some(lazy_caller) => catalog.entry(key).is_some_and(|service| lazy_caller.sees(&service.visibility)),
+    })?;
+    *last = Some(key.clone());
+    Some(ServiceEntry::new(catalog, key, known))
 }

@@ -68,7 +68,7 @@ struct OpenConnection {
 }
 
 /// A connection's slot within the limits, released on drop.
-pub(super) struct ConnectionSlot {
+pub struct ConnectionSlot {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
@@ -124,7 +124,7 @@ impl Clients {
     }
 
     /// Makes room for a connection if needed, and spawns a task that serves it.
-    pub(super) fn admit<F: Future<Output = ()> + Send + 'static>(
+    pub fn admit<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         from: IpAddr,
         serve: impl FnOnce(ConnectionSlot) -> F,
@@ -192,7 +192,7 @@ impl ConnectionSlot {
     }
 
     /// Records that the client has sent a whole message or that its reply is ready.
-    pub(super) fn record_activity(&self) {
+    pub fn record_activity(&self) {
         let open = &mut *self.clients.lock();
         let Some(connection) = open.connections.get_mut(&self.id) else { return };
         connection.last_active = Instant::now();

@@ -49,6 +49,8 @@ pub struct Counters {
     durations: Histogram<{ DURATION_BOUNDS.len() }>,
     request_sizes: Histogram<{ SIZE_BOUNDS.len() }>,
     response_sizes: Histogram<{ SIZE_BOUNDS.len() }>,
+    /// Calls of [`took`](Counters::took): a sign of life.
+    batches: AtomicU64,
     dropped: AtomicU64,
     unsent: AtomicU64,
     cache_hits: AtomicU64,
@@ -102,6 +104,12 @@ impl Counters {
     #[inline]
     pub fn took(&self, messages: usize, time: Duration) {
         self.durations.observe(&DURATION_BOUNDS, time.as_nanos() as u64, messages as u64);
+        add(&self.batches, 1);
+    }
+
+    /// Returns how often [`took`](Self::took) was called.
+    pub(super) fn batches(&self) -> u64 {
+        self.batches.load(Relaxed)
     }
 
     /// Counts a reply that could not be sent.

@@ -13,7 +13,7 @@ use super::handler::TransportCounters;
 use super::socket::{self, BindError};
 use super::tcp::{self, StreamContext};
 use super::udp::{self, UdpSockets, UdpWorkers};
-use super::{Clients, Counters, Handler, Limits};
+use super::{Clients, Counters, Handler, Limits, StallDetector};
 
 /// The addresses to listen on, and the limits on connections.
 #[derive(Clone, Debug)]
@@ -72,6 +72,8 @@ pub struct Servers {
     pub clients: Arc<Clients>,
     /// The encrypted transports, if there are any.
     pub encrypted: Option<EncryptedStatus>,
+    /// Finds UDP workers that are stuck.
+    pub detector: StallDetector,
     stop: watch::Sender<bool>,
     workers: Vec<UdpWorkers>,
     threads: Vec<JoinHandle<()>>,
@@ -125,11 +127,13 @@ impl Bound {
         let (stop, stopping) = watch::channel(false);
         let clients = Clients::new(self.limits);
         let (mut listeners, mut workers, mut threads, mut tcp) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut detector = StallDetector::default();
         for (udp, listener) in self.plain {
             let server = format!("dns://{}", udp.address());
             let started = udp.start(handler)?;
             let of_worker = |counters: &Arc<Counters>| ListenerCounters::new(&server, "udp", counters);
             listeners.extend(started.counters.iter().map(of_worker));
+            started.watch(&server, &mut detector);
             workers.push(started);
             tcp.push(listener);
         }
@@ -148,7 +152,7 @@ impl Bound {
             threads.push(started.thread);
             EncryptedStatus { clients: started.clients, stats: started.stats }
         });
-        Ok(Servers { listeners, clients, encrypted, stop, workers, threads })
+        Ok(Servers { listeners, clients, encrypted, detector, stop, workers, threads })
     }
 }
 

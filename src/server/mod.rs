@@ -9,6 +9,7 @@ mod handler;
 mod listen;
 mod mmsg;
 mod socket;
+mod stall;
 pub mod tcp;
 mod udp;
 
@@ -18,11 +19,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-pub use clients::{Clients, Limits};
+pub use clients::{Clients, ConnectionSlot, Limits};
 pub use counters::{CounterValues, Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, TYPES, ZONE_CLASSES};
 pub use handler::{Handler, TransportCounters};
 pub use listen::{Bound, EncryptedStatus, Listen, ListenError, ListenerCounters, Servers, bind};
 pub use socket::{BindError, listener};
+pub use stall::StallDetector;
 
 use crate::zone::Zone;
 

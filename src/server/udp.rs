@@ -16,7 +16,7 @@ use super::deferred::DeferredReplies;
 use super::handler::{Handled, Handler, Message, TransportCounters};
 use super::mmsg::Batch;
 use super::socket::{self, BindError};
-use super::{Counters, canonical};
+use super::{Counters, StallDetector, canonical};
 use crate::answer::{Limit, Scratch};
 
 /// Wait after an error of the socket itself, so that a broken socket never spins.
@@ -93,6 +93,13 @@ impl UdpSockets {
 }
 
 impl UdpWorkers {
+    /// Has a detector watch every worker of the address that `name` stands for.
+    pub(super) fn watch(&self, name: &str, detector: &mut StallDetector) {
+        for (index, (socket, counters)) in self.sockets.iter().zip(&self.counters).enumerate() {
+            detector.watch(format!("UDP worker {index} of {name}"), socket.clone(), counters.clone());
+        }
+    }
+
     /// Stops the workers and waits until they have answered the queries that have arrived.
     pub(super) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);

@@ -220,3 +220,11 @@ pub struct Facts {
     /// Namespaces.
     pub namespaces: Vec<(Box<str>, NamespaceFact)>,
 }
+
+impl Facts {
+    /// Removes the Services and EndpointSlices of all other namespaces.
+    pub fn retain_namespace(&mut self, namespace: &str) {
+        self.services.retain(|(key, _)| *key.namespace == *namespace);
+        self.slices.retain(|(key, _)| *key.namespace == *namespace);
+    }
+}

@@ -19,7 +19,7 @@ fn every_error_is_one_line_and_an_exit_status() {
     let (taken, taken_udp) = (taken.local_addr().unwrap().to_string(), taken_udp.local_addr().unwrap().to_string());
     let (bad_yaml, bad_kubeconfig, good) =
         (bad_yaml.to_str().unwrap(), bad_kubeconfig.to_str().unwrap(), good.to_str().unwrap());
-    let free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let free = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"];
     let config = scratch.file("config.yaml", "manifests: x\nno-such-flag: 1\n");
     let cases: Vec<(&str, Vec<&str>, i32, Vec<&str>)> = vec![
         ("no source", vec![], 69, vec!["--manifests", "--kubeconfig", "service account"]),
@@ -33,6 +33,13 @@ fn every_error_is_one_line_and_an_exit_status() {
             vec!["--manifests", good, "--listen", &taken_udp],
             69,
             vec![taken_udp.as_str(), "in use"],
+        ),
+        ("a health port in use", vec!["--manifests", good, "--health", &taken], 69, vec!["another --health", "in use"]),
+        (
+            "an empty token file",
+            vec!["--manifests", good, "--admin-token-file", "/dev/null"],
+            78,
+            vec!["--admin-token-file", "empty"],
         ),
         ("an admin port in use", vec!["--manifests", good, "--admin", &taken], 69, vec![taken.as_str(), "in use"]),
         ("an unknown flag", vec!["--manifest", good], 64, vec!["--manifest"]),

@@ -207,7 +207,17 @@ fn invalid_tls_configuration_prevents_startup() {
         ),
     ];
     for (case, flags, expected) in cases {
-        let always = ["serve", "--admin", "127.0.0.1:0", "--upstream", "none", "--manifests", &objects];
+        let always = [
+            "serve",
+            "--admin",
+            "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
+            "--upstream",
+            "none",
+            "--manifests",
+            &objects,
+        ];
         let output = process::run(&always.iter().chain(*flags).copied().collect::<Vec<_>>());
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(78), "{case}: {text}");

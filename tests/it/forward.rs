@@ -705,7 +705,8 @@ fn an_upstream_that_is_this_server_is_rejected_at_startup() {
         let mut attempts = (0..10).map(|_| {
             let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let (listen, upstream) = (format!("{listen}:{port}"), format!("{upstream}:{port}"));
-            let flags = ["--listen", &listen, "--admin", "127.0.0.1:0", "--upstream", &upstream];
+            let flags =
+                ["--listen", &listen, "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0", "--upstream", &upstream];
             let output = process::run(&[&["serve", "--manifests", cluster.to_str().unwrap()][..], &flags].concat());
             (output.status.code(), String::from_utf8(output.stderr).unwrap())
         });
@@ -878,8 +879,17 @@ fn bad_flags_are_reported_in_one_line() {
     ] {
         let scratch = Scratch::folder("flags");
         let cluster = scratch.file("cluster.yaml", CLUSTER);
-        let own =
-            ["serve", "--manifests", cluster.to_str().unwrap(), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let own = [
+            "serve",
+            "--manifests",
+            cluster.to_str().unwrap(),
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
+        ];
         let output = process::run(&own.iter().chain(flags).copied().collect::<Vec<_>>());
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(matches!(output.status.code(), Some(64 | 78)), "{flags:?}: {error}");

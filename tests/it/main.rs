@@ -11,6 +11,7 @@
 )]
 
 mod api;
+mod attacks;
 mod command;
 mod commands;
 mod common;

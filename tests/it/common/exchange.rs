@@ -63,11 +63,20 @@ pub fn tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     read_framed(&mut stream)
 }
 
-/// Sends a GET request over HTTP; returns the whole response.
+/// Sends a GET request over HTTP; returns the whole response, without chunks (RFC 9112 section 7.1).
 pub fn http_get(server: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(server).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    text
+    let Some((head, mut chunks)) = text.split_once("\r\n\r\n").filter(|(head, _)| head.contains("chunked")) else {
+        return text;
+    };
+    let mut whole = format!("{head}\r\n\r\n");
+    while let Some((length, rest)) = chunks.split_once("\r\n") {
+        let length = usize::from_str_radix(length, 16).unwrap();
+        whole += &rest[..length];
+        chunks = rest[length..].strip_prefix("\r\n").unwrap();
+    }
+    whole
 }

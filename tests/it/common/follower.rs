@@ -27,6 +27,8 @@ impl Follower {
             "127.0.0.1:0",
             "--admin",
             "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
             "--workers",
             "1",
         ];
@@ -40,6 +42,10 @@ impl Follower {
 
     fn address(&self) -> SocketAddr {
         self.running.as_ref().unwrap().addresses[0]
+    }
+
+    pub fn health(&self, path: &str) -> String {
+        exchange::http_get(self.running.as_ref().unwrap().health, path)
     }
 
     pub fn admin(&self, path: &str) -> String {

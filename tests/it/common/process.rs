@@ -34,6 +34,7 @@ pub struct Server {
     pub child: Child,
     pub dns: SocketAddr,
     pub admin: SocketAddr,
+    pub health: SocketAddr,
     /// The line that it printed when it started.
     pub line: String,
 }
@@ -45,7 +46,9 @@ impl Server {
 
     /// Starts a server with this command.
     pub fn start_with(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
-        command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).args(arguments);
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"])
+            .args(arguments);
         command.args(super::default_upstream_flags(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -58,7 +61,7 @@ impl Server {
             let rest = line.split(word).nth(1).unwrap_or_else(|| panic!("{line}"));
             rest.trim().split([' ', ',']).next().unwrap().parse().unwrap()
         };
-        Server { dns: after("listens on"), admin: after("admin on"), child, line }
+        Server { dns: after("listens on"), admin: after("admin on"), health: after("health on"), child, line }
     }
 
     pub fn ask(&self, question: &str) -> String {

@@ -141,7 +141,18 @@ impl Server {
         authority.issue("A server").write(&objects.0);
         let file = |name: &str| objects.0.join(name).into_os_string().into_string().unwrap();
         let (certificate, key) = (file("tls.crt"), file("tls.key"));
-        let listen = ["--listen", "127.0.0.1:0", "--listen", "[::1]:0", "--admin", "127.0.0.1:0", "--workers", "2"];
+        let listen = [
+            "--listen",
+            "127.0.0.1:0",
+            "--listen",
+            "[::1]:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--health",
+            "127.0.0.1:0",
+            "--workers",
+            "2",
+        ];
         let encrypted = ["--listen", "tls://127.0.0.1:0,https://127.0.0.1:0,quic://[::1]:0,h3://127.0.0.1:0"];
         let certificates = ["--tls-cert", &certificate, "--tls-key", &key];
         let source = ["--manifests", path.to_str().unwrap()];

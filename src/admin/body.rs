@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use hyper::body::{Bytes, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::report::{Catalog, Viewer, services};
-use crate::zone::facts::Key;
+use crate::report::services::{self, Cursor};
+use crate::report::{Catalog, Viewer};
 
 /// Smallest piece of a listing, in octets.
 const PIECE: usize = 8 * 1024;
@@ -25,8 +25,8 @@ pub(super) enum Body {
 pub(super) struct Listing {
     catalog: Catalog,
     viewer: Viewer,
-    /// The last Service that was visited.
-    last: Option<Key>,
+    /// The last Service that was written.
+    cursor: Cursor,
     state: State,
     _permit: OwnedSemaphorePermit,
 }
@@ -50,7 +50,13 @@ impl From<String> for Body {
 impl Body {
     /// Lists the Services of `catalog` that the viewer may see, as a JSON array.
     pub(super) fn listing(catalog: Catalog, viewer: Viewer, permit: OwnedSemaphorePermit) -> Body {
-        Body::Listing(Box::new(Listing { catalog, viewer, last: None, state: State::Start, _permit: permit }))
+        Body::Listing(Box::new(Listing {
+            catalog,
+            viewer,
+            cursor: Cursor::default(),
+            state: State::Start,
+            _permit: permit,
+        }))
     }
 }
 
@@ -62,7 +68,7 @@ impl Listing {
         }
         let mut piece = Vec::with_capacity(2 * PIECE);
         while piece.len() < PIECE {
-            let Some(entry) = services::next_for(&self.catalog, &mut self.last, &self.viewer) else {
+            let Some(entry) = services::next_for(&self.catalog, &mut self.cursor, &self.viewer) else {
                 piece.extend_from_slice(if self.state == State::Start { b"[]\n" } else { b"]\n" });
                 self.state = State::End;
                 break;

@@ -13,7 +13,9 @@ use super::encode::{counter, counter_of, gauge, histogram};
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::PUBLISH_BOUNDS;
-use crate::server::{CounterValues, DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, TYPES, ZONE_CLASSES};
+use crate::server::{
+    CounterValues, DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, TYPES, UNSENT, ZONE_CLASSES,
+};
 
 /// Encodes all metrics as text.
 pub(super) fn render(admin: &Admin) -> Result<String, Error> {
@@ -169,7 +171,12 @@ impl Collector for Scrape {
             "Messages without a reply: those without a complete header, and replies",
             sum(|counts| counts.dropped),
         )?;
-        counter(encoder, "dns_unsent", "Replies that could not be sent", sum(|counts| counts.unsent))?;
+        let help = "Replies over UDP that could not be sent, by reason; full: the send buffer had no room";
+        let mut unsent = encoder.encode_descriptor("dns_unsent", help, None, MetricType::Counter)?;
+        for (index, reason) in UNSENT.iter().enumerate() {
+            let count = self.servers.iter().map(|(_, _, counts)| counts.unsent[index]).sum();
+            counter_of(&mut unsent, &[("reason", *reason)], count)?;
+        }
         gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
         if let Some(encrypted) = &self.encrypted {
             let help = "Open connections of encrypted transports";

@@ -105,16 +105,20 @@ pub fn list(catalog: &Catalog, namespace: Option<&str>) -> Vec<ServiceEntry> {
     wanted.map(|(key, known)| ServiceEntry::new(catalog, key, known)).collect()
 }
 
-/// Returns the next Service after `last` that the viewer may see, and moves `last` to it; `None` at the end.
-pub fn next_for(catalog: &Catalog, last: &mut Option<Key>, viewer: &Viewer) -> Option<ServiceEntry> {
+/// A position in the list of Services, at first before all of them.
+#[derive(Clone, Debug, Default)]
+pub struct Cursor(Option<Key>);
+
+/// Returns the next Service that the viewer may see, and moves the cursor to it; `None` at the end.
+pub fn next_for(catalog: &Catalog, cursor: &mut Cursor, viewer: &Viewer) -> Option<ServiceEntry> {
     use std::ops::Bound::{Excluded, Unbounded};
-    let after = last.as_ref().map_or(Unbounded, Excluded);
+    let after = cursor.0.as_ref().map_or(Unbounded, Excluded);
     let lazy_caller = viewer.lazy_caller(&catalog.zone);
     let mut candidates = catalog.services.range((after, Unbounded));
     let (key, known) = candidates.find(|(key, _)| match &lazy_caller {
         None => true,
         Some(lazy_caller) => catalog.entry(key).is_some_and(|service| lazy_caller.sees(&service.visibility)),
     })?;
-    *last = Some(key.clone());
+    cursor.0 = Some(key.clone());
     Some(ServiceEntry::new(catalog, key, known))
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::mmsg::Unsent;
 use crate::answer::{Verdict, ZoneClass};
 use crate::histogram::{Histogram, HistogramCounts, add};
 use crate::wire::rtype;
@@ -32,6 +33,9 @@ pub const ZONE_CLASSES: [ZoneClass; 4] = [ZoneClass::Cluster, ZoneClass::Reverse
 pub const RCODES: [(u16, &str); 7] =
     [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (4, "NOTIMP"), (5, "REFUSED"), (16, "BADVERS")];
 
+/// The reasons for not sending a reply, in the declaration order of [`Unsent`].
+pub const UNSENT: [&str; 3] = ["full", "unreachable", "other"];
+
 /// Upper bounds of the duration histogram, in nanoseconds.
 pub const DURATION_BOUNDS: [u64; 9] =
     [1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 10_000_000, 100_000_000];
@@ -52,7 +56,8 @@ pub struct Counters {
     /// Calls of [`took`](Counters::took): a sign of life.
     batches: AtomicU64,
     dropped: AtomicU64,
-    unsent: AtomicU64,
+    /// Indexed by [`Unsent`].
+    unsent: [AtomicU64; UNSENT.len()],
     cache_hits: AtomicU64,
     stale: AtomicU64,
 }
@@ -72,8 +77,8 @@ pub struct CounterValues {
     pub response_sizes: HistogramCounts<{ SIZE_BOUNDS.len() }>,
     /// Messages without a reply: those that are too short for a header, and those that are replies themselves.
     pub dropped: u64,
-    /// Replies that the operating system refused to send.
-    pub unsent: u64,
+    /// Replies that the operating system refused to send, indexed as [`UNSENT`].
+    pub unsent: [u64; UNSENT.len()],
     /// Queries answered from the forward cache.
     pub cache_hits: u64,
     /// Cache hits that were served stale.
@@ -113,8 +118,8 @@ impl Counters {
     }
 
     /// Counts a reply that could not be sent.
-    pub fn unsent(&self) {
-        add(&self.unsent, 1);
+    pub(super) fn unsent(&self, reason: Unsent) {
+        add(&self.unsent[reason as usize], 1);
     }
 
     /// Counts a reply from the forward cache.
@@ -138,7 +143,7 @@ impl Counters {
             request_sizes: self.request_sizes.counts(),
             response_sizes: self.response_sizes.counts(),
             dropped: self.dropped.load(Relaxed),
-            unsent: self.unsent.load(Relaxed),
+            unsent: read(&self.unsent),
             cache_hits: self.cache_hits.load(Relaxed),
             stale: self.stale.load(Relaxed),
         }
@@ -159,7 +164,7 @@ impl CounterValues {
         self.request_sizes.add(&other.request_sizes);
         self.response_sizes.add(&other.response_sizes);
         self.dropped += other.dropped;
-        self.unsent += other.unsent;
+        each(&mut self.unsent, &other.unsent);
         self.cache_hits += other.cache_hits;
         self.stale += other.stale;
     }

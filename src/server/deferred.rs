@@ -53,7 +53,7 @@ impl Outbox for DeferredReplies {
             start = *end;
             (path, reply)
         });
-        mmsg::send(&self.socket, messages, || self.counters.unsent());
+        mmsg::send(&self.socket, messages, |reason| self.counters.unsent(reason));
         replies.clear();
         octets.clear();
         octets.shrink_to(RETAINED);

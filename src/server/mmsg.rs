@@ -172,18 +172,40 @@ impl Batch {
     }
 
     /// Sends the replies, and calls `unsent` for each that could not be sent. Returns their number.
-    pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut()) -> usize {
+    pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut(Unsent)) -> usize {
         let answered = self.answered[..self.count].iter().zip(self.replies.iter());
         send(socket, answered.map(|(&(index, length), reply)| (&self.paths[index], &reply[..length])), unsent);
         self.count
     }
 }
 
+/// The reason why a reply was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsent {
+    /// The send buffer is full: the network is slower than the server, or neighbours do not respond.
+    Full,
+    /// There is no way to the client.
+    Unreachable,
+    /// Any other error.
+    Other,
+}
+
+impl Unsent {
+    fn of(error: &io::Error) -> Unsent {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => Unsent::Full,
+            Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => Unsent::Unreachable,
+            _ => Unsent::Other,
+        }
+    }
+}
+
 /// Sends each message along its path. Calls `unsent` for each one that cannot be sent, and continues with the others.
+/// It never waits for the send buffer: replies to clients that do not exist would fill it, and stop the worker.
 pub(super) fn send<'m>(
     socket: &Socket,
     messages: impl IntoIterator<Item = (&'m ReturnPath, &'m [u8])>,
-    mut unsent: impl FnMut(),
+    mut unsent: impl FnMut(Unsent),
 ) {
     let mut messages = messages.into_iter();
     loop {
@@ -214,15 +236,17 @@ pub(super) fn send<'m>(
             // is borrowed.
             let sent = unsafe {
                 let first: *mut mmsghdr = headers.as_mut_ptr().cast();
-                libc::sendmmsg(socket.as_raw_fd(), first.add(start), (count - start) as c_uint, 0)
+                libc::sendmmsg(socket.as_raw_fd(), first.add(start), (count - start) as c_uint, libc::MSG_DONTWAIT as _)
             };
             start += match usize::try_from(sent) {
                 Ok(sent @ 1..) => sent,
-                _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => 0,
-                _ => {
-                    unsent();
-                    1
-                }
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => 0,
+                    error => {
+                        unsent(Unsent::of(&error));
+                        1
+                    }
+                },
             };
         }
         if count < BATCH {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use clients::{Clients, ConnectionSlot, Limits};
-pub use counters::{CounterValues, Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, TYPES, ZONE_CLASSES};
+pub use counters::{CounterValues, Counters, DURATION_BOUNDS, RCODES, SIZE_BOUNDS, TYPES, UNSENT, ZONE_CLASSES};
 pub use handler::{Handler, TransportCounters};
 pub use listen::{Bound, EncryptedStatus, Listen, ListenError, ListenerCounters, Servers, bind};
 pub use socket::{BindError, listener};

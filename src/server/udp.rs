@@ -134,7 +134,7 @@ impl Worker {
                     let start = Instant::now();
                     self.answer(&mut batch, received, start);
                     let counters = &self.counters.immediate;
-                    let answered = batch.send(&self.socket, || counters.unsent());
+                    let answered = batch.send(&self.socket, |reason| counters.unsent(reason));
                     counters.took(answered, start.elapsed());
                 }
                 Err(_) if stopping => return,

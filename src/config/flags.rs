@@ -191,7 +191,7 @@ pub struct ServeArgs {
     /// Publish this address for ns.dns.DOMAIN (repeatable) [default: the listening addresses]
     #[arg(long, value_name = "IP", help_heading = LISTENING)]
     pub advertise: Vec<IpAddr>,
-    /// Answer UDP with this many threads per address [default: one per available processor]
+    /// Answer UDP with this many threads per address, and TCP with as many [default: one per available processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256), help_heading = LISTENING)]
     pub workers: Option<u16>,
     /// Present the certificate chain in this PEM file to clients; reload it when the file changes

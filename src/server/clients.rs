@@ -8,11 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{MAX_BACKLOG, UPSTREAM_TIMEOUT};
+
+/// Octets of unsent replies that all connections of a register may hold. Beyond it, the connection that holds some and
+/// has been inactive longest is closed.
+const MAX_UNSENT: usize = 16 << 20;
+
+/// A connection's turn to send replies. Connections of one address take turns.
+pub(super) type Turn = OwnedSemaphorePermit;
 
 /// Limits on client connections.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +46,23 @@ struct Open {
     next: u64,
     connections: HashMap<u64, OpenConnection>,
     /// Counts per address. Without them, each first packet of an attacker would cost a scan of all connections.
-    by_address: HashMap<IpAddr, Count>,
+    by_address: HashMap<IpAddr, ClientState>,
     all: Count,
+    /// Octets of unsent replies that connections hold.
+    unsent: usize,
+}
+
+/// The connections of one address.
+struct ClientState {
+    count: Count,
+    /// See [`Turn`].
+    turn: Arc<Semaphore>,
+}
+
+impl Default for ClientState {
+    fn default() -> ClientState {
+        ClientState { count: Count::default(), turn: Arc::new(Semaphore::new(1)) }
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -64,6 +86,8 @@ struct OpenConnection {
     proven: bool,
     /// Time of the last whole message or reply; before the first one, the time of accepting the connection.
     last_active: Instant,
+    /// Octets of replies that it holds because its client does not read them.
+    unsent: usize,
     task: AbortHandle,
 }
 
@@ -72,6 +96,7 @@ pub struct ConnectionSlot {
     clients: Arc<Clients>,
     id: u64,
     pub(super) from: IpAddr,
+    turn: Arc<Semaphore>,
     /// See [`Backlog`].
     pub(super) backlog: Arc<Backlog>,
     /// Number of queries in flight, for transports that answer each query in a task of its own.
@@ -133,10 +158,12 @@ impl Clients {
         open.make_room(from, &self.limits);
         let id = open.next;
         open.next += 1;
-        let slot =
-            ConnectionSlot { clients: self.clone(), id, from, backlog: Arc::default(), in_flight: AtomicUsize::new(0) };
+        let turn = open.by_address.entry(from).or_default().turn.clone();
+        let (clients, backlog, in_flight) = (self.clone(), Arc::default(), AtomicUsize::new(0));
+        let slot = ConnectionSlot { clients, id, from, turn, backlog, in_flight };
         let task = tokio::spawn(serve(slot)).abort_handle();
-        open.connections.insert(id, OpenConnection { from, proven: false, last_active: Instant::now(), task });
+        open.connections
+            .insert(id, OpenConnection { from, proven: false, last_active: Instant::now(), unsent: 0, task });
         open.count(from, |count| {
             count.open += 1;
             count.unproven += 1;
@@ -146,12 +173,12 @@ impl Clients {
 
 impl Open {
     fn of(&self, from: IpAddr) -> Count {
-        self.by_address.get(&from).copied().unwrap_or_default()
+        self.by_address.get(&from).map(|state| state.count).unwrap_or_default()
     }
 
     fn count(&mut self, from: IpAddr, change: impl Fn(&mut Count)) {
         change(&mut self.all);
-        let own = self.by_address.entry(from).or_default();
+        let own = &mut self.by_address.entry(from).or_default().count;
         change(own);
         if own.open == 0 {
             self.by_address.remove(&from);
@@ -160,6 +187,7 @@ impl Open {
 
     fn remove(&mut self, id: u64) -> Option<OpenConnection> {
         let connection = self.connections.remove(&id)?;
+        self.unsent -= connection.unsent;
         self.count(connection.from, |count| {
             count.open -= 1;
             count.unproven -= usize::from(!connection.proven);
@@ -199,6 +227,31 @@ impl ConnectionSlot {
         if !connection.proven {
             connection.proven = true;
             open.count(self.from, |count| count.unproven -= 1);
+        }
+    }
+
+    /// Waits for the connection's turn to answer and send.
+    pub(super) async fn turn(&self) -> Turn {
+        loop {
+            // The semaphore is never closed, which would be the only error.
+            if let Ok(turn) = self.turn.clone().acquire_owned().await {
+                return turn;
+            }
+        }
+    }
+
+    /// Records that the connection holds this many octets of replies because its client does not read them. Closes the
+    /// connection that has waited longest if all of them hold too much.
+    pub(super) fn hold(&self, octets: usize) {
+        let open = &mut *self.clients.lock();
+        let Some(connection) = open.connections.get_mut(&self.id) else { return };
+        open.unsent = open.unsent - connection.unsent + octets;
+        connection.unsent = octets;
+        while open.unsent > MAX_UNSENT {
+            let holders = open.connections.iter().filter(|(_, connection)| connection.unsent > 0);
+            let stalest = holders.min_by_key(|(_, connection)| connection.last_active).map(|(id, _)| *id);
+            let Some(connection) = stalest.and_then(|id| open.remove(id)) else { return };
+            connection.task.abort();
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Listen {
     pub plain: Vec<SocketAddr>,
     /// `--listen` with a scheme, and the certificate files.
     pub encrypted: Option<EncryptedOptions>,
-    /// `--workers`: UDP workers of each address.
+    /// `--workers`: UDP workers of each address, and TCP threads.
     pub workers: usize,
     /// Limits that apply to TCP connections, and separately to those of all encrypted transports together.
     pub limits: Limits,
@@ -41,7 +41,8 @@ pub enum ListenError {
 
 /// The bound sockets of every listener, before they are served.
 pub struct Bound {
-    plain: Vec<(UdpSockets, TcpListener)>,
+    /// The UDP sockets of each address, and a TCP listener for each thread.
+    plain: Vec<(UdpSockets, Vec<TcpListener>)>,
     encrypted: Option<EncryptedSockets>,
     limits: Limits,
 }
@@ -92,12 +93,12 @@ pub fn bind(listen: &Listen) -> Result<Bound, ListenError> {
 
 /// Binds UDP and TCP sockets to one address. With port 0, another program may take the port that the system chose for
 /// the first socket before the others are bound, so a failure is retried with a new port.
-fn bind_plain(address: SocketAddr, workers: usize) -> Result<(UdpSockets, TcpListener), BindError> {
+fn bind_plain(address: SocketAddr, workers: usize) -> Result<(UdpSockets, Vec<TcpListener>), BindError> {
     let mut attempts = if address.port() == 0 { 16 } else { 1 };
     loop {
         attempts -= 1;
         let bound = udp::bind(address, workers).and_then(|udp| {
-            let tcp = socket::listener(udp.address())?;
+            let tcp = socket::listeners(udp.address(), workers)?;
             Ok((udp, tcp))
         });
         match bound {
@@ -126,23 +127,28 @@ impl Bound {
         let addresses = self.plain();
         let (stop, stopping) = watch::channel(false);
         let clients = Clients::new(self.limits);
-        let (mut listeners, mut workers, mut threads, mut tcp) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut listeners, mut workers, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tcp: Vec<Vec<TcpListener>> = Vec::new();
         let mut detector = StallDetector::default();
-        for (udp, listener) in self.plain {
+        for (udp, of_address) in self.plain {
             let server = format!("dns://{}", udp.address());
             let started = udp.start(handler)?;
             let of_worker = |counters: &Arc<Counters>| ListenerCounters::new(&server, "udp", counters);
             listeners.extend(started.counters.iter().map(of_worker));
             started.watch(&server, &mut detector);
             workers.push(started);
-            tcp.push(listener);
+            for (thread, listener) in of_address.into_iter().enumerate() {
+                tcp.resize_with(tcp.len().max(thread + 1), Vec::new);
+                tcp[thread].push(listener);
+            }
         }
-        // One thread serves TCP for all addresses. Its counters carry the first address.
-        if let Some(address) = addresses.first() {
+        // Each thread serves TCP for all addresses. Its counters carry the first address.
+        for (thread, of_thread) in tcp.into_iter().enumerate() {
+            let Some(address) = addresses.first() else { continue };
             let counters = TransportCounters::default();
             listeners.extend(ListenerCounters::of_transport(&format!("dns://{address}"), "tcp", &counters));
             let context = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
-            threads.push(tcp::start(tcp, Arc::new(context), stopping.clone())?);
+            threads.push(tcp::start(of_thread, Arc::new(context), stopping.clone(), format!("tcp-{thread}"))?);
         }
         let encrypted = self.encrypted.map(|sockets| sockets.start(handler, self.limits, stopping)).transpose()?;
         let encrypted = encrypted.map(|started| {

@@ -67,9 +67,28 @@ pub(super) fn worker(address: SocketAddr) -> io::Result<Socket> {
 /// # Errors
 /// The system's error, with the address.
 pub fn listener(address: SocketAddr) -> Result<TcpListener, BindError> {
+    open_listener(address, false)
+}
+
+/// Opens `count` TCP listeners that share an address (SO_REUSEPORT), one for each thread.
+///
+/// # Errors
+/// The system's error, with the address. An address that another program listens on is an error even if that program
+/// allows sharing.
+pub(super) fn listeners(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let only = listener(address)?;
+    if count < 2 {
+        return Ok(vec![only]);
+    }
+    drop(only);
+    (0..count).map(|_| open_listener(address, true)).collect()
+}
+
+fn open_listener(address: SocketAddr, shared: bool) -> Result<TcpListener, BindError> {
     let listen = || -> io::Result<TcpListener> {
         let socket = open(address, Type::STREAM)?;
         socket.set_reuse_address(true)?;
+        socket.set_reuse_port(shared)?;
         socket.bind(&address.into())?;
         socket.listen(PENDING)?;
         socket.set_nonblocking(true)?;

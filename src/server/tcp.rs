@@ -1,11 +1,19 @@
-//! TCP (RFC 7766): length-framed messages, pipelined, on one thread of their own.
+//! TCP (RFC 7766): length-framed messages, pipelined, on threads of their own.
+//!
+//! Connections are served in turns. In a turn, a connection gets its replies up to [`TURN`] octets, or one that is
+//! longer; and of all connections from one address, only one at a time has a long turn. So a client that pulls large
+//! answers over many connections delays others by one turn.
 //!
 //! The idle timeout is for whole messages, not for octets: a client that sends one octet a second is as idle as one that
 //! sends none. At a limit on connections, the one that has been inactive longest is closed.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,12 +24,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::clients::{Backlog, Clients, ConnectionSlot};
+use super::clients::{Backlog, Clients, ConnectionSlot, Turn};
 use super::handler::{Handled, Handler, MAX_QUERY, TransportCounters};
-use super::{CLOSE_TIMEOUT, DRAIN_TIMEOUT, MAX_BACKLOG, UPSTREAM_TIMEOUT, canonical};
+use super::{CLOSE_TIMEOUT, DRAIN_TIMEOUT, UPSTREAM_TIMEOUT, canonical};
 use crate::forward::Outbox;
 use crate::wire::HEADER_LEN;
 
+/// Octets of replies after which a connection's turn ends.
+const TURN: usize = 16 * 1024;
+/// A turn that replies with more octets than this is long.
+const LONG_TURN: usize = 4096;
+/// Number of steps of tasks between polls for events. A step can be a long turn, and new queries should not wait.
+const EVENT_INTERVAL: u32 = 16;
+/// Send buffer that the system keeps for a connection, in octets: what a client that does not read can hold there.
+const SEND_BUFFER: usize = 16 * 1024;
 /// Octets of a buffer that stay allocated while a connection is idle.
 const RETAINED: usize = 4096;
 /// Maximum number of a connection's queries that wait for an upstream. At the limit, its further queries have to wait.
@@ -38,7 +54,7 @@ pub(super) struct StreamContext {
     pub(super) clients: Arc<Clients>,
 }
 
-/// Starts a thread that serves the listeners until `stopping` turns true and the connections have closed or
+/// Starts a thread with this name that serves the listeners until `stopping` turns true and the connections have closed or
 /// [`DRAIN_TIMEOUT`] has passed.
 ///
 /// # Errors
@@ -47,9 +63,11 @@ pub(super) fn start(
     listeners: Vec<std::net::TcpListener>,
     context: Arc<StreamContext>,
     stopping: watch::Receiver<bool>,
+    name: String,
 ) -> io::Result<JoinHandle<()>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("tcp".to_owned()).spawn(move || {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().event_interval(EVENT_INTERVAL).build()?;
+    std::thread::Builder::new().name(name).spawn(move || {
         runtime.block_on(async {
             let mut serving = JoinSet::new();
             for listener in listeners {
@@ -84,6 +102,7 @@ pub(super) async fn accept(
         match accepted {
             Ok((stream, from)) => {
                 let _ = stream.set_nodelay(true);
+                let _ = socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
                 admit(stream, canonical(from));
             }
             Err(error) => {
@@ -189,21 +208,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         // Whether the client has closed its sending side. It may still read.
         let mut half_closed = false;
         loop {
+            let turn = self.slot.turn().await;
             if self.answer_whole_messages() {
                 deadline = Instant::now() + idle_time;
                 self.slot.record_activity();
             }
             if !self.output.is_empty() {
-                let sent = async {
-                    self.stream.write_all(&self.output).await?;
-                    self.stream.flush().await
-                };
-                let Ok(Ok(())) = timeout_at(deadline, sent).await else { return };
+                let Ok(Ok(())) = timeout_at(deadline, self.send(turn)).await else { return };
                 self.output.clear();
                 self.output.shrink_to(RETAINED);
                 // More messages may have arrived than fit into one round of replies.
                 continue;
             }
+            drop(turn);
             let idle = self.input.is_empty() && self.skip == 0 && self.waiting == 0;
             let full = self.waiting >= MAX_WAITING;
             if half_closed && self.waiting == 0 {
@@ -230,11 +247,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Answers the messages that have arrived completely, in order. Returns whether there were any.
+    /// Sends the output. While that has to wait for the client, others have their turn; and a long turn ends only after
+    /// the other tasks had theirs.
+    async fn send(&mut self, mut turn: Turn) -> io::Result<()> {
+        let (mut sent, mut is_held) = (0, false);
+        loop {
+            let before = sent;
+            let done = self.send_some(&mut sent).await?;
+            if sent - before > LONG_TURN {
+                tokio::task::yield_now().await;
+            } else if !done {
+                drop(turn);
+                self.slot.hold(self.output.len());
+                is_held = true;
+                // Nothing else may run between the attempt and this, or the wake-up would be lost.
+                woken().await;
+                turn = self.slot.turn().await;
+            }
+            if done {
+                break;
+            }
+        }
+        if is_held {
+            self.slot.hold(0);
+        }
+        Ok(())
+    }
+
+    /// Sends as much of the output after the first `sent` octets as possible without waiting. Returns whether all of it
+    /// is sent; if not, the task will be woken.
+    async fn send_some(&mut self, sent: &mut usize) -> io::Result<bool> {
+        poll_fn(|context| {
+            let mut stream = Pin::new(&mut self.stream);
+            Poll::Ready(loop {
+                let step = match self.output.get(*sent..).filter(|rest| !rest.is_empty()) {
+                    Some(rest) => stream.as_mut().poll_write(context, rest),
+                    None => stream.as_mut().poll_flush(context).map_ok(|()| 0),
+                };
+                match step {
+                    Poll::Ready(Ok(0)) if *sent < self.output.len() => break Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(Ok(0)) => break Ok(true),
+                    Poll::Ready(Ok(octets)) => *sent += octets,
+                    Poll::Ready(Err(error)) => break Err(error),
+                    Poll::Pending => break Ok(false),
+                }
+            })
+        })
+        .await
+    }
+
+    /// Answers the messages that have arrived completely, in order, until the turn is over. Returns whether there were any.
     fn answer_whole_messages(&mut self) -> bool {
         let mut at = 0;
         let mut any = false;
-        while self.output.len() < MAX_BACKLOG && self.waiting < MAX_WAITING {
+        while self.output.len() < TURN && self.waiting < MAX_WAITING {
             if self.skip > 0 {
                 let here = self.skip.min(self.input.len() - at);
                 at += here;
@@ -292,6 +358,12 @@ impl<'s> Frame<'s> {
         }
         rest.get(..length).map(Frame::Whole)
     }
+}
+
+/// Waits until something wakes the task.
+async fn woken() {
+    let mut polled = false;
+    poll_fn(|_| if mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// Receives the next deferred reply. Waits forever if no reply was ever deferred.

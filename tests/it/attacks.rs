@@ -2,10 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::common::Scratch;
 use crate::common::process::Server;
+use crate::common::{self, Scratch, exchange};
 
 /// Time after which a reply counts as missing. It is long: a loaded machine is not an attack.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -95,4 +97,94 @@ fn a_web_page_cannot_read_the_api_through_dns_rebinding() {
     assert!(response.contains("no details") && !response.contains("services,"), "{response}");
     let response = request(server.health, "/metrics", "localhost");
     assert!(response.starts_with("HTTP/1.1 404"), "the health address serves probes only: {response}");
+}
+
+/// A cluster with one headless Service, `big.web`, whose addresses fill a message of 64 KB.
+fn big_answer() -> (Scratch, String) {
+    let scratch = Scratch::folder("big");
+    let mut text = "kind: Service\nmetadata: {name: big, namespace: web}\nspec: {clusterIP: None}\n---\n\
+                    kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n"
+        .to_owned();
+    for slice in 0..16 {
+        let addresses: Vec<String> = (0..250).map(|index| format!("{{addresses: [10.1.{slice}.{index}]}}")).collect();
+        text += &format!(
+            "---\nkind: EndpointSlice\nmetadata: {{name: big-{slice}, namespace: web, labels: \
+             {{kubernetes.io/service-name: big}}}}\naddressType: IPv4\nendpoints: [{}]\n",
+            addresses.join(", ")
+        );
+    }
+    let path = scratch.file("cluster.yaml", &text);
+    let path = path.to_str().unwrap().to_owned();
+    (scratch, path)
+}
+
+/// Opens a TCP connection from this client address, with a small receive buffer.
+fn stream_from(client: [u8; 4], server: SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&SocketAddr::from((client, 0)).into()).unwrap();
+    socket.connect(&server.into()).unwrap();
+    TcpStream::from(socket)
+}
+
+/// `count` framed queries, one after the other.
+fn pipelined(question: &str, count: usize) -> Vec<u8> {
+    exchange::framed(&common::query(question, None)).repeat(count)
+}
+
+#[test]
+fn clients_that_do_not_read_hold_little_memory() {
+    let (_scratch, cluster) = big_answer();
+    let server = Server::start(&["--manifests", &cluster], None);
+    let before = server.status("VmRSS:");
+    let mut held = Vec::new();
+    for client in 2..12 {
+        for _ in 0..90 {
+            let mut stream = stream_from([127, 0, 0, client], server.dns);
+            stream.write_all(&pipelined("big.web.svc.cluster.local A", 16)).unwrap();
+            held.push(stream);
+        }
+    }
+    for _ in 0..20 {
+        let mut honest = stream_from([127, 0, 0, 200], server.dns);
+        honest.set_read_timeout(Some(PATIENCE)).unwrap();
+        honest.write_all(&pipelined("api.web.svc.cluster.local A", 1)).unwrap();
+        let reply = exchange::read_framed(&mut honest).unwrap();
+        assert!(reply.ends_with(&[10, 96, 0, 10]), "the honest client is answered");
+    }
+    let grown = server.status("VmHWM:") - before;
+    assert!(grown < 48 * 1024, "900 connections hold {grown} KB");
+}
+
+#[test]
+fn an_address_with_many_connections_takes_turns_with_others() {
+    let (_scratch, cluster) = big_answer();
+    let server = Server::start(&["--manifests", &cluster, "--workers", "1"], None);
+    let pulled = Arc::new(AtomicUsize::new(0));
+    let queries = pipelined("big.web.svc.cluster.local A", 64);
+    let pullers: Vec<_> = (0..50)
+        .map(|_| {
+            let (mut stream, pulled, queries) =
+                (stream_from([127, 0, 0, 2], server.dns), pulled.clone(), queries.clone());
+            stream.write_all(&queries).unwrap();
+            std::thread::spawn(move || {
+                while let Ok(reply) = exchange::read_framed(&mut stream) {
+                    pulled.fetch_add(reply.len(), Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut honest = stream_from([127, 0, 0, 3], server.dns);
+    honest.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut waited = 0;
+    for _ in 0..20 {
+        let before = pulled.load(Ordering::Relaxed);
+        honest.write_all(&pipelined("api.web.svc.cluster.local A", 1)).unwrap();
+        exchange::read_framed(&mut honest).unwrap();
+        waited += pulled.load(Ordering::Relaxed) - before;
+    }
+    drop(server);
+    pullers.into_iter().for_each(|puller| puller.join().unwrap());
+    assert!(waited > 0, "the attack was on");
+    assert!(waited < 20 * 4 * 65_536, "while 20 queries waited, others pulled {waited} octets");
 }

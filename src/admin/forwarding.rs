@@ -16,6 +16,8 @@ pub(super) struct ForwardingMetrics {
     pub(super) cache: Arc<ForwardCache>,
     /// Whether the latency histogram is named as in CoreDNS, too.
     pub(super) coredns_names: bool,
+    /// Whether the client may see what is for operators only.
+    pub(super) for_operators: bool,
 }
 
 impl std::fmt::Debug for ForwardingMetrics {
@@ -48,15 +50,23 @@ impl ForwardingMetrics {
         ] {
             counter(encoder, name, help, value)?;
         }
+        let help = "Queries refused because a client's or a zone's share of the upstreams' work was used up";
+        let mut family = encoder.encode_descriptor("forward_refused", help, None, MetricType::Counter)?;
+        for ((namespace, share), count) in self.cache.busiest.refusals() {
+            counter_of(&mut family, &[("namespace", &*namespace), ("share", share.as_str())], count)?;
+        }
         let upstreams = self.cache.upstreams();
         let mut family = |name: &str, help: &str, of: fn(&UpstreamStats) -> u64| {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             upstreams.iter().try_for_each(|stats| counter_of(&mut family, &[("to", &stats.server)], of(stats)))
         };
         family("upstream_requests", "Queries sent, by upstream", |stats| stats.requests.load(Relaxed))?;
-        family("upstream_foreign_replies", "Messages that matched no query in flight: late or forged", |stats| {
-            stats.mismatched.load(Relaxed)
-        })?;
+        // It would tell whoever forges replies whether a port is in use.
+        if self.for_operators {
+            family("upstream_foreign_replies", "Messages that matched no query in flight: late or forged", |stats| {
+                stats.mismatched.load(Relaxed)
+            })?;
+        }
         let help = "Queries without a usable reply, by upstream and reason";
         let mut family = encoder.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for stats in &upstreams {

@@ -17,11 +17,11 @@ use crate::server::{
     CounterValues, DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, TYPES, UNSENT, ZONE_CLASSES,
 };
 
-/// Encodes all metrics as text.
-pub(super) fn render(admin: &Admin) -> Result<String, Error> {
+/// Encodes all metrics as text: some are only `for_operators`.
+pub(super) fn render(admin: &Admin, for_operators: bool) -> Result<String, Error> {
     let mut out = String::with_capacity(16 * 1024);
     let mut registry = Registry::default();
-    registry.sub_registry_with_prefix(&admin.prefix).register_collector(Box::new(Scrape::new(admin)));
+    registry.sub_registry_with_prefix(&admin.prefix).register_collector(Box::new(Scrape::new(admin, for_operators)));
     registry.register_collector(Box::new(Process));
     text::encode(&mut out, &registry)?;
     Ok(out)
@@ -51,7 +51,7 @@ struct EncryptedMetrics {
 }
 
 impl Scrape {
-    fn new(admin: &Admin) -> Scrape {
+    fn new(admin: &Admin, for_operators: bool) -> Scrape {
         let zone = admin.table.load();
         let mut servers: Vec<(String, &'static str, CounterValues)> = Vec::new();
         for listener in &admin.listeners {
@@ -79,10 +79,11 @@ impl Scrape {
                 handshakes_failed: stats.handshakes_failed.load(Relaxed),
             }),
             uptime: admin.started.elapsed().as_secs_f64(),
-            forwarding: admin
-                .forwarding
-                .clone()
-                .map(|cache| ForwardingMetrics { cache, coredns_names: admin.prefix == "coredns" }),
+            forwarding: admin.forwarding.clone().map(|cache| ForwardingMetrics {
+                cache,
+                coredns_names: admin.prefix == "coredns",
+                for_operators,
+            }),
         }
     }
 

@@ -26,6 +26,7 @@ use crate::cluster::publish::SharedStatus;
 use crate::cluster::{self, Events};
 use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
+use crate::report::clients::ClientEntry;
 use crate::report::{Catalog, Viewer, explain};
 use crate::server::{Clients, EncryptedStatus, Limits, ListenerCounters, Published, StallDetector};
 
@@ -141,7 +142,7 @@ impl Admin {
         }
         let query = request.uri().query().unwrap_or("");
         match path {
-            "/metrics" => match metrics::render(self) {
+            "/metrics" => match metrics::render(self, self.access.check(request.headers(), from).is_ok()) {
                 Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
                 Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n".to_owned()),
             },
@@ -154,6 +155,7 @@ impl Admin {
                 };
                 match path {
                     "/api/v1/services" => self.services(query, viewer).await,
+                    "/api/v1/clients" => self.clients(&viewer),
                     "/api/v1/explain" => self.explain(query, &viewer, from),
                     _ => not_found(),
                 }
@@ -190,6 +192,20 @@ impl Admin {
             return plain(StatusCode::NOT_FOUND, format!("namespace {namespace} does not exist\n"));
         }
         http::response(StatusCode::OK, "application/json", Body::listing(catalog, viewer, permit))
+    }
+
+    /// Returns the clients that cause most of the upstreams' work, busiest first. They are for operators only.
+    fn clients(&self, viewer: &Viewer) -> Response<Body> {
+        if !matches!(viewer, Viewer::Operator) {
+            return plain(StatusCode::FORBIDDEN, "only for operators\n".to_owned());
+        }
+        let zone = self.table.load();
+        let clients = self.forwarding.iter().flat_map(|cache| cache.busiest.clients());
+        let entries = clients.map(|(address, counts)| {
+            let namespace = zone.namespace_of(address).0.map(|name| name.text()).unwrap_or_default();
+            ClientEntry { address, namespace, misses: counts.misses, refused: counts.refused }
+        });
+        json(&entries.collect::<Vec<_>>())
     }
 
     /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators may
@@ -272,7 +288,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 fn not_found() -> Response<Body> {
-    let known = "/health, /ready, /metrics, /api/v1/services or /api/v1/explain";
+    let known = "/health, /ready, /metrics, /api/v1/services, /api/v1/explain or /api/v1/clients";
     plain(StatusCode::NOT_FOUND, format!("not found; use {known}\n"))
 }
 

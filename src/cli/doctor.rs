@@ -1,19 +1,25 @@
 //! `callsign doctor`: finds problems with the names of a cluster.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Failure, Output, json, paint, print, source};
 use crate::cluster::object::Rejected;
+use crate::cluster::source::Source;
 use crate::config::{NameArgs, SourceArgs};
-use crate::exit::NO;
+use crate::exit::{NO, UNAVAILABLE};
+use crate::report::clients::{self, ClientEntry};
 use crate::report::doctor::{self, Finding, Severity};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   callsign doctor --kubeconfig ~/.kube/config
-  callsign doctor --manifests deploy/demo -o json";
+  callsign doctor --manifests deploy/demo -o json
+  callsign doctor --server 127.0.0.1:9153         the busiest clients of a running server";
 
 /// Flags of `callsign doctor`.
 #[derive(Args, Clone, Debug)]
@@ -24,10 +30,42 @@ pub(super) struct DoctorArgs {
     /// Print in this format
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Also list the busiest clients of a running server: the address of its --admin
+    #[arg(long, value_name = "ADDR:PORT")]
+    server: Option<SocketAddr>,
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
     names: NameArgs,
+}
+
+/// Longest response of a server that is read, in octets.
+const MAX_RESPONSE: u64 = 1 << 20;
+/// Time allowed for connecting to a server, and for each part of its response.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Number of clients that are listed.
+const LISTED: usize = 10;
+
+/// Reads the busiest clients from the admin address of a server.
+fn clients_of(server: SocketAddr) -> Result<Vec<ClientEntry>, Failure> {
+    let get = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        // HTTP/1.0: the response is neither chunked nor followed by another one.
+        write!(stream, "GET /api/v1/clients HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
+        let mut response = String::new();
+        stream.take(MAX_RESPONSE).read_to_string(&mut response)?;
+        Ok(response)
+    };
+    let failed = |reason: &dyn Display| Failure::new(UNAVAILABLE, format!("cannot ask {server}: {reason}"));
+    let response = get().map_err(|error| failed(&error))?;
+    let Some((head, body)) = response.split_once("\r\n\r\n") else {
+        return Err(failed(&"it does not speak HTTP; use the address of --admin"));
+    };
+    if head.split(' ').nth(1) != Some("200") {
+        return Err(failed(&body.trim()));
+    }
+    serde_json::from_str(body).map_err(|error| failed(&error))
 }
 
 /// Returns the finding for a rejected object or annotation.
@@ -52,6 +90,12 @@ fn rejected(rejected: &Rejected) -> Finding {
 
 /// Prints the findings; fails if one of them is an error.
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let clients = args.server.map(clients_of).transpose()?;
+    // A server alone can be asked without access to its cluster.
+    if let (Some(clients), Source::Unspecified) = (&clients, args.source.source()) {
+        let findings: Vec<_> = clients::findings(clients).collect();
+        return report(args, &findings, Some(clients), None);
+    }
     let cluster = source::read_silently(&args.source, &args.names)?;
     let mut findings = doctor::examine(&cluster.catalog, &cluster.diagnostics);
     // An invalid externalName has a finding of its own.
@@ -63,13 +107,24 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
         };
         findings.retain(|finding| finding.object.split(", ").any(of));
     }
+    findings.extend(clients.iter().flat_map(|clients| clients::findings(clients)));
     findings.sort();
+    report(args, &findings, clients.as_deref(), Some(cluster.catalog.len()))
+}
+
+/// Prints the findings, the busiest clients of a server, and a summary of a cluster with this many Services.
+fn report(
+    args: &DoctorArgs,
+    findings: &[Finding],
+    clients: Option<&[ClientEntry]>,
+    services: Option<usize>,
+) -> Result<(), Failure> {
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
     let text = match args.output {
         Output::Json => json(&findings)?,
         Output::Text => {
             let (mut text, colours) = (String::new(), paint::is_enabled());
-            for finding in &findings {
+            for finding in findings {
                 let bad = finding.severity == Severity::Error;
                 let word = paint::severity(if bad { "error" } else { "warning" }, bad, colours);
                 let _ = writeln!(
@@ -80,8 +135,17 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
             }
             let warnings = findings.len() - errors;
             let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-            let services = count(cluster.catalog.len(), "Service");
-            let _ = writeln!(text, "{services}: {}, {}", count(errors, "error"), count(warnings, "warning"));
+            if let Some(clients) = clients.filter(|clients| !clients.is_empty()) {
+                let _ = writeln!(text, "Busiest clients, by queries for the upstreams:");
+                for client in clients.iter().take(LISTED) {
+                    let namespace = if client.namespace.is_empty() { "namespace unknown" } else { &client.namespace };
+                    let (address, misses, refused) = (client.address, client.misses, client.refused);
+                    let _ = writeln!(text, "  {address} ({namespace}): {misses}, {refused} of them refused");
+                }
+                text.push('\n');
+            }
+            let of = services.map(|services| count(services, "Service") + ": ").unwrap_or_default();
+            let _ = writeln!(text, "{of}{}, {}", count(errors, "error"), count(warnings, "warning"));
             text
         }
     };

@@ -9,6 +9,7 @@ use hickory_net::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::Waiting;
 use super::cache::CacheLookup;
 use super::engine::Engine;
 use super::reply::{Entry, Freshness, Ttls};
@@ -45,7 +46,7 @@ struct Failed;
 
 impl Engine {
     /// Composes an answer and replies to the client, with SERVFAIL if it is incomplete at `deadline`.
-    pub(super) async fn compose(self: Rc<Self>, question: ClientQuery, deadline: Instant) {
+    pub(super) async fn compose(self: Rc<Self>, question: Waiting, deadline: Instant) {
         let assembled = timeout_at(deadline, self.assembled(&question)).await.unwrap_or(Err(Failed));
         let entry = match assembled {
             Ok(Some(found)) => found.entry(&question),
@@ -108,7 +109,7 @@ impl Engine {
     ) -> Result<Option<Vec<u8>>, Failed> {
         let key = CacheLookup::new(name, question.request.qtype, key_flags_of(&question.request)).key();
         let sent = key.question();
-        let (entry, freshness) = self.lookup(key).await.ok_or(Failed)?;
+        let (entry, freshness) = self.lookup(key, question.from).await.ok_or(Failed)?;
         let mut message = Message::from_vec(&entry.message(&sent)).map_err(|_| Failed)?;
         found.rcode = entry.rcode;
         found.errors = match freshness {
@@ -216,7 +217,7 @@ impl Engine {
             }
         }
         let key = CacheLookup::new(candidate, rtype::A, key_flags_of(&question.request)).key();
-        match self.lookup(key).await {
+        match self.lookup(key, question.from).await {
             Some((entry, _)) if entry.rcode == rcode::NOERROR => Ok(true),
             Some((entry, _)) if entry.rcode == rcode::NXDOMAIN => Ok(false),
             _ => Err(Failed),
@@ -224,7 +225,7 @@ impl Engine {
     }
 
     /// Replies from the zone alone.
-    fn reply_from_zone(&self, question: ClientQuery) {
+    fn reply_from_zone(&self, question: Waiting) {
         let zone = self.table.load();
         let mut buffer = self.buffer.borrow_mut();
         let limit = if question.request.limit == u16::MAX { Limit::Stream } else { Limit::Datagram };

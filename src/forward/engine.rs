@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::budget::{Budget, Share, Waiting};
 use super::cache::{Cache, CacheKey, CacheLookup};
 use super::loops::{LoopDetector, Routes};
 use super::pool::Pool;
@@ -27,11 +29,13 @@ use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, QUEUE_CAPACITY, k
 use crate::answer::{ForwardReason, Verdict, ZoneClass};
 use crate::watched::FolderWatch;
 use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
-use crate::zone::{Domain, Zone};
+use crate::zone::{Domain, NamespaceName, Zone};
 
 /// Time limit for all upstreams together. Stub resolvers give up after five seconds (resolv.conf(5)), so a SERVFAIL
 /// has to reach them before that.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// Time limit if every server is down. One that is back replies sooner, and until then no query holds a place for long.
+const DEADLINE_WHEN_DOWN: Duration = Duration::from_secs(1);
 /// Time after which clients get a stale reply while the upstream query continues: the client response timer (RFC 8767
 /// section 5).
 const STALE_AFTER: Duration = Duration::from_millis(1800);
@@ -42,8 +46,6 @@ const FAILURE_RECHECK: u32 = 30;
 const NO_REPLY_TTL: u32 = 1;
 /// Maximum number of jobs received at once.
 const BATCH: usize = 64;
-/// Waiting clients per query in flight, on average, above which further clients are rejected.
-const WAITERS_PER_QUERY: usize = 16;
 
 /// A running forwarder.
 pub struct StartedForwarder {
@@ -68,6 +70,7 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
         epoch: std::time::Instant::now(),
         payload,
         counts: super::Counts::default(),
+        busiest: super::BusiestClients::default(),
         upstreams: std::sync::Mutex::default(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -87,8 +90,18 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
 
 /// The recipient of an entry.
 enum Waiter {
-    Client(ClientQuery),
-    Task(oneshot::Sender<(Arc<Entry>, Freshness)>),
+    Client(Waiting),
+    /// A composition, for the client with this address.
+    Task(IpAddr, oneshot::Sender<(Arc<Entry>, Freshness)>),
+}
+
+impl Waiter {
+    fn client(&self) -> IpAddr {
+        match self {
+            Waiter::Client(waiting) => waiting.from,
+            Waiter::Task(client, _) => *client,
+        }
+    }
 }
 
 /// An upstream query in flight.
@@ -106,9 +119,7 @@ pub(super) struct Engine {
     cache: Arc<ForwardCache>,
     routes: Routes,
     flights: RefCell<HashMap<CacheKey, Flight>>,
-    waiting: Cell<usize>,
-    /// Number of answers that are being composed.
-    composing: Cell<usize>,
+    budget: Rc<Budget>,
     concurrent: usize,
     stale: u32,
     pub(super) search: Vec<Domain>,
@@ -144,8 +155,7 @@ impl Engine {
             cache,
             routes,
             flights: RefCell::default(),
-            waiting: Cell::new(0),
-            composing: Cell::new(0),
+            budget: Budget::new(forwarding.concurrent),
             concurrent: forwarding.concurrent,
             stale: forwarding.stale.as_secs() as u32,
             search: forwarding.search.clone(),
@@ -185,7 +195,7 @@ impl Engine {
             }
         }
         let idle = async {
-            while !self.flights.borrow().is_empty() || self.composing.get() > 0 {
+            while !self.flights.borrow().is_empty() || self.budget.waiting() > 0 {
                 self.finished.notified().await;
             }
         };
@@ -241,32 +251,31 @@ impl Engine {
         if self.loops.catches(&name) {
             return;
         }
-        if question.request.reason != ForwardReason::Outside {
-            if self.composing.get() >= self.concurrent * WAITERS_PER_QUERY {
-                self.cache.counts.rejected.fetch_add(1, Relaxed);
-                return;
-            }
-            self.clone().spawn_compose(question);
+        let is_outside = question.request.reason == ForwardReason::Outside;
+        let Ok(waiting) = self.budget.wait(question) else {
+            self.cache.counts.rejected.fetch_add(1, Relaxed);
+            return;
+        };
+        if !is_outside {
+            self.clone().spawn_compose(waiting);
             return;
         }
-        let key = CacheLookup::new(name.wire(), question.request.qtype, key_flags_of(&question.request)).key();
-        self.request(key, Waiter::Client(question));
+        let key = CacheLookup::new(name.wire(), waiting.request.qtype, key_flags_of(&waiting.request)).key();
+        self.request(key, Waiter::Client(waiting));
     }
 
     /// Spawns the task that composes an answer within [`DEADLINE`].
-    fn spawn_compose(self: Rc<Self>, question: ClientQuery) {
-        self.composing.set(self.composing.get() + 1);
+    fn spawn_compose(self: Rc<Self>, question: Waiting) {
         spawn_local(async move {
             self.clone().compose(question, Instant::now() + DEADLINE).await;
-            self.composing.set(self.composing.get() - 1);
             self.finished.notify_one();
         });
     }
 
     /// Returns the entry for a key, from the cache or an upstream; `None` if the query was rejected.
-    pub(super) async fn lookup(self: &Rc<Self>, key: CacheKey) -> Option<(Arc<Entry>, Freshness)> {
+    pub(super) async fn lookup(self: &Rc<Self>, key: CacheKey, client: IpAddr) -> Option<(Arc<Entry>, Freshness)> {
         let (found, wait) = oneshot::channel();
-        self.request(key, Waiter::Task(found));
+        self.request(key, Waiter::Task(client, found));
         wait.await.ok()
     }
 
@@ -289,28 +298,50 @@ impl Engine {
                 drop(flights);
                 return self.deliver(waiter, &entry, Freshness::Stale);
             }
-            if self.waiting.get() >= self.concurrent * WAITERS_PER_QUERY {
-                self.cache.counts.rejected.fetch_add(1, Relaxed);
-                return;
-            }
-            self.waiting.set(self.waiting.get() + 1);
             flight.waiters.push(waiter);
             return;
         }
-        if full {
-            drop(flights);
-            self.cache.counts.rejected.fetch_add(1, Relaxed);
-            return match fallback {
-                Some(entry) => self.deliver(waiter, &entry, Freshness::Stale),
-                None => {
-                    self.deliver(waiter, &Arc::new(Entry::failure(&extended_error::OTHER, now, 0)), Freshness::Fresh(0))
-                }
-            };
-        }
-        self.waiting.set(self.waiting.get() + 1);
-        flights.insert(key.clone(), Flight { waiters: vec![waiter], interim: None });
+        let taken = flights.len();
         drop(flights);
-        spawn_local(self.clone().run_query(key, fallback));
+        let client = waiter.client();
+        self.cache.busiest.miss(client);
+        let place = match full {
+            true => Err(None),
+            false => {
+                let name = Name::parse(key.parts().name, 0);
+                name.map_err(|_| None).and_then(|name| self.budget.admit(client, &name, taken).map_err(Some))
+            }
+        };
+        let place = match place {
+            Ok(place) => place,
+            Err(over) => {
+                self.refuse(client, over);
+                return match fallback {
+                    Some(entry) => self.deliver(waiter, &entry, Freshness::Stale),
+                    None => {
+                        let error = if over.is_some() { &extended_error::PROHIBITED } else { &extended_error::OTHER };
+                        self.deliver(waiter, &Arc::new(Entry::failure(error, now, 0)), Freshness::Fresh(0))
+                    }
+                };
+            }
+        };
+        self.flights.borrow_mut().insert(key.clone(), Flight { waiters: vec![waiter], interim: None });
+        let engine = self.clone();
+        spawn_local(async move {
+            engine.run_query(key, fallback).await;
+            drop(place);
+        });
+    }
+
+    /// Counts a query that was refused: because a share was used up, or because all places were taken.
+    fn refuse(&self, client: IpAddr, over: Option<Share>) {
+        let Some(share) = over else {
+            self.cache.counts.rejected.fetch_add(1, Relaxed);
+            return;
+        };
+        let zone = self.table.load();
+        let namespace = zone.namespace_of(client).0.map(NamespaceName::text).unwrap_or_default();
+        self.cache.busiest.refuse(client, &namespace, share);
     }
 
     /// Prefetches an entry that is about to expire.
@@ -386,8 +417,8 @@ impl Engine {
         let name = Name::parse(&question, 0).map_err(|_| UpstreamError::NoServer)?;
         let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
         let Some((_, pool)) = route else { return Err(UpstreamError::NoServer) };
-        let query =
-            UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + DEADLINE };
+        let limit = if pool.is_down() { DEADLINE_WHEN_DOWN } else { DEADLINE };
+        let query = UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + limit };
         let result = pool.query(&query).await;
         // A server that forwards to itself waits for itself, so a timeout may be a sign of a loop.
         let silent = matches!(result, Err(UpstreamError::Timeout));
@@ -412,7 +443,6 @@ impl Engine {
                 flights.remove(key).map(|flight| flight.waiters).unwrap_or_default()
             }
         };
-        self.waiting.set(self.waiting.get().saturating_sub(waiters.len()));
         for waiter in waiters {
             self.deliver(waiter, entry, freshness);
         }
@@ -423,7 +453,7 @@ impl Engine {
             self.cache.counts.stale.fetch_add(1, Relaxed);
         }
         match waiter {
-            Waiter::Task(found) => {
+            Waiter::Task(_, found) => {
                 let _ = found.send((entry.clone(), freshness));
             }
             Waiter::Client(question) if entry.leads_in => {
@@ -434,7 +464,7 @@ impl Engine {
     }
 
     /// Replies to a client with an entry.
-    pub(super) fn reply(&self, question: ClientQuery, entry: &Entry, freshness: Freshness, authoritative: bool) {
+    pub(super) fn reply(&self, question: Waiting, entry: &Entry, freshness: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
         let request = &question.request;
         let Some(len) = entry.write(&question.query, request, freshness, self.cache.payload, &mut buffer) else {
@@ -447,9 +477,8 @@ impl Engine {
         self.send(question, buffer.get(..len).unwrap_or(&[]), &verdict);
     }
 
-    pub(super) fn send(&self, question: ClientQuery, reply: &[u8], verdict: &Verdict) {
-        let took = question.received.elapsed();
-        if let Some(outbox) = question.client.send(reply, verdict, took) {
+    pub(super) fn send(&self, question: Waiting, reply: &[u8], verdict: &Verdict) {
+        if let Some(outbox) = question.send(reply, verdict) {
             self.outboxes.borrow_mut().push(outbox);
             self.replied.notify_one();
         }

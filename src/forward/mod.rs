@@ -4,6 +4,7 @@
 //! query and moves on, so a worker never waits. One dedicated thread queries the upstreams and replies to the waiting
 //! clients.
 
+mod budget;
 mod cache;
 mod compose;
 mod engine;
@@ -26,6 +27,7 @@ use crate::answer::{ForwardReason, ForwardRequest, Verdict, ZoneClass};
 use crate::wire::{Name, flags};
 use cache::{Cache, CacheKey, CacheLookup, key_flag};
 
+pub use budget::{BusiestClients, ClientCounts, Share};
 pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
 pub use reader::InvalidReply;
@@ -92,6 +94,8 @@ pub struct ForwardCache {
     payload: u16,
     /// See [`Counts`].
     pub counts: Counts,
+    /// The clients that cause most of the upstreams' work.
+    pub busiest: BusiestClients,
     upstreams: Mutex<Vec<Arc<UpstreamStats>>>,
 }
 

@@ -47,6 +47,11 @@ impl Pool {
         self.servers.borrow().iter().all(|server| server.is_up() && !server.stats.looping.load(Relaxed))
     }
 
+    /// Whether every server is down.
+    pub(super) fn is_down(&self) -> bool {
+        self.servers.borrow().iter().all(|server| !server.is_up())
+    }
+
     /// Queries one server after another until one answers. Servers that are down come last. If one of them is due for a
     /// retry, it also gets the query in the background, so that no client waits for it.
     pub(super) async fn query(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {

@@ -160,8 +160,14 @@ impl Entry {
         entry.body = message.get(start..end).unwrap_or(&[]).into();
         entry.cuts = cuts.into();
         let negative = entry.is_negative();
+        let mut owner = 0;
         for cut in &entry.cuts {
             let at = usize::from(cut.ttl);
+            // An owner that does not point to the question repeats its random case, which is of no use to clients. The
+            // last two octets may be a pointer; a label that ends there is the root.
+            let letters = entry.body.get_mut(owner..at.saturating_sub(6));
+            letters.unwrap_or_default().make_ascii_lowercase();
+            owner = usize::from(cut.end);
             if let Some(place) = entry.body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) {
                 let ttl = seconds(u32::from_be_bytes(*place)).min(ttls.ceiling).max(ttls.floor);
                 // The TTL of a negative answer's SOA limits how long clients cache that answer (RFC 2308 section 3).

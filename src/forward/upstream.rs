@@ -1,12 +1,14 @@
 //! One upstream server: sends queries to it and receives its replies.
 //!
-//! A UDP query has a random id and, while it is in flight, a socket to itself, on a port that the system chose at
-//! random (RFC 5452 section 9). A socket is reused for a limited number of queries, because opening one costs as much
-//! as a query does. TCP and TLS use hickory, which pipelines queries on one connection (RFC 7766 section 6.2.1.1).
+//! A UDP query has a random id, a name in random case ("0x20") and, while it is in flight, a socket to itself, on a port
+//! that the system chose at random (RFC 5452 section 9). A socket is reused for a limited number of queries, because
+//! opening one costs as much as a query does; it is picked at random from a large pool, so that nobody can find out
+//! which port the next query uses. TCP and TLS use hickory, which pipelines queries on one connection (RFC 7766 section 6.2.1.1).
 
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,14 +30,26 @@ use super::reader::InvalidReply;
 use super::reply::{Entry, Ttls};
 use super::settings::Address;
 use super::stats::{RCODES, TIME_BOUNDS, UpstreamStats, count};
-use crate::wire::{Name, flags, rcode, rtype};
+use crate::wire::{HEADER_LEN, Name, flags, rcode, rtype};
 
 /// UDP payload size to announce, in bytes: small enough to avoid fragmentation on almost any path.
 const PAYLOAD: u16 = 1232;
 /// Number of queries after which a socket is replaced, and with it the source port.
-const QUERIES_PER_SOCKET: u32 = 64;
-/// Maximum number of pooled sockets.
-const IDLE_SOCKETS: usize = 64;
+const QUERIES_PER_SOCKET: u32 = 16;
+/// Time after which a socket is replaced.
+const SOCKET_LIFETIME: Duration = Duration::from_secs(10);
+/// Number of pooled sockets from which a query takes one at random. While there are fewer, a query opens another.
+const IDLE_SOCKETS: usize = 512;
+/// Receive buffer of a socket in octets, so that forged replies to idle sockets hold little memory.
+const RECEIVE_BUFFER: usize = 16 * 1024;
+/// Messages that may wait in a socket when it is reused. One that holds more is replaced.
+const MAX_STRAYS: usize = 16;
+/// Wrong replies to a query after which it is repeated over TCP.
+const MAX_WRONG: u32 = 5;
+/// Time limit for the question over TCP whether a server keeps the case of names.
+const CASE_CHECK: Duration = Duration::from_secs(1);
+/// Time for which a server that does not keep the case of names gets them in lower case.
+const WITHOUT_CASE: Duration = Duration::from_secs(3600);
 /// Time until the first retransmit over UDP; it doubles after each.
 const RETRANSMIT: Duration = Duration::from_millis(700);
 /// Consecutive failures after which a server is down and queried last.
@@ -137,7 +151,8 @@ pub(super) struct UpstreamQuery<'q> {
 }
 
 impl UpstreamQuery<'_> {
-    fn encode(&self, id: u16, edns: bool) -> Vec<u8> {
+    /// Encodes the query with this question, which may differ from [`question`](Self::question) in case.
+    fn encode(&self, id: u16, question: &[u8], edns: bool) -> Vec<u8> {
         let has = |key_flag| self.key_flags & key_flag != 0;
         let recursion = if has(key_flag::NOT_RECURSIVE) { 0 } else { flags::RD };
         let unchecked = if has(key_flag::CHECKING_DISABLED) { flags::CD } else { 0 };
@@ -146,7 +161,7 @@ impl UpstreamQuery<'_> {
         let [id_high, id_low] = id.to_be_bytes();
         let mut message = Vec::with_capacity(12 + self.question.len() + 11);
         message.extend_from_slice(&[id_high, id_low, flags[0], flags[1], 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
-        message.extend_from_slice(self.question);
+        message.extend_from_slice(question);
         if edns {
             let [high, low] = PAYLOAD.to_be_bytes();
             let dnssec = if has(key_flag::DNSSEC_OK) { 0x80 } else { 0 };
@@ -167,6 +182,52 @@ struct Health {
 struct PooledSocket {
     socket: UdpSocket,
     uses: u32,
+    opened: Instant,
+}
+
+impl PooledSocket {
+    /// Discards the messages that have arrived while no query was in flight. Returns whether nothing is left.
+    fn drain(&self) -> bool {
+        let mut buffer = [const { MaybeUninit::uninit() }; 1];
+        let socket = socket2::SockRef::from(&self.socket);
+        // This bypasses tokio, which may not know yet that there is something to read.
+        (0..MAX_STRAYS)
+            .any(|_| matches!(socket.recv(&mut buffer), Err(error) if error.kind() == io::ErrorKind::WouldBlock))
+    }
+}
+
+/// A query as it was sent over UDP.
+struct Asked<'q> {
+    id: u16,
+    question: &'q [u8],
+    /// The question as it was spelled.
+    sent: &'q [u8],
+}
+
+impl Asked<'_> {
+    /// Whether a message repeats the question exactly.
+    fn is_echoed_by(&self, message: &[u8]) -> bool {
+        message.get(HEADER_LEN..HEADER_LEN + self.sent.len()) == Some(self.sent)
+    }
+}
+
+/// What came of a query over UDP.
+enum UdpReply {
+    Entry(Entry),
+    /// The whole reply is available over TCP.
+    Truncated,
+    /// The name has another case than in the query.
+    OtherCase,
+    /// Too many wrong replies arrived.
+    Suspect,
+}
+
+/// A timeout over TCP after a reply over UDP.
+fn late(error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Timeout => UpstreamError::InvalidReply,
+        other => other,
+    }
 }
 
 type Stream = DnsExchange<TokioRuntimeProvider>;
@@ -183,6 +244,8 @@ pub(super) struct Server {
     health: Cell<Health>,
     /// Time until which queries omit EDNS, because the server does not support it.
     without_edns_until: Cell<Option<Instant>>,
+    /// Time until which names are sent in lower case, because the server does not keep their case.
+    without_case_until: Cell<Option<Instant>>,
     /// Whether the last attempt to connect failed.
     unreachable: Cell<bool>,
 }
@@ -198,6 +261,7 @@ impl Server {
             connections: Cell::new(0),
             health: Cell::default(),
             without_edns_until: Cell::new(None),
+            without_case_until: Cell::new(None),
             unreachable: Cell::new(false),
         }
     }
@@ -249,12 +313,36 @@ impl Server {
         self.without_edns_until.set(Some(Instant::now() + WITHOUT_EDNS));
     }
 
+    /// Whether the server keeps the case of names, as far as is known.
+    fn keeps_case(&self) -> bool {
+        self.without_case_until.get().is_none_or(|until| until <= Instant::now())
+    }
+
+    /// Returns the question as it is sent: its letters in random case ("0x20"), if the server keeps it.
+    fn spelled(&self, question: &[u8], keeps_case: bool) -> Vec<u8> {
+        let mut spelled = question.to_vec();
+        if keeps_case {
+            // The lengths of labels are no letters.
+            let name = spelled.len().saturating_sub(4);
+            let mut random = 0;
+            for (index, octet) in spelled.iter_mut().take(name).enumerate() {
+                if index % 64 == 0 {
+                    random = self.shared.random();
+                }
+                if octet.is_ascii_alphabetic() {
+                    *octet ^= ((random >> (index % 64)) as u8 & 1) << 5;
+                }
+            }
+        }
+        spelled
+    }
+
     /// Sends a query and returns its reply: NOERROR or NXDOMAIN. Other rcodes are [`UpstreamError::Refused`].
     pub(super) async fn query(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
         let start = Instant::now();
         count(&self.stats.requests);
         let result = match self.address.tls {
-            Some(_) => self.over_stream(query).await,
+            Some(_) => self.over_stream(query, query.deadline).await.map(|(entry, _)| entry),
             None => self.over_udp(query).await,
         };
         match &result {
@@ -282,14 +370,53 @@ impl Server {
     }
 
     async fn over_udp(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+        match self.spelled_over_udp(query, self.keeps_case()).await? {
+            UdpReply::Entry(entry) => Ok(entry),
+            // The server has replied over UDP, so a timeout over TCP does not count as a failure of the server.
+            UdpReply::Truncated => self.over_stream(query, query.deadline).await.map(|(entry, _)| entry).map_err(late),
+            UdpReply::Suspect => self.over_stream(query, query.deadline).await.map(|(entry, _)| entry),
+            // Either the reply is forged, or the server does not keep the case. TCP shows which.
+            UdpReply::OtherCase => {
+                let deadline = query.deadline.min(Instant::now() + CASE_CHECK);
+                match self.over_stream(query, deadline).await {
+                    Ok((entry, keeps_case)) => {
+                        if !keeps_case {
+                            self.disable_case();
+                        }
+                        Ok(entry)
+                    }
+                    Err(UpstreamError::Io | UpstreamError::Timeout) => {
+                        match self.spelled_over_udp(query, false).await? {
+                            UdpReply::Entry(entry) => {
+                                self.disable_case();
+                                Ok(entry)
+                            }
+                            _ => Err(UpstreamError::InvalidReply),
+                        }
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Sends names in lower case for a while.
+    fn disable_case(&self) {
+        tracing::info!(upstream = %self.address, "upstream does not keep the case of names; sending lower case");
+        self.without_case_until.set(Some(Instant::now() + WITHOUT_CASE));
+    }
+
+    async fn spelled_over_udp(&self, query: &UpstreamQuery<'_>, keeps_case: bool) -> Result<UdpReply, UpstreamError> {
         let mut pooled = self.pooled().map_err(|_| UpstreamError::Io)?;
         let mut patience = RETRANSMIT;
         let mut edns = self.supports_edns();
         let known = edns;
-        // Retransmits have the same id, because a slow server may reply to the first transmission.
+        // Retransmits have the same id and spelling, because a slow server may reply to the first transmission.
         let id = self.shared.random() as u16;
+        let sent = self.spelled(query.question, keeps_case);
+        let mut wrong = 0;
         loop {
-            let message = query.encode(id, edns);
+            let message = query.encode(id, &sent, edns);
             pooled.uses += 1;
             // This bypasses tokio, which does not yet know that a new socket is writable. If the send queue is full the
             // datagram is lost, and the retransmit replaces it.
@@ -298,21 +425,16 @@ impl Server {
                 _ => {}
             }
             let until = query.deadline.min(Instant::now() + patience);
-            match timeout_at(until, self.receive(&pooled.socket, id, query.question)).await {
-                Ok(Ok(Ok(entry))) => {
-                    self.release(pooled);
-                    if known && !edns {
+            let asked = Asked { id, question: query.question, sent: &sent };
+            match timeout_at(until, self.receive(&pooled.socket, &asked, &mut wrong)).await {
+                Ok(Ok(Ok(reply))) => {
+                    if !matches!(reply, UdpReply::Suspect) {
+                        self.release(pooled);
+                    }
+                    if matches!(reply, UdpReply::Entry(_)) && known && !edns {
                         self.disable_edns();
                     }
-                    return Ok(entry);
-                }
-                Ok(Ok(Err(InvalidReply::Truncated))) => {
-                    self.release(pooled);
-                    // The server has replied over UDP, so a timeout over TCP does not count as a failure of the server.
-                    return self.over_stream(query).await.map_err(|error| match error {
-                        UpstreamError::Timeout => UpstreamError::InvalidReply,
-                        other => other,
-                    });
+                    return Ok(reply);
                 }
                 // The retry without EDNS shows whether EDNS was the reason.
                 Ok(Ok(Err(InvalidReply::NoEdns))) if edns => edns = false,
@@ -325,8 +447,13 @@ impl Server {
     }
 
     /// Waits for the reply to one query. Messages that do not match are skipped, because the right one may still
-    /// arrive.
-    async fn receive(&self, socket: &UdpSocket, id: u16, question: &[u8]) -> io::Result<Result<Entry, InvalidReply>> {
+    /// arrive; `wrong` counts them.
+    async fn receive(
+        &self,
+        socket: &UdpSocket,
+        asked: &Asked<'_>,
+        wrong: &mut u32,
+    ) -> io::Result<Result<UdpReply, InvalidReply>> {
         loop {
             // A closed port shows as an error (ICMP port unreachable), with nothing to read.
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -341,15 +468,28 @@ impl Server {
                 Err(error) => return Err(error),
             };
             let message = buffer.get(..length).unwrap_or(&[]);
-            if message.first_chunk() != Some(&id.to_be_bytes()) {
-                count(&self.stats.mismatched);
-                continue;
-            }
-            match self.shared.parse(message, question) {
-                Err(InvalidReply::Mismatched) => count(&self.stats.mismatched),
+            let has_id = message.first_chunk() == Some(&asked.id.to_be_bytes());
+            let parsed =
+                if has_id { self.shared.parse(message, asked.question) } else { Err(InvalidReply::Mismatched) };
+            match parsed {
+                Err(InvalidReply::Mismatched) => {
+                    count(&self.stats.mismatched);
+                    *wrong += 1;
+                    if *wrong >= MAX_WRONG {
+                        return Ok(Ok(UdpReply::Suspect));
+                    }
+                }
+                // The question was left out, so its case is not known.
+                Err(InvalidReply::NoEdns) => return Ok(Err(InvalidReply::NoEdns)),
+                _ if !asked.is_echoed_by(message) => {
+                    count(&self.stats.mismatched);
+                    return Ok(Ok(UdpReply::OtherCase));
+                }
+                Err(InvalidReply::Truncated) => return Ok(Ok(UdpReply::Truncated)),
                 // It exceeds the announced payload size: the server is broken or the reply is forged. TCP decides.
-                Ok(_) if length > usize::from(PAYLOAD) => return Ok(Err(InvalidReply::Truncated)),
-                result => return Ok(result),
+                Ok(_) if length > usize::from(PAYLOAD) => return Ok(Ok(UdpReply::Truncated)),
+                Ok(entry) => return Ok(Ok(UdpReply::Entry(entry))),
+                Err(error) => return Ok(Err(error)),
             }
         }
     }
@@ -357,17 +497,34 @@ impl Server {
     /// Returns a socket with no query in flight. It is connected, so that the system drops datagrams from other
     /// addresses.
     fn pooled(&self) -> io::Result<PooledSocket> {
-        if let Some(pooled) = self.idle_sockets.borrow_mut().pop() {
-            return Ok(pooled);
+        loop {
+            let mut idle_sockets = self.idle_sockets.borrow_mut();
+            if idle_sockets.len() < IDLE_SOCKETS {
+                let opened = self.open();
+                // Without descriptors for another socket, one of the pool has to do.
+                if opened.is_ok() || idle_sockets.is_empty() {
+                    return opened;
+                }
+            }
+            let picked = (self.shared.random() % idle_sockets.len() as u64) as usize;
+            let pooled = idle_sockets.swap_remove(picked);
+            if pooled.opened.elapsed() < SOCKET_LIFETIME && pooled.drain() {
+                return Ok(pooled);
+            }
         }
+    }
+
+    fn open(&self) -> io::Result<PooledSocket> {
         let any: SocketAddr = match self.address.socket {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = std::net::UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
+        // A failure only means that forged replies can hold more memory.
+        let _ = socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
         socket.connect(self.address.socket)?;
-        Ok(PooledSocket { socket: UdpSocket::from_std(socket)?, uses: 0 })
+        Ok(PooledSocket { socket: UdpSocket::from_std(socket)?, uses: 0, opened: Instant::now() })
     }
 
     fn release(&self, pooled: PooledSocket) {
@@ -379,18 +536,21 @@ impl Server {
 
     /// Queries over TCP or TLS. If the server has closed an idle connection, it is reopened once. A connection that
     /// times out is dropped, because it may be dead, and every later query on it would time out as well.
-    async fn over_stream(&self, query: &UpstreamQuery<'_>) -> Result<Entry, UpstreamError> {
+    /// Also returns whether the reply keeps the case of the name.
+    async fn over_stream(&self, query: &UpstreamQuery<'_>, deadline: Instant) -> Result<(Entry, bool), UpstreamError> {
+        let sent_question = self.spelled(query.question, self.keeps_case());
         let mut edns = self.supports_edns();
         let known = edns;
         let mut fresh = false;
         loop {
-            let opened = timeout_at(query.deadline, self.connection()).await.unwrap_or(Err(UpstreamError::Timeout));
+            let opened = timeout_at(deadline, self.connection()).await.unwrap_or(Err(UpstreamError::Timeout));
             let (stream, number, is_new) = opened?;
             fresh |= is_new;
-            let message = Message::from_vec(&query.encode(0, edns)).map_err(|_| UpstreamError::InvalidReply)?;
+            let message =
+                Message::from_vec(&query.encode(0, &sent_question, edns)).map_err(|_| UpstreamError::InvalidReply)?;
             let sent = stream.send(DnsRequest::new(message, DnsRequestOptions::default()));
             let guard = DropUnlessReplied { server: self, number, has_reply: Cell::new(false) };
-            let reply = timeout_at(query.deadline, sent.first_answer()).await;
+            let reply = timeout_at(deadline, sent.first_answer()).await;
             guard.has_reply.set(matches!(reply, Ok(Ok(_))));
             match reply {
                 Ok(Ok(response)) => match self.shared.parse(response.as_buffer(), query.question) {
@@ -398,7 +558,8 @@ impl Server {
                         if known && !edns {
                             self.disable_edns();
                         }
-                        return Ok(entry);
+                        let asked = Asked { id: 0, question: query.question, sent: &sent_question };
+                        return Ok((entry, asked.is_echoed_by(response.as_buffer())));
                     }
                     Err(InvalidReply::NoEdns) if edns => edns = false,
                     Err(_) => return Err(UpstreamError::InvalidReply),

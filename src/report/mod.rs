@@ -2,6 +2,7 @@
 //! findings. They are pure functions of the table and the facts. Commands print the results, and the admin address
 //! serves them.
 
+pub mod clients;
 pub mod doctor;
 pub mod explain;
 pub mod links;

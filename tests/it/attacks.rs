@@ -1,13 +1,18 @@
 //! Attacks on a server in a process of its own: each row or test is one that stopped it, or another server, before.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::rr::RecordType;
+
 use crate::common::process::Server;
-use crate::common::{self, Scratch, exchange};
+use crate::common::upstream::{self, Over, Upstream};
+use crate::common::{self, Scratch, exchange, process};
 
 /// Time after which a reply counts as missing. It is long: a loaded machine is not an attack.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -187,4 +192,174 @@ fn an_address_with_many_connections_takes_turns_with_others() {
     pullers.into_iter().for_each(|puller| puller.join().unwrap());
     assert!(waited > 0, "the attack was on");
     assert!(waited < 20 * 4 * 65_536, "while 20 queries waited, others pulled {waited} octets");
+}
+
+#[test]
+fn random_names_of_a_dead_zone_leave_the_upstream_to_others() {
+    // The upstream answers quickly, except for names in a zone whose servers are dead.
+    let upstream = Upstream::start(|query, _| {
+        if query.queries[0].name().to_lowercase().to_string().ends_with("dead.example.") {
+            return Vec::new();
+        }
+        vec![upstream::reply(query, ResponseCode::NXDomain, &[]).to_vec().unwrap()]
+    });
+    let flags = ["--manifests", "deploy/demo", "--max-concurrent", "100", "--callers", "127.0.0.2/32=web"];
+    let server = Server::start(&[&flags[..], &[&upstream.flag()]].concat(), None);
+    let socket_from = |client: [u8; 4]| {
+        let socket = exchange::udp_socket_from(client.into(), server.dns);
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    };
+    let attacker = socket_from([127, 0, 0, 2]);
+    for index in 0..400 {
+        attacker.send(&common::query(&format!("r{index}.dead.example. A"), Some(1232))).unwrap();
+    }
+    let reply = Message::from_vec(&exchange_one(&attacker)).unwrap();
+    assert_eq!(reply.metadata.response_code, ResponseCode::ServFail, "the attacker's share is used up");
+    let honest = socket_from([127, 0, 0, 3]);
+    for index in 0..40 {
+        let reply = exchange::exchange(&honest, &common::query(&format!("n{index}.live.example. A"), None)).unwrap();
+        let rcode = Message::from_vec(&reply).unwrap().metadata.response_code;
+        assert_eq!(rcode, ResponseCode::NXDomain, "n{index}.live.example");
+    }
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains(r#"callsign_forward_refused_total{namespace="web",share="client"}"#), "{metrics}");
+    let clients = server.get("/api/v1/clients");
+    assert!(clients.contains(r#"[{"address":"127.0.0.2","namespace":"web","misses":400,"#), "{clients}");
+    let doctor = process::run(&["doctor", "--server", &server.admin.to_string()]);
+    let text = String::from_utf8(doctor.stdout).unwrap();
+    assert!(text.contains("127.0.0.2: this client of web asks too much") && text.contains("[busy-client]"), "{text}");
+    assert!(text.contains("  127.0.0.3 (namespace unknown): 40, 0 of them refused\n"), "{text}");
+}
+
+/// Receives one message.
+fn exchange_one(socket: &UdpSocket) -> Vec<u8> {
+    let mut message = vec![0; 4096];
+    let length = socket.recv(&mut message).unwrap();
+    message.truncate(length);
+    message
+}
+
+/// An upstream that shows its socket, so that a test can forge its replies. Returns each query's octets and sender.
+fn raw_upstream() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Receives the next query that is not a loop probe (HINFO).
+fn next_query(upstream: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = [0; 4096];
+    loop {
+        let (length, from) = upstream.recv_from(&mut buffer).unwrap();
+        let query = Message::from_vec(&buffer[..length]).unwrap();
+        if query.queries[0].query_type() != RecordType::HINFO {
+            return (buffer[..length].to_vec(), from);
+        }
+        let reply = upstream::reply(&query, ResponseCode::NXDomain, &[]).to_vec().unwrap();
+        upstream.send_to(&reply, from).unwrap();
+    }
+}
+
+/// The reply with one address to a query's octets.
+fn address_reply(query: &[u8], address: &str) -> Vec<u8> {
+    let query = Message::from_vec(query).unwrap();
+    let record = format!("{} 300 A {address}", query.queries[0].name());
+    upstream::reply(&query, ResponseCode::NoError, &upstream::parse(&record)).to_vec().unwrap()
+}
+
+#[test]
+fn the_port_of_a_query_cannot_be_found_by_asking() {
+    let upstream = raw_upstream();
+    let address = upstream.local_addr().unwrap();
+    let flags = ["--manifests", "deploy/demo", "--upstream", &address.to_string(), "--admin", "0.0.0.0:0"];
+    let server = Server::start(&flags, None);
+    let client = exchange::udp_socket(server.dns);
+    let mut ports = Vec::new();
+    let mut spellings = BTreeSet::new();
+    for index in 0..1500 {
+        client.send(&common::query(&format!("n{index}.some.example. A"), None)).unwrap();
+        let (query, from) = next_query(&upstream);
+        upstream.send_to(&address_reply(&query, "192.0.2.1"), from).unwrap();
+        exchange_one(&client);
+        ports.push(from.port());
+        spellings.insert(query[12 + 6..30].to_vec());
+    }
+    let repeated = ports.windows(2).filter(|pair| pair[0] == pair[1]).count();
+    let distinct = ports.iter().collect::<BTreeSet<_>>().len();
+    assert!(repeated < 30, "{repeated} queries of 1,500 left from the port of the one before");
+    assert!(distinct > 500, "1,500 queries left from {distinct} ports");
+    let uses = |port: &u16| ports.iter().filter(|other| *other == port).count();
+    assert!(ports.iter().map(uses).max().unwrap() <= 32, "a port is used for a few queries only");
+    assert!(spellings.len() > 200, "names have {} spellings", spellings.len());
+    // Whoever guesses from another host sees no counter move.
+    let metrics = |address| request(SocketAddr::new(address, server.admin.port()), "/metrics", &address.to_string());
+    assert!(metrics([127, 0, 0, 1].into()).contains("callsign_upstream_foreign_replies_total"));
+    if let Some(address) = exchange::own_address() {
+        let shown = metrics(address);
+        assert!(shown.contains("callsign_upstream_requests_total") && !shown.contains("foreign"), "{shown}");
+        let denied = request(SocketAddr::new(address, server.admin.port()), "/api/v1/services", &address.to_string());
+        assert!(denied.starts_with("HTTP/1.1 403"), "{denied}");
+    }
+}
+
+#[test]
+fn forged_replies_are_not_believed() {
+    let upstream = raw_upstream();
+    let address = upstream.local_addr().unwrap();
+    let tcp = std::net::TcpListener::bind(address).unwrap();
+    let truth = std::thread::spawn(move || {
+        let (mut stream, _) = tcp.accept().unwrap();
+        let query = exchange::read_framed(&mut stream).unwrap();
+        stream.write_all(&exchange::framed(&address_reply(&query, "192.0.2.7"))).unwrap();
+        query
+    });
+    let server = Server::start(&["--manifests", "deploy/demo", "--upstream", &address.to_string()], None);
+    let client = exchange::udp_socket(server.dns);
+    client.send(&common::query("bank.example. A", None)).unwrap();
+    let (query, from) = next_query(&upstream);
+    // The attacker knows the port and tries message IDs; the fifth wrong one makes the server ask over TCP.
+    for guess in 1..=5u16 {
+        let mut forged = address_reply(&query, "203.0.113.66");
+        let id = u16::from_be_bytes([query[0], query[1]]).wrapping_add(guess);
+        forged[..2].copy_from_slice(&id.to_be_bytes());
+        upstream.send_to(&forged, from).unwrap();
+    }
+    let reply = Message::from_vec(&exchange_one(&client)).unwrap();
+    assert_eq!(reply.answers[0].data.to_string(), "192.0.2.7", "TCP decides");
+    truth.join().unwrap();
+    // An attacker who guesses the ID as well does not know the case of the name.
+    client.send(&common::query("another.bank.example. A", None)).unwrap();
+    let (query, from) = next_query(&upstream);
+    let mut forged = address_reply(&query, "203.0.113.66");
+    for octet in forged[12..12 + 22].iter_mut().filter(|octet| octet.is_ascii_alphabetic()) {
+        *octet ^= 0x20;
+    }
+    upstream.send_to(&forged, from).unwrap();
+    // Here TCP is gone, so the query is repeated over UDP, with a new ID from a new port.
+    let (second, port) = next_query(&upstream);
+    assert!(port != from && second[..2] != query[..2], "a new ID and a new port");
+    upstream.send_to(&address_reply(&second, "192.0.2.8"), port).unwrap();
+    let reply = Message::from_vec(&exchange_one(&client)).unwrap();
+    assert_eq!(reply.answers[0].data.to_string(), "192.0.2.8");
+}
+
+#[test]
+fn an_upstream_that_does_not_keep_the_case_of_names_is_remembered() {
+    for has_tcp in [true, false] {
+        let lower = |query: &Message| {
+            let mut reply = address_reply(&query.to_vec().unwrap(), "192.0.2.9");
+            reply[12..].make_ascii_lowercase();
+            vec![reply]
+        };
+        let upstream =
+            Upstream::start(move |query, over| if over == Over::Udp || has_tcp { lower(query) } else { Vec::new() });
+        let server = Server::start(&["--manifests", "deploy/demo", &upstream.flag()], None);
+        for index in 0..5 {
+            let reply = server.ask(&format!("long-name-{index}.example. A"));
+            assert!(reply.contains("192.0.2.9"), "TCP {has_tcp}: {reply}");
+        }
+        let asked = upstream.asked();
+        assert!(asked <= 5 + 2, "the exception is found once: {asked} queries");
+    }
 }

@@ -80,3 +80,11 @@ pub fn http_get(server: SocketAddr, path: &str) -> String {
     }
     whole
 }
+
+/// Returns an address of this host that is not loopback, if it has one.
+pub fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Connecting a UDP socket sends nothing; it only chooses a route. 192.0.2.0/24 is for documentation (RFC 5737).
+    socket.connect("192.0.2.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}

@@ -46,9 +46,11 @@ impl Server {
 
     /// Starts a server with this command.
     pub fn start_with(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
-        command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"])
-            .args(arguments);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        for flag in ["--admin", "--health"].into_iter().filter(|flag| !arguments.contains(flag)) {
+            command.args([flag, "127.0.0.1:0"]);
+        }
+        command.args(arguments);
         command.args(super::default_upstream_flags(arguments));
         let input_is = if input.is_some() { Stdio::piped() } else { Stdio::null() };
         let mut child = command.stdin(input_is).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -51,7 +51,7 @@ impl Upstream {
                 return vec![reply(&message, ResponseCode::NXDomain, &[]).to_vec().unwrap()];
             }
             asked.fetch_add(1, Ordering::SeqCst);
-            questions.lock().unwrap().push(format!("{} {}", question.name(), question.query_type()));
+            questions.lock().unwrap().push(format!("{} {}", question.name().to_lowercase(), question.query_type()));
             if silent.load(Ordering::SeqCst) { Vec::new() } else { answer(&message, over) }
         };
         let taken = take.clone();
@@ -129,12 +129,18 @@ pub fn name(text: &str) -> Name {
     name
 }
 
-/// Returns a reply to the query with this rcode and these answers.
+/// Returns a reply to the query with this rcode and these answers. As in real replies, an owner that is the name of the
+/// question points to it, whatever its case.
 pub fn reply(query: &Message, rcode: ResponseCode, answers: &[Record]) -> Message {
     let mut reply = query.clone().into_response();
     reply.metadata.response_code = rcode;
     reply.metadata.recursion_available = true;
     reply.answers = answers.to_vec();
+    for record in &mut reply.answers {
+        if let Some(question) = reply.queries.first().filter(|question| record.name == *question.name()) {
+            record.name = question.name().clone();
+        }
+    }
     reply
 }
 

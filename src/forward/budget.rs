@@ -99,13 +99,13 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         Shares { taken: RefCell::default(), rates }
     }
 
-    /// Whether one more query of `key` is within its share.
-    fn has_room(&self, key: &K, most: usize) -> bool {
+    /// Whether one more query of `key` is within its rate. Uses up a part of the rate.
+    fn is_within_rate(&self, key: &K) -> bool {
         // The keys come from strangers.
         if self.rates.len() > MAX_RATES {
             self.rates.retain_recent();
         }
-        self.taken(key) < most && self.rates.check_key(key).is_ok()
+        self.rates.check_key(key).is_ok()
     }
 
     fn taken(&self, key: &K) -> usize {
@@ -163,10 +163,16 @@ impl Budget {
         let most = self.places.div_ceil(PARTS);
         let zone = Box::from(name.span(name.labels().saturating_sub(ZONE_LABELS), name.labels()));
         if taken >= most {
-            if !self.clients.has_room(&client, most) {
+            if self.clients.taken(&client) >= most {
                 return Err(Share::Client);
             }
-            if !self.zones.has_room(&zone, most) {
+            if self.zones.taken(&zone) >= most {
+                return Err(Share::Zone);
+            }
+            if !self.clients.is_within_rate(&client) {
+                return Err(Share::Client);
+            }
+            if !self.zones.is_within_rate(&zone) {
                 return Err(Share::Zone);
             }
         }

@@ -41,6 +41,11 @@ impl ForwardingMetrics {
             ("cache_misses", "Cache misses", read(&counts.misses)),
             ("cache_served_stale", "Stale replies served", stale),
             ("cache_prefetch", "Prefetches of popular replies before they expired", read(&counts.prefetches)),
+            (
+                "forward_private_addresses",
+                "Replies with private addresses for public names, with --rebind-protection",
+                read(&counts.rebinds),
+            ),
             ("forward_joined", "Queries that joined an identical query in flight", read(&counts.joined)),
             (
                 "forward_max_concurrent_rejects",

@@ -107,6 +107,18 @@ pub enum PodsArg {
     All,
 }
 
+/// Values of `--rebind-protection`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RebindProtectionArg {
+    /// Pass them on: upstreams of companies answer with private addresses.
+    #[default]
+    Off,
+    /// Count and log them.
+    Log,
+    /// Refuse them, too.
+    On,
+}
+
 /// Values of `--log-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -152,9 +164,13 @@ pub struct ServeArgs {
     /// none (repeatable) [default: /etc/resolv.conf]
     #[arg(long = "upstream", value_name = "SERVER", env = "CALLSIGN_UPSTREAM", value_delimiter = ',', help_heading = FORWARDING)]
     pub upstreams: Vec<Upstream>,
-    /// Forward queries for names in this zone to these servers (repeatable; the longest zone wins)
+    /// Forward queries for names in this zone to these servers (repeatable; the longest zone wins); with the word
+    /// into-cluster among them, their CNAMEs may lead to names of the cluster
     #[arg(long = "stub", value_name = "ZONE=SERVER", help_heading = FORWARDING)]
     pub stubs: Vec<Stub>,
+    /// Count and log, or also refuse, names that upstreams resolve to private addresses; stub zones are exempt
+    #[arg(long, value_enum, default_value_t = RebindProtectionArg::Off, help_heading = FORWARDING)]
+    pub rebind_protection: RebindProtectionArg,
     /// Trust the authorities in this PEM file for upstreams over TLS [default: the system's trust store]
     #[arg(long, value_name = "FILE", help_heading = FORWARDING)]
     pub upstream_ca: Option<PathBuf>,

@@ -15,14 +15,16 @@ use crate::admin::Access;
 use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
 use crate::cluster::source::{Source, SourceOptions};
-use crate::forward::{self, Bounds, Forwarding, Stub, Ttls, Upstream};
+use crate::forward::{self, Bounds, Forwarding, RebindProtection, Stub, Ttls, Upstream};
 use crate::server::encrypted::{EncryptedOptions, Files, ListenUrl};
 use crate::server::{Limits, Listen};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
 
 pub use addresses::{UpstreamLoop, advertised, refuse_loops};
-pub use flags::{ApplicationCallers, LogFormat, NameArgs, PodNamesArg, PodsArg, ServeArgs, SourceArgs};
+pub use flags::{
+    ApplicationCallers, LogFormat, NameArgs, PodNamesArg, PodsArg, RebindProtectionArg, ServeArgs, SourceArgs,
+};
 
 /// The longest duration of a flag: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 86_400);
@@ -293,7 +295,10 @@ impl ServeArgs {
         let mut stubs: Vec<Stub> = Vec::new();
         for stub in &self.stubs {
             match stubs.iter_mut().find(|known| known.zone == stub.zone) {
-                Some(known) => known.servers.extend(stub.servers.iter().cloned()),
+                Some(known) => {
+                    known.servers.extend(stub.servers.iter().cloned());
+                    known.into_cluster |= stub.into_cluster;
+                }
                 None => stubs.push(stub.clone()),
             }
         }
@@ -315,6 +320,11 @@ impl ServeArgs {
             ttls: Ttls { floor: self.cache_min_ttl, ceiling: self.cache_max_ttl },
             stale: self.cache_stale,
             search: self.search.iter().map(domain).collect::<Result<_, _>>()?,
+            rebind: match self.rebind_protection {
+                RebindProtectionArg::Off => RebindProtection::Off,
+                RebindProtectionArg::Log => RebindProtection::Log,
+                RebindProtectionArg::On => RebindProtection::On,
+            },
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::budget::Waiting;
 use super::cache::CacheLookup;
 use super::engine::Engine;
-use super::reply::{Entry, Freshness, Ttls};
+use super::reply::{Entry, Freshness, Ttls, wire_name};
 use super::{ClientQuery, key_flags_of};
 use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
@@ -277,15 +277,4 @@ fn query(name: &[u8], qtype: u16) -> Vec<u8> {
 
 fn record_name(wire: &[u8]) -> Option<RecordName> {
     RecordName::read(&mut BinDecoder::new(wire)).ok()
-}
-
-/// A name in wire format and lower case.
-fn wire_name(name: &RecordName) -> Option<Vec<u8>> {
-    let mut wire = Vec::with_capacity(64);
-    for label in name.iter() {
-        wire.push(u8::try_from(label.len()).ok()?);
-        wire.extend(label.iter().map(u8::to_ascii_lowercase));
-    }
-    wire.push(0);
-    Some(wire)
 }

@@ -20,15 +20,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::budget::{Budget, Share, Waiting};
 use super::cache::{Cache, CacheKey, CacheLookup};
-use super::loops::{LoopDetector, Routes};
+use super::loops::{LoopDetector, Route, Routes};
 use super::pool::Pool;
 use super::reply::{Entry, Freshness};
-use super::settings::{self, Forwarding};
+use super::settings::{self, Forwarding, RebindProtection};
 use super::upstream::{UpstreamContext, UpstreamError, UpstreamQuery};
 use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, QUEUE_CAPACITY, key_flags_of};
 use crate::answer::{ForwardReason, Verdict, ZoneClass};
 use crate::watched::FolderWatch;
-use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode};
+use crate::wire::{HEADER_LEN, Name, extended_error, flags, rcode, text_of};
 use crate::zone::{Domain, NamespaceName, Zone};
 
 /// Time limit for all upstreams together. Stub resolvers give up after five seconds (resolv.conf(5)), so a SERVFAIL
@@ -44,6 +44,8 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 const FAILURE_RECHECK: u32 = 30;
 /// TTL in seconds of the cached failure when no upstream replies (RFC 9520 section 3.2).
 const NO_REPLY_TTL: u32 = 1;
+/// Minimum interval between log lines about private addresses.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Maximum number of jobs received at once.
 const BATCH: usize = 64;
 
@@ -123,6 +125,9 @@ pub(super) struct Engine {
     concurrent: usize,
     stale: u32,
     pub(super) search: Vec<Domain>,
+    rebind: RebindProtection,
+    /// Time of the last log line about it.
+    rebind_logged: Cell<Option<Instant>>,
     pub(super) buffer: RefCell<Box<[u8]>>,
     turn: Cell<u16>,
     /// Batches to flush once no other work is ready.
@@ -144,10 +149,16 @@ impl Engine {
         let ours = move |name: &Name| settings.is_under_domain(name);
         let shared = UpstreamContext::new(cache.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
         let shared = Rc::new(shared);
-        let stubs = forwarding.stubs.iter().map(|stub| (stub.zone.clone(), &stub.servers));
-        let rest = (Domain { wire: [0].into(), labels: 0 }, &forwarding.upstreams);
-        let routes = stubs.chain([rest]).map(|(zone, servers)| (zone, Pool::new(servers, &shared)));
-        let routes: Routes = routes.collect();
+        let stubs = forwarding.stubs.iter().map(|stub| Route {
+            zone: stub.zone.clone(),
+            pool: Pool::new(&stub.servers, &shared),
+            is_stub: true,
+            into_cluster: stub.into_cluster,
+        });
+        let zone = Domain { wire: [0].into(), labels: 0 };
+        let pool = Pool::new(&forwarding.upstreams, &shared);
+        let rest = Route { zone, pool, is_stub: false, into_cluster: false };
+        let routes: Routes = stubs.chain([rest]).collect();
         let loops = LoopDetector::new(routes.clone(), shared.clone());
         let engine = Engine {
             shared,
@@ -159,6 +170,8 @@ impl Engine {
             concurrent: forwarding.concurrent,
             stale: forwarding.stale.as_secs() as u32,
             search: forwarding.search.clone(),
+            rebind: forwarding.rebind,
+            rebind_logged: Cell::new(None),
             buffer: RefCell::new(vec![0; usize::from(u16::MAX)].into()),
             turn: Cell::new(0),
             outboxes: RefCell::default(),
@@ -172,7 +185,7 @@ impl Engine {
 
     /// Publishes the current upstreams' statistics for metrics.
     fn publish_upstreams(&self) {
-        let servers: Vec<_> = self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect();
+        let servers: Vec<_> = self.routes.iter().flat_map(|route| route.pool.servers().to_vec()).collect();
         *self.cache.upstreams.lock().unwrap_or_else(PoisonError::into_inner) =
             servers.iter().map(|server| server.stats.clone()).collect();
     }
@@ -222,8 +235,8 @@ impl Engine {
             };
             let names: Vec<String> = found.iter().map(ToString::to_string).collect();
             tracing::info!(file = %path.display(), upstreams = names.join(" "), "upstreams reloaded");
-            if let Some((_, pool)) = self.routes.last() {
-                pool.replace(&found, &self.shared);
+            if let Some(route) = self.routes.last() {
+                route.pool.replace(&found, &self.shared);
             }
             self.publish_upstreams();
             known = found;
@@ -415,8 +428,9 @@ impl Engine {
     async fn query(self: &Rc<Self>, key: &CacheKey) -> Result<Entry, UpstreamError> {
         let question = key.question();
         let name = Name::parse(&question, 0).map_err(|_| UpstreamError::NoServer)?;
-        let route = self.routes.iter().find(|(zone, _)| name.below(&zone.wire, zone.labels).is_some());
-        let Some((_, pool)) = route else { return Err(UpstreamError::NoServer) };
+        let route = self.routes.iter().find(|route| name.below(&route.zone.wire, route.zone.labels).is_some());
+        let Some(route) = route else { return Err(UpstreamError::NoServer) };
+        let pool = &route.pool;
         let limit = if pool.is_down() { DEADLINE_WHEN_DOWN } else { DEADLINE };
         let query = UpstreamQuery { question: &question, key_flags: key.key_flags(), deadline: Instant::now() + limit };
         let result = pool.query(&query).await;
@@ -427,7 +441,30 @@ impl Engine {
                 self.loops.probe(server);
             }
         }
-        result
+        result.map(|entry| self.checked(entry, route, &name))
+    }
+
+    /// Applies what a route's servers may say to their reply.
+    fn checked(&self, mut entry: Entry, route: &Route, name: &Name) -> Entry {
+        entry.leads_in &= route.into_cluster;
+        if !entry.has_private_address || route.is_stub || self.rebind == RebindProtection::Off {
+            return entry;
+        }
+        self.cache.counts.rebinds.fetch_add(1, Relaxed);
+        let is_due = self.rebind_logged.get().is_none_or(|last| last.elapsed() > LOG_INTERVAL);
+        if is_due {
+            self.rebind_logged.set(Some(Instant::now()));
+            let name = text_of(name.wire());
+            tracing::warn!(name, refused = self.rebind == RebindProtection::On, "public name has a private address");
+        }
+        match self.rebind {
+            RebindProtection::On => {
+                let mut refusal = Entry::failure(&extended_error::FILTERED, self.shared.now(), entry.ttl);
+                refusal.rcode = rcode::REFUSED;
+                refusal
+            }
+            _ => entry,
+        }
     }
 
     /// Delivers an entry to all waiters. With `interim`, the query stays in flight and later clients get the same

@@ -27,8 +27,18 @@ const SYNC_POLL: Duration = Duration::from_millis(500);
 /// The qtype of probes: HINFO, which is practically unused (RFC 8482 section 4.2 uses it only in replies).
 const PROBE_TYPE: u16 = 13;
 
-/// The servers of each zone: stub zones, longest first; then the root, which belongs to the upstreams.
-pub(super) type Routes = Rc<[(Domain, Pool)]>;
+/// The servers of a zone.
+pub(super) struct Route {
+    pub(super) zone: Domain,
+    pub(super) pool: Pool,
+    /// Whether they may answer with private addresses: those of a stub zone are expected to.
+    pub(super) is_stub: bool,
+    /// Whether a CNAME in their replies may lead to a name of the cluster.
+    pub(super) into_cluster: bool,
+}
+
+/// The routes of stub zones, longest first; then that of the root, which belongs to the upstreams.
+pub(super) type Routes = Rc<[Route]>;
 
 /// Sends probes, and recognizes those that arrive here.
 pub(super) struct LoopDetector {
@@ -66,7 +76,7 @@ impl LoopDetector {
     }
 
     fn servers(&self) -> Vec<Rc<Server>> {
-        self.routes.iter().flat_map(|(_, pool)| pool.servers().to_vec()).collect()
+        self.routes.iter().flat_map(|route| route.pool.servers().to_vec()).collect()
     }
 
     /// Sends a server a query for a random name. If the query arrives here, the server forwards our queries back to us.
@@ -75,8 +85,8 @@ impl LoopDetector {
         if probes.values().any(|probed| Rc::ptr_eq(probed, server)) {
             return;
         }
-        let zone = self.routes.iter().find(|(_, pool)| pool.servers().iter().any(|known| Rc::ptr_eq(known, server)));
-        let Some((zone, _)) = zone else { return };
+        let is_own = |route: &&Route| route.pool.servers().iter().any(|known| Rc::ptr_eq(known, server));
+        let Some(Route { zone, .. }) = self.routes.iter().find(is_own) else { return };
         let label = || format!("{:016x}", self.context.random());
         let name: Box<[u8]> = [&[16], label().as_bytes(), &[16], label().as_bytes(), &zone.wire].concat().into();
         probes.insert(name.clone(), server.clone());

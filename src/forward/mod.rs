@@ -32,7 +32,9 @@ pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
 pub use reader::InvalidReply;
 pub use reply::{Entry, Freshness, Ttls};
-pub use settings::{Address, Forwarding, InvalidAddress, RESOLV_CONF, Stub, Upstream, nameservers, read};
+pub use settings::{
+    Address, Forwarding, InvalidAddress, RESOLV_CONF, RebindProtection, Stub, Upstream, nameservers, read,
+};
 pub use stats::{RCODES, TIME_BOUNDS, UpstreamStats};
 
 /// Capacity of the forwarder's queue. Queries beyond it are dropped, as they would be by a full socket buffer.
@@ -84,6 +86,8 @@ pub struct Counts {
     pub rejected: AtomicU64,
     /// Queries that joined an identical one in flight.
     pub joined: AtomicU64,
+    /// Replies for public names that had private addresses, if `--rebind-protection` looks for them.
+    pub rebinds: AtomicU64,
 }
 
 /// Cached replies and counters of forwarding, written by the forwarder's thread and read by any thread.

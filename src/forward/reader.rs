@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use crate::wire::{FIXED_LEN, HEADER_LEN, MAX_NAME, Name, Record, rtype, skip_name, u16_at};
+use crate::wire::{FIXED_LEN, HEADER_LEN, MAX_NAME, Record, rtype, skip_name, u16_at};
 
 /// Maximum length of a CNAME chain.
 const CHAIN: usize = 16;
@@ -31,6 +31,18 @@ pub enum InvalidReply {
     /// FORMERR or NOTIMP from a server that does not support EDNS (RFC 6891 section 7).
     #[error("the server does not support EDNS")]
     NoEdns,
+}
+
+/// Whether `name` is `ancestor` or below it. Both are in wire format and lower case.
+pub(super) fn is_within(name: &[u8], ancestor: &[u8]) -> bool {
+    let mut at = 0;
+    loop {
+        match name.get(at..) {
+            Some(rest) if rest == ancestor => return true,
+            Some([length, ..]) if *length > 0 => at += 1 + usize::from(*length),
+            _ => return false,
+        }
+    }
 }
 
 /// Reader of an upstream's reply, record by record.
@@ -158,22 +170,33 @@ impl<'m> ReplyReader<'m> {
         self.fixed.get(next).is_some_and(|fixed| *fixed < at + length)
     }
 
-    /// Whether the owner name at `owner` belongs to the cluster.
-    pub(super) fn owner_is(&self, owner: usize, ours: &impl Fn(&Name) -> bool) -> bool {
-        let name = self.name_at(owner).and_then(|name| Name::parse(&name, 0).ok());
-        name.is_some_and(|name| ours(&name))
+    /// The owner of the record at `at`; `None` if it is a pointer to the question, or cannot be read.
+    pub(super) fn owner_at(&self, at: usize) -> Option<Vec<u8>> {
+        let is_question = u16_at(self.message, at) == Some(0xc000 | HEADER_LEN as u16);
+        if is_question { None } else { self.name_at(at) }
     }
 
-    /// Returns the targets of the CNAME chain that starts at the question's name, in order.
+    /// The name in the rdata of a record whose addresses are useful to whoever asked for it: MX, NS or SRV.
+    pub(super) fn target_of(&self, record: &Record<'_>) -> Option<Vec<u8>> {
+        let start = record.fixed + FIXED_LEN;
+        match record.rtype {
+            rtype::NS => self.name_at(start),
+            rtype::MX => self.name_at(start + 2),
+            rtype::SRV => self.name_at(start + 6),
+            _ => None,
+        }
+    }
+
+    /// Returns the question's name and the targets of the CNAME chain that starts there, in order.
     ///
     /// # Errors
     /// [`InvalidReply::CnameLoop`] if the chain loops or is too long.
     pub(super) fn chain(&self, question: &[u8]) -> Result<Vec<Vec<u8>>, InvalidReply> {
         let asked = question.get(..question.len().saturating_sub(4)).unwrap_or(&[]);
-        let mut chain: Vec<Vec<u8>> = Vec::new();
+        let mut chain: Vec<Vec<u8>> = vec![asked.to_vec()];
         for _ in 0..=CHAIN {
-            let name = chain.last().map_or(asked, |name| name);
-            match self.aliases.iter().find(|(owner, _)| owner == name) {
+            let name = chain.last();
+            match self.aliases.iter().find(|(owner, _)| Some(owner) == name) {
                 Some((_, target)) => chain.push(target.clone()),
                 None => return Ok(chain),
             }

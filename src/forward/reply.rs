@@ -1,12 +1,16 @@
 //! Turns an upstream's reply into an [`Entry`]: validated, stripped of hop-by-hop data, and ready to send to any
 //! client.
 //!
-//! Records of every type pass through unchanged. Only the framing of each record, the names that may be compressed and
-//! the CNAME chain are checked.
+//! Records of every type that answer the question pass through unchanged. Only the framing of each record, the names that
+//! may be compressed and the CNAME chain are checked. Records about other names are dropped.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-use super::reader::{InvalidReply, ReplyReader, seconds};
+use hickory_net::proto::op::Message;
+use hickory_net::proto::rr::{Name as RecordName, Record};
+
+use super::reader::{InvalidReply, ReplyReader, is_within, seconds};
 use crate::answer::ForwardRequest;
 use crate::wire::{
     HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
@@ -55,6 +59,8 @@ pub struct Entry {
     errors: Box<[u8]>,
     /// Whether the CNAME chain leads into the cluster, where only the zone answers.
     pub leads_in: bool,
+    /// Whether it answers with a private address ([`is_private`]).
+    pub has_private_address: bool,
     /// Arrival time, in seconds of the forwarder's clock.
     fetched: u32,
     /// Time to cache the entry for, in seconds; 0 means that it is not cached.
@@ -119,15 +125,41 @@ impl Entry {
             return Err(InvalidReply::Truncated);
         }
         let qtype = u16_at(question, tail).unwrap_or(0);
+        let asks_for_alias = matches!(qtype, rtype::CNAME | rtype::ANY);
         let mut reader = ReplyReader::new(message, start);
         let mut entry = Entry { authentic: header.flags & flags::AD != 0, ..Entry::empty(code, now) };
-        let mut cuts = Vec::with_capacity(usize::from(header.answers) + usize::from(header.authorities));
+        // The counts are claims. A record takes at least eleven octets.
+        let most = message.len() / 11;
+        let mut cuts = Vec::with_capacity(most.min(usize::from(header.answers) + usize::from(header.authorities)));
+        let mut seen = Vec::with_capacity(cuts.capacity());
+        let mut targets = Vec::new();
+        let mut chain = None;
         let mut end = start;
         let mut passing = true;
         for (section, records) in [header.answers, header.authorities, header.additionals].into_iter().enumerate() {
+            if section == 2 {
+                // A query for the CNAME itself is answered by it, and the chain is not followed (RFC 1034 section 3.6.2).
+                reader.found |= asks_for_alias;
+                let found = Chain::new(reader.chain(question)?, &ours, asks_for_alias);
+                if seen.iter().any(|record| found.is_foreign(record, qtype, &ours)) {
+                    let cleaned = found.cleaned(message, qtype, &ours).ok_or(InvalidReply::Malformed)?;
+                    return if cleaned == message {
+                        Err(InvalidReply::Malformed)
+                    } else {
+                        Entry::parse(&cleaned, question, ttls, now, ours)
+                    };
+                }
+                chain = Some(found);
+            }
             for _ in 0..records {
                 let owner = reader.at;
                 let record = reader.record(section).ok_or(InvalidReply::Malformed)?;
+                if section < 2 && record.rtype != rtype::OPT {
+                    let name = reader.owner_at(owner);
+                    targets.extend(reader.target_of(&record));
+                    entry.has_private_address |= section == 0 && is_private(record.rtype, record.rdata);
+                    seen.push(Seen { section, name, rtype: record.rtype });
+                }
                 if record.rtype == rtype::OPT {
                     if section != 2 || !record.root {
                         return Err(InvalidReply::Malformed);
@@ -137,8 +169,13 @@ impl Entry {
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
-                } else if section == 2 && reader.owner_is(owner, &ours) {
-                    // Only the zone answers for the cluster's names, and only to clients that may see them.
+                } else if section == 2
+                    && !chain
+                        .as_ref()
+                        .is_some_and(|chain| chain.adds(&reader.owner_at(owner), record.rtype, &targets, &ours))
+                {
+                    // Neither about the question nor about a name in its answer, or a name of the cluster's: only the
+                    // zone answers for those, and only to clients that may see them.
                     passing = false;
                 } else if passing {
                     // Records after an OPT are dropped: their compression pointers could cross the gap that it leaves.
@@ -150,12 +187,7 @@ impl Entry {
                 }
             }
         }
-        // A query for the CNAME itself is answered by it, and the chain is not followed (RFC 1034 section 3.6.2).
-        let asks_for_alias = matches!(qtype, rtype::CNAME | rtype::ANY);
-        reader.found |= asks_for_alias;
-        let chain = reader.chain(question)?;
-        let is_ours = |name: &Vec<u8>| Name::parse(name, 0).is_ok_and(|name| ours(&name));
-        entry.leads_in = !asks_for_alias && chain.iter().any(is_ours);
+        entry.leads_in = chain.is_some_and(|chain| chain.leads_in);
         entry.ttl = ttl_of(&reader, entry.rcode, ttls);
         entry.body = message.get(start..end).unwrap_or(&[]).into();
         entry.cuts = cuts.into();
@@ -191,6 +223,7 @@ impl Entry {
             authentic: false,
             errors: Box::default(),
             leads_in: false,
+            has_private_address: false,
             fetched: now,
             ttl: 0,
             retry_at: AtomicU32::new(0),
@@ -345,6 +378,110 @@ impl Entry {
         message.extend_from_slice(question);
         message.extend_from_slice(&self.body);
         message
+    }
+}
+
+/// A record of the answer or authority section.
+struct Seen {
+    section: usize,
+    /// Its owner; `None` if that is the name of the question.
+    name: Option<Vec<u8>>,
+    rtype: u16,
+}
+
+/// The names that a reply may speak about: the question's, and the targets of its CNAME chain as far as the cluster.
+struct Chain {
+    names: Vec<Vec<u8>>,
+    leads_in: bool,
+}
+
+/// Types that prove or sign other records (RFC 4034, RFC 5155).
+const PROOFS: [u16; 4] = [43, rtype::RRSIG, 47, 50];
+
+impl Chain {
+    /// `names` starts with the question's name.
+    fn new(mut names: Vec<Vec<u8>>, ours: &impl Fn(&Name) -> bool, asks_for_alias: bool) -> Chain {
+        let first = names.iter().skip(1).position(|name| is_ours(name, ours)).filter(|_| !asks_for_alias);
+        if let Some(first) = first {
+            names.truncate(first + 2);
+        }
+        Chain { names, leads_in: first.is_some() }
+    }
+
+    fn has(&self, name: &Option<Vec<u8>>) -> bool {
+        name.as_ref().is_none_or(|name| self.names.contains(name))
+    }
+
+    /// Whether a record neither answers the question, nor continues its chain, nor says whose zone it is: it may be an
+    /// attempt to plant something.
+    fn is_foreign(&self, record: &Seen, qtype: u16, ours: &impl Fn(&Name) -> bool) -> bool {
+        let owner = record.name.as_ref().or(self.names.first());
+        let Some(owner) = owner.filter(|owner| !is_ours(owner, ours)) else { return true };
+        let encloses = || self.names.iter().any(|name| is_within(name, owner));
+        match (record.section, record.rtype) {
+            (0, rtype::DNAME) => !encloses(),
+            (0, rtype::RRSIG) => !self.has(&record.name) && !encloses(),
+            (0, rtype) if rtype == qtype || rtype == rtype::CNAME || qtype == rtype::ANY => !self.has(&record.name),
+            (1, rtype::SOA | rtype::NS) => !encloses(),
+            (1, rtype) => !PROOFS.contains(&rtype),
+            _ => true,
+        }
+    }
+
+    /// Whether a record of the additional section is about a name of the chain or a target of an answer.
+    fn adds(&self, owner: &Option<Vec<u8>>, rtype: u16, targets: &[Vec<u8>], ours: &impl Fn(&Name) -> bool) -> bool {
+        let is_target = || owner.as_ref().is_some_and(|owner| targets.contains(owner));
+        let is_address = matches!(rtype, rtype::A | rtype::AAAA | rtype::RRSIG);
+        let is_foreign = owner.as_ref().is_some_and(|owner| is_ours(owner, ours));
+        !is_foreign && (self.has(owner) || is_address && is_target())
+    }
+
+    /// Returns the message without its foreign records; `None` if it cannot be parsed. This is rare, so it may cost.
+    fn cleaned(&self, message: &[u8], qtype: u16, ours: &impl Fn(&Name) -> bool) -> Option<Vec<u8>> {
+        let mut message = Message::from_vec(message).ok()?;
+        let keeps = |section: usize, record: &Record| {
+            let name = wire_name(&record.name);
+            name.is_some() && !self.is_foreign(&Seen { section, name, rtype: record.record_type().into() }, qtype, ours)
+        };
+        message.answers.retain(|record| keeps(0, record));
+        message.authorities.retain(|record| keeps(1, record));
+        message.to_vec().ok()
+    }
+}
+
+fn is_ours(name: &[u8], ours: &impl Fn(&Name) -> bool) -> bool {
+    Name::parse(name, 0).is_ok_and(|name| ours(&name))
+}
+
+/// Encodes a name in wire format and lower case; `None` if a label is too long.
+pub(super) fn wire_name(name: &RecordName) -> Option<Vec<u8>> {
+    let mut wire = Vec::with_capacity(64);
+    for label in name.iter() {
+        wire.push(u8::try_from(label.len()).ok()?);
+        wire.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    wire.push(0);
+    Some(wire)
+}
+
+/// Whether the rdata of an A or AAAA record is an address that no public name should have: private (RFC 1918, RFC 4193),
+/// shared (RFC 6598), loopback, link-local or unspecified.
+fn is_private(rtype: u16, rdata: &[u8]) -> bool {
+    let address = match rtype {
+        rtype::A => rdata.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        rtype::AAAA => rdata.first_chunk::<16>().map(|octets| IpAddr::from(*octets).to_canonical()),
+        _ => None,
+    };
+    match address {
+        Some(IpAddr::V4(v4)) => {
+            let [first, second, ..] = v4.octets();
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            v4.is_private() || v4.is_loopback() || v4.is_link_local() || first == 0 || is_shared
+        }
+        Some(IpAddr::V6(v6)) => {
+            v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified()
+        }
+        None => false,
     }
 }
 

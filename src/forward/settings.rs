@@ -92,14 +92,19 @@ impl FromStr for Upstream {
     }
 }
 
-/// `--stub ZONE=ADDR[,ADDR…]`.
+/// `--stub ZONE=ADDR[,ADDR…][,into-cluster]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stub {
     /// The zone whose names are forwarded.
     pub zone: Domain,
     /// The servers that queries for it go to.
     pub servers: Vec<Address>,
+    /// Whether a CNAME in their replies may lead to a name of the cluster.
+    pub into_cluster: bool,
 }
+
+/// The word in `--stub` that allows its servers' CNAMEs to lead into the cluster.
+const INTO_CLUSTER: &str = "into-cluster";
 
 impl FromStr for Stub {
     type Err = String;
@@ -108,9 +113,14 @@ impl FromStr for Stub {
         let example = "use ZONE=ADDR, such as corp.example=10.0.0.53 or 168.192.in-addr.arpa=10.0.0.53:5353";
         let (zone, servers) = text.split_once('=').ok_or_else(|| format!("'{text}' has no server; {example}"))?;
         let zone = Domain::new(zone).map_err(|error| format!("'{zone}' is not a zone name ({error}); {example}"))?;
-        let servers =
-            servers.split(',').map(|server| server.parse().map_err(|error: InvalidAddress| error.to_string()));
-        Ok(Stub { zone, servers: servers.collect::<Result<_, _>>()? })
+        let into_cluster = servers.split(',').any(|word| word == INTO_CLUSTER);
+        let servers = servers.split(',').filter(|word| *word != INTO_CLUSTER);
+        let servers = servers.map(|server| server.parse().map_err(|error: InvalidAddress| error.to_string()));
+        let servers: Vec<Address> = servers.collect::<Result<_, _>>()?;
+        if servers.is_empty() {
+            return Err(format!("'{text}' has no server; {example}"));
+        }
+        Ok(Stub { zone, servers, into_cluster })
     }
 }
 
@@ -146,6 +156,18 @@ pub fn read(path: &Path) -> Result<Vec<Address>, String> {
     Ok(found)
 }
 
+/// Values of `--rebind-protection`: what happens if an upstream answers with a private address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebindProtection {
+    /// Nothing: upstreams of companies do that.
+    #[default]
+    Off,
+    /// It is counted and logged.
+    Log,
+    /// The name is refused, too.
+    On,
+}
+
 /// The settings of forwarding.
 #[derive(Clone, Debug)]
 pub struct Forwarding {
@@ -167,6 +189,8 @@ pub struct Forwarding {
     pub stale: Duration,
     /// `--search`: domains that hosts append to pods' search lists.
     pub search: Vec<Domain>,
+    /// `--rebind-protection`.
+    pub rebind: RebindProtection,
 }
 
 impl Forwarding {
@@ -220,8 +244,17 @@ mod tests {
     fn stub_zones_are_parsed() {
         let stub: Stub = "Corp.Example.=10.0.0.53,10.0.0.54:5353".parse().unwrap();
         assert_eq!(stub.zone.text(), "corp.example");
-        assert_eq!(stub.servers.len(), 2);
-        for text in ["corp.example", "=10.0.0.53", "corp.example=", "corp.example=10.0.0.53,", "a..b=10.0.0.53"] {
+        assert_eq!((stub.servers.len(), stub.into_cluster), (2, false));
+        let stub: Stub = "corp.example=10.0.0.53,into-cluster".parse().unwrap();
+        assert_eq!((stub.servers.len(), stub.into_cluster), (1, true));
+        for text in [
+            "corp.example",
+            "=10.0.0.53",
+            "corp.example=",
+            "corp.example=10.0.0.53,",
+            "a..b=10.0.0.53",
+            "corp.example=into-cluster",
+        ] {
             assert!(text.parse::<Stub>().is_err(), "{text}");
         }
     }

@@ -15,6 +15,8 @@ pub mod extended_error {
     pub const NO_REACHABLE_AUTHORITY: [u8; 6] = [0, 15, 0, 2, 0, 22];
     /// Exchanges with the upstreams failed with a network error (section 4.24).
     pub const NETWORK_ERROR: [u8; 6] = [0, 15, 0, 2, 0, 23];
+    /// The answer is withheld on the operator's request (section 4.18).
+    pub const FILTERED: [u8; 6] = [0, 15, 0, 2, 0, 17];
     /// The server does not do this for this client (section 4.19): its share of the upstreams' work is used up.
     pub const PROHIBITED: [u8; 6] = [0, 15, 0, 2, 0, 18];
     /// Any other error (section 4.1); Callsign sends it when it is overloaded.

@@ -363,3 +363,149 @@ fn an_upstream_that_does_not_keep_the_case_of_names_is_remembered() {
         assert!(asked <= 5 + 2, "the exception is found once: {asked} queries");
     }
 }
+
+#[test]
+fn a_public_name_does_not_lead_into_the_cluster() {
+    // The owner of evil.example points it at Services, and adds addresses for names that are not his.
+    let upstream = Upstream::start(|query, _| {
+        let mut reply = upstream::reply(
+            query,
+            ResponseCode::NoError,
+            &upstream::parse(
+                "into.evil.example 60 CNAME api.web.svc.cluster.local.
+                 api.web.svc.cluster.local 60 A 203.0.113.66",
+            ),
+        );
+        reply.additionals = upstream::parse("api.web.svc.cluster.local 60 A 203.0.113.66");
+        vec![reply.to_vec().unwrap()]
+    });
+    let stub = format!("--stub=evil.example={},into-cluster", upstream.address);
+    let alias = "into.evil.example. 60 CNAME api.web.svc.cluster.local.";
+    for (case, flags, expected) in [
+        ("an upstream", &[&*upstream.flag()][..], format!("NOERROR\n{alias}")),
+        (
+            "a stub zone that may",
+            &["--upstream=none", &stub],
+            format!("NOERROR\n{alias}\napi.web.svc.cluster.local. 5 A 10.96.0.10"),
+        ),
+    ] {
+        let (_scratch, cluster) = big_answer();
+        let server = Server::start(&[&["--manifests", &cluster][..], flags].concat(), None);
+        for _ in 0..2 {
+            let reply = exchange::udp(server.dns, &common::query("into.evil.example. A", None)).unwrap();
+            let shown = common::text(&reply);
+            assert_eq!(shown.replace(" 59 ", " 60 ").trim_end(), expected, "{case}");
+        }
+    }
+}
+
+#[test]
+fn records_that_do_not_answer_the_question_are_dropped() {
+    let soa = |owner: &str| format!("{owner} 60 SOA ns.{owner} mail.{owner} 1 2 3 4 60");
+    // Answers, authority and additional section of the upstream, and the sections that clients get.
+    let cases: &[(&str, &str, String, &str, &str)] = &[
+        ("an answer", "www.example 60 A 192.0.2.1", String::new(), "", "www.example. A | |"),
+        (
+            "an address for another name",
+            "www.example 60 A 192.0.2.1\nbank.example 60 A 203.0.113.66",
+            String::new(),
+            "",
+            "www.example. A | |",
+        ),
+        (
+            "a chain, and a record beside it",
+            "www.example 60 CNAME a.example.\nbank.example 60 A 203.0.113.66\na.example 60 A 192.0.2.1",
+            String::new(),
+            "",
+            "www.example. CNAME, a.example. A | |",
+        ),
+        (
+            "another type",
+            "www.example 60 A 192.0.2.1\nwww.example 60 TXT \"x\"",
+            String::new(),
+            "",
+            "www.example. A | |",
+        ),
+        ("the SOA of a parent", "", soa("example."), "", "| example. SOA |"),
+        ("the SOA of another zone", "", soa("bank."), "", "| |"),
+        (
+            "NS of a parent with its address",
+            "www.example 60 A 192.0.2.1",
+            "example 60 NS ns.example.".into(),
+            "ns.example 60 A 192.0.2.53",
+            "www.example. A | example. NS | ns.example. A",
+        ),
+        ("NS of another zone", "www.example 60 A 192.0.2.1", "bank 60 NS ns.example.".into(), "", "www.example. A | |"),
+        (
+            "an address that nobody asked for",
+            "www.example 60 A 192.0.2.1",
+            String::new(),
+            "bank.example 60 A 203.0.113.66",
+            "www.example. A | |",
+        ),
+    ];
+    for (case, answers, authority, additional, expected) in cases {
+        let (answers, authority, additional) =
+            (upstream::parse(answers), upstream::parse(authority), upstream::parse(additional));
+        let upstream = Upstream::start(move |query, _| {
+            let mut reply = upstream::reply(query, ResponseCode::NoError, &answers);
+            (reply.authorities, reply.additionals) = (authority.clone(), additional.clone());
+            vec![reply.to_vec().unwrap()]
+        });
+        let server = Server::start(&["--manifests", "deploy/demo", &upstream.flag()], None);
+        let reply = exchange::udp(server.dns, &common::query("www.example. A", None)).unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        let section = |records: &[hickory_proto::rr::Record]| {
+            records
+                .iter()
+                .map(|record| format!("{} {}", record.name, record.record_type()))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let sections = [&reply.answers, &reply.authorities, &reply.additionals].map(|records| section(records));
+        assert_eq!(sections.join(" | ").replace("  ", " ").trim(), *expected, "{case}");
+    }
+}
+
+#[test]
+fn private_addresses_of_public_names_are_refused_on_request() {
+    let private = ["10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "0.0.0.0"];
+    let upstream = Upstream::start(move |query, _| {
+        let name = query.queries[0].name().to_lowercase().to_string();
+        let index: usize = name.split('.').next().unwrap().parse().unwrap();
+        let address = private.get(index).unwrap_or(&"192.0.2.1");
+        vec![address_reply(&query.to_vec().unwrap(), address)]
+    });
+    for (mode, is_refused, count) in [("off", false, 0), ("log", false, private.len()), ("on", true, private.len())] {
+        let stub = format!("--stub=corp={}", upstream.address);
+        let flags = ["--manifests", "deploy/demo", &upstream.flag(), &stub, "--rebind-protection", mode];
+        let server = Server::start(&flags, None);
+        for index in 0..private.len() {
+            let reply = server.ask(&format!("{index}.example. A"));
+            assert_eq!(reply.starts_with("REFUSED"), is_refused, "{mode}, {}: {reply}", private[index]);
+            assert!(server.ask(&format!("{index}.corp. A")).contains(private[index]), "{mode}: stub zones may");
+        }
+        assert!(server.ask("99.example. A").contains("192.0.2.1"));
+        let counted = format!("callsign_forward_private_addresses_total {count}\n");
+        assert!(server.get("/metrics").contains(&counted), "{mode}");
+    }
+}
+
+#[test]
+fn opcodes_other_than_query_are_never_forwarded() {
+    // CoreDNS, BIND and others have passed on UPDATE or NOTIFY, or answered them from the cache.
+    let upstream = Upstream::start(|query, _| vec![address_reply(&query.to_vec().unwrap(), "192.0.2.1")]);
+    let server = Server::start(&["--manifests", "deploy/demo", &upstream.flag()], None);
+    assert!(server.ask("www.example. A").contains("192.0.2.1"));
+    let asked = upstream.asked();
+    for opcode in (1..16).filter(|opcode| *opcode != 0) {
+        for name in ["www.example. A", "other.example. SOA", "api.web.svc.cluster.local. A"] {
+            let mut query = common::query(name, Some(1232));
+            query[2] = query[2] & 0x87 | opcode << 3;
+            for reply in [exchange::udp(server.dns, &query).unwrap(), exchange::tcp(server.dns, &query).unwrap()] {
+                assert_eq!(reply[3] & 0x0f, 4, "NOTIMP for opcode {opcode}, {name}");
+            }
+        }
+    }
+    assert_eq!(upstream.asked(), asked, "nothing was forwarded");
+}

@@ -655,7 +655,8 @@ fn stub_zones_are_forwarded_to_their_own_servers() {
 #[test]
 fn cnames_are_followed_out_of_the_cluster_and_into_it() {
     let upstream = Upstream::serving(WORLD);
-    let (server, _scratch) = serve(&[&upstream.flag()]);
+    let stub = format!("--stub=example={},into-cluster", upstream.address);
+    let (server, _scratch) = serve(&["--upstream=none", &stub]);
     for _ in 0..2 {
         for (question, expected) in [
             (

@@ -47,11 +47,11 @@ fn whole(query: &[u8]) -> Vec<u8> {
         ResponseCode::NoError,
         &parse(
             "www.example 300 CNAME a.example.\na.example 200 CNAME b.example.\nb.example 100 A 192.0.2.1\n\
-             b.example 100 A 192.0.2.2\nb.example 50 MX 10 a.example.",
+             b.example 100 A 192.0.2.2\nb.example 50 A 192.0.2.3",
         ),
     );
     reply.authorities = parse("example 60 SOA ns.example. hostmaster.example. 1 2 3 4 60\nexample 60 NS ns.example.");
-    reply.additionals = parse("ns.example 60 AAAA 2001:db8::53\n_x._tcp.example 60 SRV 1 2 3 a.example.");
+    reply.additionals = parse("ns.example 60 AAAA 2001:db8::53\nns.example 60 A 192.0.2.53");
     reply.to_vec().unwrap()
 }
 

@@ -146,7 +146,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     let cache = forwarding.as_ref().map(|started| started.forwarder.cache.clone());
     let (forwarder, thread) = forwarding.map(|started| (started.forwarder, started.thread)).unzip();
-    let handler = Handler::new(table.clone(), forwarder);
+    let handler = Handler::new(table.clone(), forwarder, config.rate_limit);
     let mut servers = bound.start(&handler).map_err(system("a thread"))?;
 
     let (phase, seen) = watch::channel(Phase::Serving);

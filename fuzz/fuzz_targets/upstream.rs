@@ -15,7 +15,7 @@ fuzz_target!(|input: (u16, u32, bool, &[u8])| {
     let message = [&QUERY[..2], &[0x81, 0x80, 0, 1], counts, &QUERY[12..], records].concat();
     let ttls = Ttls { floor: 0, ceiling: 3600 };
     let Ok(entry) = Entry::parse(&message, QUESTION, ttls, 0, |name| name.labels() > 3) else { return };
-    let ask = ForwardRequest { end: QUERY.len() as u16, qtype: 1, limit, flags: 0x0100, edns: edns.then_some(0), reason: ForwardReason::Outside };
+    let ask = ForwardRequest { end: QUERY.len() as u16, qtype: 1, limit, flags: 0x0100, edns: edns.then_some(0), cookie: None, reason: ForwardReason::Outside };
     let mut buffer = vec![0; 65_535];
     for age in [Freshness::Fresh(age), Freshness::Stale] {
         let Some(length) = entry.write(QUERY, &ask, age, 1232, &mut buffer) else { continue };

@@ -172,6 +172,8 @@ impl Collector for Scrape {
             "Messages without a reply: those without a complete header, and replies",
             sum(|counts| counts.dropped),
         )?;
+        let help = "Replies over UDP that were truncated or dropped because of --rate-limit";
+        counter(encoder, "dns_rate_limited", help, sum(|counts| counts.limited))?;
         let help = "Replies over UDP that could not be sent, by reason; full: the send buffer had no room";
         let mut unsent = encoder.encode_descriptor("dns_unsent", help, None, MetricType::Counter)?;
         for (index, reason) in UNSENT.iter().enumerate() {

@@ -1,13 +1,17 @@
 //! Turns the octets of a query into the octets of a reply: the complete hot path.
 
+mod cookie;
 mod records;
 
 use crate::resolve::{NoTrace, Node, Outcome, Space, resolve};
 use crate::wire::{
-    CLASS_IN, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode, rtype,
+    CLASS_IN, Edns, HEADER_LEN, Header, Name, OPT_LEN, Query, Question, Reply, Section, extended_error, flags, rcode,
+    rtype,
 };
 use crate::zone::{Caller, LazyCaller, Zone};
 use records::Writer;
+
+pub use cookie::{COOKIE_LEN, Cookie};
 
 /// The size limit of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +70,8 @@ pub struct ForwardRequest {
     pub flags: u16,
     /// Flags for the OPT record of the reply, if the client uses EDNS.
     pub edns: Option<u8>,
+    /// The cookie of the reply, if the client sent one.
+    pub cookie: Option<Cookie>,
     /// Why the query is forwarded.
     pub reason: ForwardReason,
 }
@@ -89,18 +95,25 @@ pub struct Scratch {
     turn: u16,
     /// Whether queries that the zone does not answer may be forwarded.
     may_forward: bool,
+    /// Whether the client of the latest query has shown by a cookie that its address is not forged.
+    is_proven: bool,
 }
 
 impl Scratch {
     /// Creates the state with an initial rotation of `turn`.
     pub fn new(turn: u16) -> Scratch {
-        Scratch { name: Name::empty(), turn, may_forward: true }
+        Scratch { name: Name::empty(), turn, may_forward: true, is_proven: false }
     }
 
     /// Creates state for answers from the zone only: names outside the cluster are refused, and a CNAME chain ends
     /// where it leaves the cluster.
     pub fn zone_only(turn: u16) -> Scratch {
         Scratch { may_forward: false, ..Scratch::new(turn) }
+    }
+
+    /// Whether the client of the latest query has shown by a cookie that its address is not forged.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     /// The name in the latest question.
@@ -119,16 +132,17 @@ pub fn answer(
     reply: &mut [u8],
 ) -> Verdict {
     let Some(header) = Header::parse(query) else { return Verdict::Drop };
+    scratch.is_proven = false;
     if header.flags & (flags::QR | flags::OPCODE) != 0 {
         return match header.is_reply() {
             true => Verdict::Drop,
-            false => refuse(zone, query, header, rcode::NOTIMP, reply),
+            false => refuse(zone, caller, query, header, rcode::NOTIMP, reply),
         };
     }
-    let Scratch { name, turn, may_forward } = scratch;
+    let Scratch { name, turn, may_forward, is_proven } = scratch;
     *turn = turn.wrapping_add(1);
     let Ok(Query { question, edns }) = Query::parse(query, header, name) else {
-        return refuse(zone, query, header, rcode::FORMERR, reply);
+        return refuse(zone, caller, query, header, rcode::FORMERR, reply);
     };
     let settings = &*zone.settings;
     let limit = match (limit, edns) {
@@ -136,20 +150,28 @@ pub fn answer(
         (Limit::Datagram, None) => 512,
         (Limit::Datagram, Some(edns)) => usize::from(edns.payload.max(512).min(settings.udp_payload)),
     };
-    let reserved = if edns.is_some() { OPT_LEN } else { 0 };
+    let mut reserved = if edns.is_some() { OPT_LEN } else { 0 };
+    let mut cookie = None;
+    if let Some(sent) = edns.filter(|edns| edns.cookie.1 > 0).and_then(|edns| edns.cookie(query)) {
+        cookie = cookie::reply(&settings.cookie_secret, caller.address(), sent);
+        *is_proven = cookie.is_some_and(|cookie| cookie.is_valid);
+        reserved += COOKIE_LEN;
+    }
     let flags = reply_flags(zone, header);
     let Some(mut out) = Reply::start(reply, query, question.end, flags, limit, reserved) else { return Verdict::Drop };
     let qtype = question.qtype;
     let forward = |reason| {
         let (end, limit) = (question.end as u16, limit as u16);
         let edns = edns.map(|edns| edns.reply_flags());
-        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, reason })
+        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, cookie, reason })
     };
     let mut options: &[u8] = &[];
     let (rcode, zone_class) = if edns.is_some_and(|edns| edns.version > 0) {
         (rcode::BADVERS, ZoneClass::Other)
-    } else if question.qclass != CLASS_IN || matches!(qtype, rtype::AXFR | rtype::IXFR) || !zone.allows(caller) {
+    } else if question.qclass != CLASS_IN || !zone.allows(caller) {
         (rcode::REFUSED, ZoneClass::Other)
+    } else if let Some(rcode) = rcode_of_meta_type(qtype) {
+        (rcode, ZoneClass::Other)
     } else {
         let lazy_caller = LazyCaller::new(zone, caller);
         match resolve(&lazy_caller, name, NoTrace) {
@@ -182,6 +204,7 @@ pub fn answer(
         }
     };
     let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
+    let options = [options, cookie.as_ref().map_or(&[][..], |cookie| &cookie.option)];
     Verdict::Reply { len: out.finish(rcode, true, own, options), rcode, qtype, zone_class }
 }
 
@@ -210,19 +233,51 @@ fn reply_flags(zone: &Zone, header: Header) -> u16 {
     flags::QR | header.flags & (flags::OPCODE | flags::RD | flags::CD) | available
 }
 
+/// Returns the rcode for a type that no record can have (RFC 6895 section 3.1); `None` for all others, and for ANY.
+#[inline(always)]
+fn rcode_of_meta_type(qtype: u16) -> Option<u16> {
+    match qtype {
+        // They belong into the additional section (RFC 6891, RFC 8945), or are reserved.
+        0 | rtype::OPT | 250 => Some(rcode::FORMERR),
+        rtype::AXFR | rtype::IXFR => Some(rcode::REFUSED),
+        128..=254 => Some(rcode::NOTIMP),
+        _ => None,
+    }
+}
+
 /// Writes an error reply to a message that is not an answerable query. Only NOTIMP echoes the question, if it can be
-/// parsed. Nothing else in such a message is trusted, so the reply has no OPT record.
+/// parsed. An OPT record is answered if it can be read (RFC 6891 section 7); one with a cookie and no question is a
+/// request for a cookie alone (RFC 7873 section 5.4).
 #[cold]
-fn refuse(zone: &Zone, query: &[u8], header: Header, rcode: u16, reply: &mut [u8]) -> Verdict {
+fn refuse(zone: &Zone, caller: Caller<'_>, query: &[u8], header: Header, mut rcode: u16, reply: &mut [u8]) -> Verdict {
     let end = match Question::parse(query, header, &mut Name::empty()) {
         Ok(question) if rcode == rcode::NOTIMP => question.end,
         _ => HEADER_LEN,
     };
-    match Reply::start(reply, query, end, reply_flags(zone, header), 512, 0) {
+    let settings = &*zone.settings;
+    let edns = Edns::salvage(query, header);
+    let sent = edns.and_then(|edns| edns.cookie(query)).filter(|_| zone.allows(caller));
+    let cookie = sent.and_then(|sent| cookie::reply(&settings.cookie_secret, caller.address(), sent));
+    if rcode == rcode::FORMERR && header.questions == 0 && cookie.is_some() {
+        rcode = rcode::NOERROR;
+    }
+    let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
+    let option = cookie.as_ref().map_or(&[][..], |cookie| &cookie.option);
+    match Reply::start(reply, query, end, reply_flags(zone, header), 512, OPT_LEN + COOKIE_LEN) {
         Some(mut out) => {
-            let len = out.finish(rcode, end > HEADER_LEN, None, &[]);
+            let len = out.finish(rcode, end > HEADER_LEN, own, [option, &[]]);
             Verdict::Reply { len, rcode, qtype: 0, zone_class: ZoneClass::Other }
         }
         None => Verdict::Drop,
     }
+}
+
+/// Writes the reply that asks a client to repeat its query over TCP: the question alone, with TC set. It is no longer
+/// than the query. Returns its length; `None` if the query cannot be parsed.
+pub fn truncated(query: &[u8], reply: &mut [u8]) -> Option<usize> {
+    let header = Header::parse(query)?;
+    let question = Question::parse(query, header, &mut Name::empty()).ok()?;
+    let flags = flags::QR | flags::TC | header.flags & (flags::OPCODE | flags::RD | flags::CD);
+    let mut out = Reply::start(reply, query, question.end, flags, 512, 0)?;
+    Some(out.finish(rcode::NOERROR, true, None, [&[], &[]]))
 }

@@ -157,7 +157,8 @@ pub struct ServeArgs {
     /// Set the TTL of cluster records, in seconds (0..3600)
     #[arg(long, value_name = "SECONDS", default_value_t = 5, env = "CALLSIGN_TTL", value_parser = clap::value_parser!(u32).range(0..=3600), help_heading = NAMES)]
     pub ttl: u32,
-    /// Answer only clients in this network (repeatable); others get REFUSED
+    /// Answer only clients in this network (repeatable); others get REFUSED [default: all in a pod with a service account,
+    /// elsewhere private, loopback, link-local and shared addresses]
     #[arg(long = "allow-from", value_name = "CIDR", help_heading = CALLERS)]
     pub allow_from: Vec<Cidr>,
     /// Forward queries for other names to this server: ADDR, ADDR:PORT, tls://ADDR#NAME, the path of a resolv.conf, or
@@ -222,6 +223,10 @@ pub struct ServeArgs {
     /// Limit UDP replies to this many bytes (512..4096); 1232 avoids fragmentation on every network
     #[arg(long, value_name = "BYTES", default_value_t = 1232, value_parser = clap::value_parser!(u16).range(512..=4096), help_heading = LIMITS)]
     pub udp_payload: u16,
+    /// Send at most this many UDP replies a second to one network (IPv4 /24, IPv6 /56) without DNS cookies; half of the
+    /// others are truncated, half dropped (0: no limit) [default: 0 in a pod with a service account, elsewhere 500]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000_000), help_heading = LIMITS)]
+    pub rate_limit: Option<u32>,
     /// Accept at most this many TCP connections, and as many encrypted ones
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = LIMITS)]
     pub tcp_connections: u32,

@@ -4,7 +4,7 @@ mod addresses;
 mod flags;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub use flags::{
 
 /// The longest duration of a flag: a week.
 const MAX_DURATION: Duration = Duration::from_secs(7 * 86_400);
+/// Default of `--rate-limit` outside of pods.
+const RATE_LIMIT: u32 = 500;
 
 /// An invalid configuration: one line that names the flag, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,6 +47,8 @@ pub struct Config {
     pub advertise: Vec<IpAddr>,
     /// What to listen on for DNS.
     pub listen: Listen,
+    /// `--rate-limit`: replies over UDP a second to one network; 0: no limit.
+    pub rate_limit: u32,
     /// `--admin`.
     pub admin: SocketAddr,
     /// `--health`.
@@ -164,6 +168,9 @@ impl ServeArgs {
         settings.ttl = self.ttl;
         settings.udp_payload = self.udp_payload;
         settings.allow_from = self.allow_from.clone();
+        if settings.allow_from.is_empty() && !is_in_pod() {
+            settings.allow_from = private_networks();
+        }
         let address = |flag: &str, text: &str| {
             let bad = || {
                 BadConfig(format!("{flag} '{text}' is not an address; write ADDR:PORT, e.g. 127.0.0.1:5300 or [::]:53"))
@@ -219,6 +226,7 @@ impl ServeArgs {
                     idle: self.tcp_idle,
                 },
             },
+            rate_limit: self.rate_limit.unwrap_or(if is_in_pod() { 0 } else { RATE_LIMIT }),
             admin: address("--admin", &self.admin)?,
             health: address("--health", &self.health)?,
             access: self.access()?,
@@ -327,6 +335,20 @@ impl ServeArgs {
             },
         })
     }
+}
+
+/// Whether this is a pod with a service account. Its clients may have any address, and NetworkPolicies decide which of
+/// them reach it; elsewhere, a server that answers everyone would be an open resolver.
+fn is_in_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
+}
+
+/// The networks that nobody on the internet is in: loopback, private (RFC 1918, RFC 4193), shared (RFC 6598) and
+/// link-local (RFC 3927, RFC 4291).
+fn private_networks() -> Vec<Cidr> {
+    let networks = ["127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12", "100.64.0.0/10", "169.254.0.0/16"];
+    networks.iter().chain(&["::1/128", "fc00::/7", "fe80::/10"]).filter_map(|text| text.parse().ok()).collect()
 }
 
 /// Number of processors available to this process, by its affinity and its cgroup quota.

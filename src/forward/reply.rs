@@ -314,7 +314,8 @@ impl Entry {
         // Records matter more than extended errors: if both do not fit, the errors are dropped.
         let whole = usize::from(request.end) + self.body.len() + OPT_LEN + errors.len();
         let errors = if whole <= usize::from(request.limit) { errors } else { &[] };
-        let reserved = if request.edns.is_some() { OPT_LEN + errors.len() } else { 0 };
+        let cookie = request.cookie.as_ref().map_or(&[][..], |cookie| &cookie.option);
+        let reserved = if request.edns.is_some() { OPT_LEN + errors.len() + cookie.len() } else { 0 };
         let wants_authentic = request.flags & flags::AD != 0 || request.edns.is_some_and(|flags| flags & 0x80 != 0);
         let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
         let echoed = request.flags & (flags::OPCODE | flags::RD | flags::CD);
@@ -333,13 +334,14 @@ impl Entry {
             let at = usize::from(cut.ttl);
             let Some(ttl) = self.body.get(at..).and_then(|rest| rest.first_chunk::<4>()) else { continue };
             let left = match freshness {
-                Freshness::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age),
+                // Never 0 once it counts down: clients that refresh at expiry would all do so at once.
+                Freshness::Fresh(age) => u32::from_be_bytes(*ttl).saturating_sub(age).max(u32::from(age > 0)),
                 _ => STALE_TTL,
             };
             out.patch_ttl(start + at, left);
         }
         let own = request.edns.map(|flags| (payload, flags));
-        Some(out.finish(self.rcode, true, own, errors))
+        Some(out.finish(self.rcode, true, own, [errors, cookie]))
     }
 
     /// Drops records to fit the limit: first the additional section, then an answer's authority section, both without

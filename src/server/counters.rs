@@ -60,6 +60,7 @@ pub struct Counters {
     unsent: [AtomicU64; UNSENT.len()],
     cache_hits: AtomicU64,
     stale: AtomicU64,
+    limited: AtomicU64,
 }
 
 /// Values of [`Counters`] at one point in time.
@@ -83,6 +84,8 @@ pub struct CounterValues {
     pub cache_hits: u64,
     /// Cache hits that were served stale.
     pub stale: u64,
+    /// Replies that were truncated or dropped because their client's network is over its rate.
+    pub limited: u64,
 }
 
 impl Counters {
@@ -122,6 +125,11 @@ impl Counters {
         add(&self.unsent[reason as usize], 1);
     }
 
+    /// Counts a reply that was truncated or dropped because its client's network is over its rate.
+    pub(super) fn limited(&self) {
+        add(&self.limited, 1);
+    }
+
     /// Counts a reply from the forward cache.
     #[inline]
     pub fn cache_hit(&self, stale: bool) {
@@ -146,6 +154,7 @@ impl Counters {
             unsent: read(&self.unsent),
             cache_hits: self.cache_hits.load(Relaxed),
             stale: self.stale.load(Relaxed),
+            limited: self.limited.load(Relaxed),
         }
     }
 }
@@ -167,5 +176,6 @@ impl CounterValues {
         each(&mut self.unsent, &other.unsent);
         self.cache_hits += other.cache_hits;
         self.stale += other.stale;
+        self.limited += other.limited;
     }
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::rate_limit::{Allowance, RateLimit};
 use super::{Counters, Published};
-use crate::answer::{ForwardRequest, Limit, Scratch, Verdict, answer};
+use crate::answer::{ForwardRequest, Limit, Scratch, Verdict, answer, truncated};
 use crate::forward::{Client, ClientQuery, Forwarder, Freshness, Outbox};
 use crate::zone::{Caller, Zone};
 
@@ -24,6 +25,7 @@ const MAX_REPLY: usize = 65_535;
 pub struct Handler {
     table: Published,
     forwarder: Option<Arc<Forwarder>>,
+    rate_limit: Option<RateLimit>,
 }
 
 /// Counters of one transport. Each set is written by one thread.
@@ -71,8 +73,9 @@ thread_local! {
 
 impl Handler {
     /// Creates a handler that answers from this table and, for names outside the cluster, through this forwarder.
-    pub fn new(table: Published, forwarder: Option<Arc<Forwarder>>) -> Arc<Handler> {
-        Arc::new(Handler { table, forwarder })
+    /// `rate` is `--rate-limit`: replies a second to one network; 0 means that there is no limit.
+    pub fn new(table: Published, forwarder: Option<Arc<Forwarder>>, rate: u32) -> Arc<Handler> {
+        Arc::new(Handler { table, forwarder, rate_limit: RateLimit::new(rate) })
     }
 
     /// Loads the published table.
@@ -94,6 +97,15 @@ impl Handler {
     ) -> Handled {
         let caller = Caller::Address(message.from);
         let mut verdict = answer(zone, caller, message.octets, message.limit, scratch, reply);
+        if let Some(rate_limit) = &self.rate_limit
+            && message.limit == Limit::Datagram
+            && !scratch.is_proven()
+        {
+            match rate_limit.check(message.from, message.received) {
+                Allowance::Whole => {}
+                allowance => return limited(message, allowance, reply, counters),
+            }
+        }
         if let Verdict::Forward(request) = verdict {
             verdict = self.forward(message, request, (scratch, reply), counters, deferred);
         }
@@ -178,6 +190,16 @@ impl Handler {
             (Handled::Deferred, Some(deferred)) => deferred.await.map_err(|_| NoReply::Busy),
             _ => immediate.ok_or(NoReply::NotAQuery),
         }
+    }
+}
+
+/// Writes what a client over its rate gets, and counts it.
+#[cold]
+fn limited(message: Message<'_>, allowance: Allowance, reply: &mut [u8], counters: &TransportCounters) -> Handled {
+    counters.immediate.limited();
+    match truncated(message.octets, reply) {
+        Some(length) if allowance == Allowance::Truncated => Handled::Replied(length),
+        _ => Handled::Dropped,
     }
 }
 

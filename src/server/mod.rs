@@ -8,6 +8,7 @@ pub mod encrypted;
 mod handler;
 mod listen;
 mod mmsg;
+mod rate_limit;
 mod socket;
 mod stall;
 pub mod tcp;

@@ -12,7 +12,12 @@ pub struct Edns {
     pub version: u8,
     /// The upper eight bits of the flags.
     flags: u8,
+    /// Offset of the cookie option's data in the message (RFC 7873), and its length in octets; 0 if there is none.
+    pub cookie: (u16, u16),
 }
+
+/// Code of the cookie option (RFC 7873 section 4).
+const COOKIE: u16 = 10;
 
 const OPT: u8 = rtype::OPT as u8;
 /// DO (RFC 3225).
@@ -37,10 +42,26 @@ impl Edns {
                 (header.additionals, record)
             {
                 let payload = u16::from_be_bytes([size_high, size_low]);
-                return Ok(Some(Edns { payload, version, flags }));
+                return Ok(Some(Edns { payload, version, flags, cookie: (0, 0) }));
             }
         }
         Edns::find(message, header, at)
+    }
+
+    /// Returns the OPT of a message that is not a valid query, if it has one that can be read.
+    #[cold]
+    pub fn salvage(message: &[u8], header: Header) -> Option<Edns> {
+        let mut at = HEADER_LEN;
+        for _ in 0..header.questions {
+            at = skip_name(message, at)? + 4;
+        }
+        Edns::find(message, header, at).ok().flatten()
+    }
+
+    /// Returns the data of the cookie option in the message.
+    pub fn cookie<'m>(&self, message: &'m [u8]) -> Option<&'m [u8]> {
+        let (at, length) = self.cookie;
+        message.get(usize::from(at)..usize::from(at) + usize::from(length)).filter(|data| !data.is_empty())
     }
 
     /// Searches all records after the question for an OPT; a query may have at most one.
@@ -59,11 +80,25 @@ impl Edns {
             if found.is_some() {
                 return Err(Malformed::DuplicateOpt);
             }
-            if !record.root || !options(record.rdata).all(|option| option.is_some()) {
+            if !record.root {
                 return Err(Malformed::Records);
             }
+            let mut place = record.end - record.rdata.len();
+            let mut cookie = (0, 0);
+            for option in options(record.rdata) {
+                let (code, octets) = option.ok_or(Malformed::Records)?;
+                let length = octets.len() - 4;
+                if code == COOKIE && cookie == (0, 0) {
+                    // A client's cookie, and perhaps a server's (RFC 7873 section 5.2.2).
+                    if length != 8 && !(16..=40).contains(&length) {
+                        return Err(Malformed::Records);
+                    }
+                    cookie = ((place + 4) as u16, length as u16);
+                }
+                place += octets.len();
+            }
             let [_, version, flags, _] = record.ttl;
-            found = Some(Edns { payload: record.class, version, flags });
+            found = Some(Edns { payload: record.class, version, flags, cookie });
         }
         Ok(found)
     }

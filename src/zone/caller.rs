@@ -42,6 +42,16 @@ pub struct LazyCaller<'z> {
     namespace: Cell<Option<Option<&'z NamespaceName>>>,
 }
 
+impl Caller<'_> {
+    /// The caller's address, if that identifies it.
+    pub fn address(self) -> Option<IpAddr> {
+        match self {
+            Caller::Address(address) => Some(address),
+            _ => None,
+        }
+    }
+}
+
 impl<'z> LazyCaller<'z> {
     /// Creates the caller of one query.
     #[inline(always)]

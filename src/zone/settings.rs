@@ -169,6 +169,8 @@ pub struct Settings {
     pub complete_search: bool,
     /// `--allow-from`; if empty, every client is admitted.
     pub allow_from: Vec<Cidr>,
+    /// The key of server cookies (RFC 9018 section 3).
+    pub cookie_secret: [u8; 16],
     /// `--callers`, longest prefix first.
     pub callers: Vec<CallerBlock>,
     /// `--namespace`: the namespace of callers that no other source identifies.
@@ -202,6 +204,14 @@ pub const DATABASE_KINDS: &[&str] = &[
 /// Default of `--application-prefix`.
 pub const APPLICATION_PREFIX: &str = "ix-";
 
+/// Returns a secret that nobody can guess.
+fn random_secret() -> [u8; 16] {
+    let mut secret = [0; 16];
+    // A failure means that the system has no randomness, without which TLS and message ids cannot work either.
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret);
+    secret
+}
+
 impl Settings {
     /// Creates the default settings for `domains`: TTL 5 s, datagrams of 1,232 octets, no forwarding.
     pub fn new(domains: Vec<Domain>) -> Settings {
@@ -219,6 +229,7 @@ impl Settings {
             stubs: Vec::new(),
             complete_search: false,
             allow_from: Vec::new(),
+            cookie_secret: random_secret(),
             callers: Vec::new(),
             namespace: None,
             database_kinds: DATABASE_KINDS.iter().filter_map(|kind| wire::label_of(kind).ok()).collect(),

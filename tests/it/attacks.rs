@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 
 use crate::common::process::Server;
 use crate::common::upstream::{self, Over, Upstream};
@@ -480,10 +481,10 @@ fn private_addresses_of_public_names_are_refused_on_request() {
         let stub = format!("--stub=corp={}", upstream.address);
         let flags = ["--manifests", "deploy/demo", &upstream.flag(), &stub, "--rebind-protection", mode];
         let server = Server::start(&flags, None);
-        for index in 0..private.len() {
+        for (index, address) in private.iter().enumerate() {
             let reply = server.ask(&format!("{index}.example. A"));
-            assert_eq!(reply.starts_with("REFUSED"), is_refused, "{mode}, {}: {reply}", private[index]);
-            assert!(server.ask(&format!("{index}.corp. A")).contains(private[index]), "{mode}: stub zones may");
+            assert_eq!(reply.starts_with("REFUSED"), is_refused, "{mode}, {address}: {reply}");
+            assert!(server.ask(&format!("{index}.corp. A")).contains(address), "{mode}: stub zones may");
         }
         assert!(server.ask("99.example. A").contains("192.0.2.1"));
         let counted = format!("callsign_forward_private_addresses_total {count}\n");
@@ -508,4 +509,95 @@ fn opcodes_other_than_query_are_never_forwarded() {
         }
     }
     assert_eq!(upstream.asked(), asked, "nothing was forwarded");
+}
+
+/// A query with this cookie option.
+fn with_cookie(question: &str, cookie: &[u8]) -> Vec<u8> {
+    let mut query = Message::from_vec(&common::query(question, Some(1232))).unwrap();
+    query.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(10, cookie.to_vec()));
+    query.to_vec().unwrap()
+}
+
+/// The cookie option of a reply.
+fn cookie_of(reply: &[u8]) -> Option<Vec<u8>> {
+    let reply = Message::from_vec(reply).unwrap();
+    match reply.edns?.option(EdnsCode::from(10u16))? {
+        EdnsOption::Unknown(_, data) => Some(data.clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn cookies_are_returned_with_every_kind_of_reply() {
+    let upstream = Upstream::start(|query, _| vec![address_reply(&query.to_vec().unwrap(), "192.0.2.1")]);
+    let server = Server::start(&["--manifests", "deploy/demo", &upstream.flag()], None);
+    let client = exchange::udp_socket(server.dns);
+    for (case, question) in [
+        ("an answer", "api.web.svc.cluster.local. A"),
+        ("NXDOMAIN", "nothing.web.svc.cluster.local. A"),
+        ("from an upstream", "www.example. A"),
+        ("from the cache", "www.example. A"),
+        ("NOTIMP", "www.example. TYPE200"),
+    ] {
+        let first = exchange::exchange(&client, &with_cookie(question, &[7; 8])).unwrap();
+        let cookie = cookie_of(&first).unwrap_or_else(|| panic!("{case}: no cookie"));
+        assert!(cookie.len() == 24 && cookie[..8] == [7; 8], "{case}");
+        let again = exchange::exchange(&client, &with_cookie(question, &cookie)).unwrap();
+        assert_eq!(cookie_of(&again).unwrap().len(), 24, "{case}");
+        let plain = exchange::exchange(&client, &common::query(question, Some(1232))).unwrap();
+        assert_eq!(cookie_of(&plain), None, "{case}: no cookie without one");
+    }
+    // A query for a cookie alone has no question (RFC 7873 section 5.4).
+    let mut alone = with_cookie("a. A", &[7; 8]);
+    alone[5] = 0;
+    alone.drain(12..12 + 3 + 4);
+    let reply = exchange::exchange(&client, &alone).unwrap();
+    assert_eq!((reply[3] & 0x0f, cookie_of(&reply).map(|cookie| cookie.len())), (0, Some(24)));
+    for length in [1, 7, 9, 15, 41] {
+        let reply = exchange::exchange(&client, &with_cookie("api. A", &vec![7; length])).unwrap();
+        assert_eq!(reply[3] & 0x0f, 1, "FORMERR for a cookie of {length} octets");
+    }
+}
+
+#[test]
+fn a_forged_sender_gets_few_replies_and_a_real_one_all() {
+    // Loopback is exempt, so this needs another address of this host.
+    let Some(own) = exchange::own_address() else { return };
+    let flags =
+        ["--manifests", "deploy/demo", "--rate-limit", "20", "--listen", "0.0.0.0:0", "--allow-from", "0.0.0.0/0"];
+    let server = Server::start(&flags, None);
+    let port = server.line.split("0.0.0.0:").nth(1).unwrap().split(' ').next().unwrap().parse::<u16>().unwrap();
+    let client = exchange::udp_socket((own, port).into());
+    client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    let query = common::query("api.web.svc.cluster.local. A", Some(1232));
+    for _ in 0..400 {
+        client.send(&query).unwrap();
+    }
+    let mut received = 0;
+    let (mut whole, mut truncated, mut buffer) = (0, 0, [0; 4096]);
+    while let Ok(length) = client.recv(&mut buffer) {
+        let is_truncated = buffer[2] & 2 != 0;
+        assert!(!is_truncated || length <= query.len(), "a truncated reply amplifies nothing");
+        received += 1;
+        truncated += usize::from(is_truncated);
+        whole += usize::from(!is_truncated);
+    }
+    assert!((20..100).contains(&whole), "{whole} of {received}");
+    assert!((100..250).contains(&truncated), "{truncated} of {received}");
+    // A client with a cookie is not limited, and over TCP nobody is.
+    let reply = loop {
+        client.send(&with_cookie("api.web.svc.cluster.local. A", &[7; 8])).unwrap();
+        if let Ok(length) = client.recv(&mut buffer)
+            && let Some(cookie) = cookie_of(&buffer[..length])
+        {
+            break cookie;
+        }
+    };
+    for _ in 0..100 {
+        let reply = exchange::exchange(&client, &with_cookie("api.web.svc.cluster.local. A", &reply)).unwrap();
+        assert_eq!(reply[2] & 2, 0, "not truncated");
+        let reply = exchange::tcp((own, port).into(), &query).unwrap();
+        assert_eq!(reply[2] & 2, 0, "not truncated");
+    }
+    assert!(server.get("/metrics").contains("callsign_dns_rate_limited_total "));
 }

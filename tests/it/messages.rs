@@ -89,6 +89,7 @@ fn well_formed_and_malformed_messages_get_the_right_reply() {
         [&message(0, [2, 0, 0, 0], &[])[..], b"\x03api\x03web\x03svc\x07cluster\x05local\0\x00\x1c\x00\x01"].concat();
     let mut pointer = message(0, [1, 0, 0, 0], &[]);
     pointer.splice(16..20, [0xc0, 0x0c]);
+    let without_question = [&message(0, [0, 0, 0, 1], &[])[..12], OPT].concat();
     let mut class = message(0, [1, 0, 0, 0], &[]);
     let last = class.len() - 1;
     class[last] = 3;
@@ -142,6 +143,8 @@ fn well_formed_and_malformed_messages_get_the_right_reply() {
         ("opcode NOTIFY", message(0x2000, [1, 0, 0, 0], &[]), "4 qr opcode4 1/0/0/0"),
         ("opcode UPDATE", message(0x2800, [1, 0, 0, 0], &[]), "4 qr opcode5 1/0/0/0"),
         ("opcode 15 without a question", message(0x7800, [0, 0, 0, 0], &[])[..12].to_vec(), "4 qr opcode15 0/0/0/0"),
+        ("opcode UPDATE with EDNS", message(0x2800, [1, 0, 0, 1], OPT), "4 opt qr opcode5 1/0/0/1"),
+        ("no question, with EDNS", without_question, "1 opt qr 0/0/0/1"),
         ("a query for the root", root_question, "5 qr 1/0/0/0"),
     ];
     for (case, query, expected) in cases {

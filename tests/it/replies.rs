@@ -20,7 +20,7 @@ fn question(query: &[u8]) -> Vec<u8> {
 
 fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> ForwardRequest {
     let end = (12 + question(query).len()) as u16;
-    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, reason: ForwardReason::Outside }
+    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, cookie: None, reason: ForwardReason::Outside }
 }
 
 /// Returns whether every record has a type whose data is validated, so that another parser has no reason to reject it.

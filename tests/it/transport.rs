@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::common::process::Server;
+use crate::common::upstream::until;
 use crate::common::{Scratch, exchange, query};
 
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
@@ -143,6 +144,8 @@ fn replies_and_noise_over_udp_get_no_reply() {
 fn a_client_at_its_limit_loses_its_unused_connection() {
     let (server, _scratch) = start(&["--tcp-connections-per-address", "10"]);
     let mut held: Vec<TcpStream> = (0..10).map(|_| exchange::tcp_stream(server.dns)).collect();
+    // Several threads accept connections, in no particular order.
+    until("all are accepted", || server.get("/metrics").contains("callsign_tcp_connections 10\n"));
     // All but the first have carried a query.
     for stream in &mut held[1..] {
         stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();

@@ -46,7 +46,11 @@ impl Server {
 
     /// Starts a server with this command.
     pub fn start_with(mut command: Command, arguments: &[&str], input: Option<&str>) -> Server {
-        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        command.arg("serve");
+        let plain = arguments.windows(2).any(|pair| pair[0] == "--listen" && !pair[1].contains("://"));
+        if !plain {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
         for flag in ["--admin", "--health"].into_iter().filter(|flag| !arguments.contains(flag)) {
             command.args([flag, "127.0.0.1:0"]);
         }

@@ -145,7 +145,7 @@ fn a_client_at_its_limit_loses_its_unused_connection() {
     let (server, _scratch) = start(&["--tcp-connections-per-address", "10"]);
     let mut held: Vec<TcpStream> = (0..10).map(|_| exchange::tcp_stream(server.dns)).collect();
     // Several threads accept connections, in no particular order.
-    until("all are accepted", || server.get("/metrics").contains("callsign_tcp_connections 10\n"));
+    until("all are accepted", || server.get("/metrics").contains("callsign_tcp_connections 10.0\n"));
     // All but the first have carried a query.
     for stream in &mut held[1..] {
         stream.write_all(&exchange::framed(&query(QUESTION, None))).unwrap();

@@ -127,6 +127,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let status = SharedStatus::default();
     let OpenSource { resources, first, .. } = config.source.follow(control.handle(), &events)?;
     let mut publisher = Publisher::new(Builder::new(settings), table.clone(), status.clone(), resources);
+    publisher.limit_namespaces(config.namespace_budget);
     if let Some(path) = config.saved.filter(|_| !matches!(config.source.source, Source::Manifests(_))) {
         publisher.save_to(path);
     }

@@ -1,5 +1,6 @@
 //! Sources of facts, which are the Kubernetes API and manifests, and the path from a source to a published table.
 
+mod budget;
 pub mod kubernetes;
 pub mod manifests;
 pub mod object;

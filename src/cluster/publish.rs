@@ -1,6 +1,7 @@
 //! From events to published tables: apply, build, swap. A single change is published at once; a flood is coalesced.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::Receiver;
 
+use super::budget::NamespaceBudget;
 use super::snapshot::{self, SnapshotError};
 use super::{Event, Resource};
 use crate::histogram::Histogram;
@@ -140,7 +142,8 @@ pub struct Publisher {
     table: Arc<ArcSwap<Zone>>,
     status: SharedStatus,
     started: Instant,
-    logged: HashSet<String>,
+    complaints: Complaints,
+    budget: NamespaceBudget,
     /// Watched changes since the last table: the time of each event, and of its cause.
     waiting: Vec<(Instant, Option<jiff::Timestamp>)>,
     saving: Option<SnapshotState>,
@@ -176,10 +179,16 @@ impl Publisher {
             table,
             status,
             started: Instant::now(),
-            logged: HashSet::new(),
+            complaints: Complaints::default(),
+            budget: NamespaceBudget::new(usize::MAX),
             waiting: Vec::new(),
             saving: None,
         }
+    }
+
+    /// Limits the memory for the objects of one namespace to about `octets`.
+    pub fn limit_namespaces(&mut self, octets: usize) {
+        self.budget = NamespaceBudget::new(octets);
     }
 
     /// Saves facts to `path`, and loads them from there at the start if the API does not respond.
@@ -262,19 +271,22 @@ impl Publisher {
         };
         saving.tried = true;
         let age = saved.age();
-        let mut facts = 0;
+        let (mut facts, mut within, path) = (0, Vec::new(), saving.path.clone());
         for change in saved.changes {
             let (resource, key) = resource_of(&change);
             // Facts that the API has already reported are newer.
             if !self.builder.has(&change) {
                 saving.unconfirmed.insert((resource, key));
-                self.builder.apply(change);
+                within.push(change);
                 facts += 1;
             }
         }
+        for change in within {
+            self.apply_within_budget(change);
+        }
         self.builder.set_serial_floor(saved.serial);
         self.builder.set_synced();
-        tracing::warn!(file = %saving.path.display(), facts, ?age, "the API does not respond; serving saved facts");
+        tracing::warn!(file = %path.display(), facts, ?age, "the API does not respond; serving saved facts");
         self.publish_now();
     }
 
@@ -341,8 +353,8 @@ impl Publisher {
             }
             Event::Rejected(rejected) => {
                 self.status.lock().rejected += 1;
-                let text = rejected.to_string();
-                if self.is_new(&text) {
+                let namespace = rejected.name.split('/').next().unwrap_or_default();
+                if self.complaints.is_due(namespace, &rejected) {
                     tracing::warn!(
                         kind = rejected.kind,
                         object = rejected.name,
@@ -373,7 +385,27 @@ impl Publisher {
         if let Some(saving) = self.saving.as_mut().filter(|saving| !saving.unconfirmed.is_empty()) {
             saving.unconfirmed.remove(&resource_of(&change));
         }
-        self.builder.apply(change);
+        self.apply_within_budget(change);
+    }
+
+    fn apply_within_budget(&mut self, change: Change) {
+        let Err(over) = self.budget.admit(&self.builder, &change) else { return self.builder.apply(change) };
+        let (resource, key) = resource_of(&change);
+        self.status.lock().rejected += 1;
+        if self.complaints.is_due(&key.namespace, &(&key, resource)) {
+            tracing::warn!(
+                resource = resource.as_str(),
+                object = %key,
+                size = over.size,
+                used = over.used,
+                "ignoring object: its namespace is over --namespace-budget"
+            );
+        }
+        self.builder.apply(match change {
+            Change::Service(key, _) => Change::Service(key, None),
+            Change::Slice(key, _) => Change::Slice(key, None),
+            other => other,
+        });
     }
 
     /// Removes saved objects that no longer exist: the first list of the resource did not contain them.
@@ -384,7 +416,7 @@ impl Publisher {
         saving.unconfirmed = remaining;
         let gone: HashSet<(Resource, Key)> = gone;
         for (resource, key) in gone {
-            self.builder.apply(match resource {
+            self.apply_within_budget(match resource {
                 Resource::Services => Change::Service(key, None),
                 Resource::EndpointSlices => Change::Slice(key, None),
                 Resource::Namespaces => Change::Namespace(key.name, None),
@@ -443,7 +475,7 @@ impl Publisher {
     }
 
     fn report(&mut self, report: &Diagnostic) {
-        if self.is_new(&format!("{report:?}")) {
+        if self.complaints.is_due(report.namespace(), report) {
             match report {
                 Diagnostic::AliasClaimed { alias, granted_to, refused } => {
                     tracing::warn!(
@@ -468,13 +500,49 @@ impl Publisher {
             }
         }
     }
+}
 
-    /// Whether this text has not been logged before.
-    fn is_new(&mut self, text: &str) -> bool {
+/// Decides which complaints about objects are logged: each one once, and only a few a minute for each namespace, because
+/// their authors decide how many there are.
+#[derive(Default)]
+struct Complaints {
+    hasher: RandomState,
+    logged: HashSet<u64>,
+    /// Complaints in the current minute, by namespace.
+    recent: HashMap<Box<str>, u32>,
+    minute: Option<Instant>,
+    /// Complaints of that minute that were not logged.
+    suppressed: u64,
+}
+
+/// Complaints a minute about the objects of one namespace, and about those of all.
+const COMPLAINTS: [u32; 2] = [10, 50];
+
+impl Complaints {
+    fn is_due(&mut self, namespace: &str, complaint: &impl Hash) -> bool {
+        let now = Instant::now();
+        if self.minute.is_none_or(|minute| now.duration_since(minute) >= Duration::from_secs(60)) {
+            if self.suppressed > 0 {
+                tracing::warn!(count = self.suppressed, "more complaints about objects were not logged");
+            }
+            (self.minute, self.suppressed) = (Some(now), 0);
+            self.recent.clear();
+        }
         if self.logged.len() >= MAX_LOGGED {
             self.logged.clear();
         }
-        self.logged.insert(text.to_owned())
+        if !self.logged.insert(self.hasher.hash_one(complaint)) {
+            return false;
+        }
+        let all = self.recent.values().sum::<u32>();
+        // At the limit for all, nothing is added, so this map stays small.
+        let own = self.recent.get(namespace).copied().unwrap_or(0);
+        if own >= COMPLAINTS[0] || all >= COMPLAINTS[1] {
+            self.suppressed += 1;
+            return false;
+        }
+        self.recent.insert(namespace.into(), own + 1);
+        true
     }
 }
 

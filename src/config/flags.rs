@@ -254,6 +254,9 @@ pub struct ServeArgs {
     /// Save the state of the cluster to this file, and start from it if the API is unreachable
     #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED", help_heading = SOURCE)]
     pub saved: Option<PathBuf>,
+    /// Use about this much memory for the objects of one namespace, and ignore what is over it
+    #[arg(long, value_name = "BYTES", default_value_t = 33_554_432, value_parser = clap::value_parser!(u64).range(100_000..), help_heading = LIMITS)]
+    pub namespace_budget: u64,
     /// Compare the state in memory with the API at this interval (0: never)
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration, help_heading = SOURCE)]
     pub self_check: Duration,

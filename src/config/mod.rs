@@ -59,6 +59,8 @@ pub struct Config {
     pub lame_duck: Duration,
     /// `--metrics-prefix`.
     pub metrics_prefix: String,
+    /// `--namespace-budget` in octets.
+    pub namespace_budget: usize,
     /// `--saved`.
     pub saved: Option<PathBuf>,
     /// Upstreams, stub zones and cache bounds.
@@ -81,7 +83,7 @@ impl SourceArgs {
         SourceOptions {
             source: self.source(),
             service_cidrs: self.service_cidrs.clone(),
-            parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names },
+            parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names, links: true },
             pods: Pods::Off,
             self_check: Duration::ZERO,
         }
@@ -213,7 +215,13 @@ impl ServeArgs {
             )));
         }
         Ok(Config {
-            source: SourceOptions { pods, self_check: self.self_check, ..self.source.options(&self.names) },
+            source: SourceOptions {
+                pods,
+                self_check: self.self_check,
+                parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names, links: false },
+                ..self.source.options(&self.names)
+            },
+            namespace_budget: self.namespace_budget as usize,
             settings,
             advertise: self.advertise.clone(),
             listen: Listen {

@@ -23,4 +23,5 @@ mod messages;
 mod names;
 mod publish;
 mod replies;
+mod tenants;
 mod transport;

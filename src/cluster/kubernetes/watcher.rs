@@ -321,8 +321,8 @@ impl<O: Object> Watcher<O> {
                     }
                 };
                 self.send(event).await?;
-                for note in notes {
-                    self.send(Event::Rejected(note)).await?;
+                if let Some(complaint) = Rejected::summary(notes) {
+                    self.send(Event::Rejected(complaint)).await?;
                 }
             }
             Err(rejected) => {

@@ -1,11 +1,8 @@
 //! The annotations `callsign.dev/alias` and `callsign.dev/visible-to`. `service.rs` reads `default` and `links`.
 
-use super::label;
 use super::meta::{Annotations, Text};
+use super::{MAX_ANNOTATION, MAX_ENTRIES, label};
 use crate::zone::facts::VisibleTo;
-
-/// Maximum number of aliases of one Service. A longer list is considered a mistake and ignored.
-pub const MAX_ALIASES: usize = 64;
 
 /// Parses `callsign.dev/alias`, for example `db, primary`.
 pub(super) fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<str>> {
@@ -17,13 +14,18 @@ pub(super) fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<s
 
 /// Parses the value of `callsign.dev/alias`. Returns the aliases, and a message for each entry that is ignored.
 pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
+    if text.len() > MAX_ANNOTATION {
+        let error =
+            format!("callsign.dev/alias is ignored: it has {} octets; the limit is {MAX_ANNOTATION}", text.len());
+        return (Vec::new(), vec![error]);
+    }
     let entries: Vec<&str> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
     if entries.is_empty() {
         return (Vec::new(), vec!["callsign.dev/alias is ignored: it is empty".to_owned()]);
     }
-    if entries.len() > MAX_ALIASES {
+    if entries.len() > MAX_ENTRIES {
         let error =
-            format!("callsign.dev/alias is ignored: it has {} aliases; the limit is {MAX_ALIASES}", entries.len());
+            format!("callsign.dev/alias is ignored: it has {} aliases; the limit is {MAX_ENTRIES}", entries.len());
         return (Vec::new(), vec![error]);
     }
     let (mut aliases, mut problems) = (Vec::new(), Vec::new());
@@ -58,6 +60,13 @@ pub(super) fn visible_to(annotations: Option<&Annotations>, notes: &mut Vec<Stri
 /// # Errors
 /// When it is empty, or an entry is not a namespace name. The error names the entry.
 pub fn parse_visible_to(text: &str) -> Result<VisibleTo, String> {
+    let entries = text.split(',').count();
+    if text.len() > MAX_ANNOTATION || entries > MAX_ENTRIES {
+        return Err(format!(
+            "it has {entries} entries and {} octets; the limits are {MAX_ENTRIES} and {MAX_ANNOTATION}",
+            text.len()
+        ));
+    }
     match text.trim() {
         "" => Err("it is empty".to_owned()),
         "*" => Ok(VisibleTo::Everyone),

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, Visitor};
 
 use super::meta::Meta;
 use super::ports::{PortObject, ports};
-use super::{Object, ParseOptions, key_of, label};
+use super::{MAX_ADDRESSES, Object, ParseOptions, key_of, label, quoted};
 use crate::wire::name_from_text;
 use crate::zone::facts::{Change, EndpointFact, Key, SliceFact};
 
@@ -91,9 +91,10 @@ impl Object for EndpointSliceObject {
         let service = meta.labels.as_ref().and_then(|labels| labels.service_name.as_ref());
         let mut fact = SliceFact {
             service: service.filter(|name| !name.0.is_empty()).map(|name| name.0.to_ascii_lowercase().into()),
-            ports: ports(&self.ports)?,
+            ports: ports(&self.ports, notes)?,
             ..SliceFact::default()
         };
+        let mut left_out = 0_usize;
         let fqdn = self.address_type.as_deref() == Some("FQDN");
         for endpoint in self.endpoints.iter().flatten().flatten() {
             fact.total += 1;
@@ -102,19 +103,33 @@ impl Object for EndpointSliceObject {
                 continue;
             }
             for listed in endpoint.addresses.iter().flatten() {
+                if fact.ready.len() + fact.targets.len() >= MAX_ADDRESSES {
+                    left_out += 1;
+                    continue;
+                }
                 match listed {
+                    EndpointAddress::Address(IpAddr::V6(v6)) if !fqdn && v6.to_ipv4_mapped().is_some() => {
+                        return Err(format!("address '{v6}' is an IPv4 address in IPv6 notation; write it as IPv4"));
+                    }
                     EndpointAddress::Address(address) if !fqdn => {
                         fact.ready.push(EndpointFact { address: *address, name: endpoint.name(parse_options, notes) });
                     }
                     EndpointAddress::Text(text) if fqdn => {
-                        fact.targets.push(name_from_text(text).map_err(|error| format!("address '{text}': {error}"))?);
+                        fact.targets.push(
+                            name_from_text(text).map_err(|error| format!("address '{}': {error}", quoted(text)))?,
+                        );
                     }
                     EndpointAddress::Address(address) => {
                         return Err(format!("address '{address}' is not a domain name"));
                     }
-                    EndpointAddress::Text(text) => return Err(format!("address '{text}' is not an IP address")),
+                    EndpointAddress::Text(text) => {
+                        return Err(format!("address '{}' is not an IP address", quoted(text)));
+                    }
                 }
             }
+        }
+        if left_out > 0 {
+            notes.push(format!("it has {left_out} addresses too many; only the first {MAX_ADDRESSES} are used"));
         }
         // The order has no meaning. Sorting makes slices with the same endpoints compare as equal.
         fact.ready.sort_unstable();
@@ -133,7 +148,11 @@ impl SliceEndpoint {
         if let Some(hostname) = self.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {
             match label("hostname", hostname) {
                 Ok(hostname) => return Some(hostname),
-                Err(error) => notes.push(format!("{error}; the endpoint is named by its address")),
+                // One complaint is enough for an object.
+                Err(error) if notes.is_empty() => {
+                    notes.push(format!("{error}; the endpoint is named by its address"));
+                }
+                Err(_) => {}
             }
         }
         if !parse_options.endpoint_pod_names {

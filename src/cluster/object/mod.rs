@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::wire::MAX_LABEL;
 use crate::zone::facts::{Change, Key};
 
-pub use annotations::{MAX_ALIASES, parse_aliases, parse_visible_to};
+pub use annotations::{parse_aliases, parse_visible_to};
 pub use endpoint_slice::EndpointSliceObject;
 pub use meta::Meta;
 pub use namespace::NamespaceObject;
@@ -24,7 +24,7 @@ pub use pod::PodObject;
 pub use service::ServiceObject;
 
 /// An invalid object, or an invalid part of one such as an annotation. Only that object or part is ignored.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
 #[error("{kind} {name}: {reason}")]
 pub struct Rejected {
     /// Kind of the object.
@@ -40,6 +40,47 @@ pub struct Rejected {
 pub struct ParseOptions {
     /// `--endpoint-pod-names`.
     pub endpoint_pod_names: bool,
+    /// Whether `callsign.dev/links` is kept. Only commands need it; a server would hold it for nothing.
+    pub links: bool,
+}
+
+// Bounds on what one object can hold. They are far above honest use; what is over them is left out, with one complaint.
+
+/// Longest value of an annotation, in octets.
+pub const MAX_ANNOTATION: usize = 4096;
+/// Maximum number of entries in an annotation's list: aliases, or namespaces.
+pub const MAX_ENTRIES: usize = 64;
+/// Maximum number of ports of a Service or an EndpointSlice.
+pub const MAX_PORTS: usize = 1000;
+/// Maximum number of addresses in an EndpointSlice. The API admits 1,000 endpoints, nearly always with one address.
+pub const MAX_ADDRESSES: usize = 5000;
+/// Longest quotation from an object in a message, in characters.
+const MAX_QUOTED: usize = 100;
+/// Longest message about an object, in characters.
+const MAX_REASON: usize = 400;
+
+/// Returns the start of a text that an object's author wrote, for messages.
+fn quoted(text: &str) -> String {
+    shortened(text, MAX_QUOTED)
+}
+
+fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+impl Rejected {
+    /// Joins the complaints about one object: the first one, and how many more there are.
+    pub fn summary(complaints: Vec<Rejected>) -> Option<Rejected> {
+        let more = complaints.len().saturating_sub(1);
+        let mut first = complaints.into_iter().next()?;
+        if more > 0 {
+            first.reason += &format!(" (and {more} more; `callsign doctor` lists them)");
+        }
+        Some(first)
+    }
 }
 
 /// A kind of object that facts are derived from.
@@ -71,7 +112,11 @@ pub trait Object: serde::de::DeserializeOwned + Send + Sync + 'static {
 /// # Errors
 /// When the whole object is invalid. The error names the object and the problem.
 pub fn read<O: Object>(object: &O, parse_options: ParseOptions) -> Result<(Change, Vec<Rejected>), Rejected> {
-    let rejected = |name: String, reason: String| Rejected { kind: O::KIND, name, reason };
+    let rejected = |name: String, reason: String| Rejected {
+        kind: O::KIND,
+        name: shortened(&name, 3 * MAX_QUOTED),
+        reason: shortened(&reason, MAX_REASON),
+    };
     let Some(meta) = object.metadata() else {
         return Err(rejected("(no metadata)".to_owned(), "the object has no metadata".to_owned()));
     };
@@ -94,7 +139,7 @@ fn label(what: &str, text: &str) -> Result<Box<str>, String> {
         return Err(format!("{what} is empty"));
     }
     if text.len() > MAX_LABEL {
-        return Err(format!("{what} '{text}' has {} octets; a label has at most {MAX_LABEL}", text.len()));
+        return Err(format!("{what} '{}' has {} octets; a label has at most {MAX_LABEL}", quoted(text), text.len()));
     }
     match text.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_')) {
         Some(odd) => Err(format!("{what} '{text}' contains '{odd}'; a label has letters, digits, '-' and '_' only")),
@@ -103,5 +148,5 @@ fn label(what: &str, text: &str) -> Result<Box<str>, String> {
 }
 
 fn address(text: &str) -> Result<IpAddr, String> {
-    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+    text.parse().map_err(|_| format!("'{}' is not an IP address", quoted(text)))
 }

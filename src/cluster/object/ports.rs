@@ -2,8 +2,9 @@
 
 use serde::Deserialize;
 
-use super::label;
 use super::meta::Text;
+use super::{MAX_PORTS, label, quoted};
+use crate::wire::{MAX_LABEL, MAX_NAME};
 use crate::zone::facts::{PortFact, Protocol};
 
 #[derive(Debug, Deserialize)]
@@ -21,13 +22,21 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
         "TCP" => Ok(Protocol::Tcp),
         "UDP" => Ok(Protocol::Udp),
         "SCTP" => Ok(Protocol::Sctp),
-        other => Err(format!("'{other}' is not a protocol; use TCP, UDP or SCTP")),
+        other => Err(format!("'{}' is not a protocol; use TCP, UDP or SCTP", quoted(other))),
     }
 }
 
-pub(super) fn ports(ports: &Option<Vec<PortObject>>) -> Result<Vec<PortFact>, String> {
+/// Converts the ports of an object. Those over the limit are left out, with a note.
+///
+/// # Errors
+/// A port is invalid.
+pub(super) fn ports(ports: &Option<Vec<PortObject>>, notes: &mut Vec<String>) -> Result<Vec<PortFact>, String> {
     let mut facts = Vec::new();
-    for port in ports.iter().flatten() {
+    let count = ports.as_ref().map_or(0, Vec::len);
+    if count > MAX_PORTS {
+        notes.push(format!("it has {count} ports; only the first {MAX_PORTS} are used"));
+    }
+    for port in ports.iter().flatten().take(MAX_PORTS) {
         // A port of a slice may lack a number: it means "all ports" (API documentation of EndpointPort).
         let Some(number) = port.port else { continue };
         let number = u16::try_from(number).map_err(|_| format!("{number} is not a port number"))?;
@@ -43,9 +52,9 @@ pub(super) fn ports(ports: &Option<Vec<PortObject>>) -> Result<Vec<PortFact>, St
                 .target_port
                 .as_ref()
                 .map(|target| target.0.as_str())
-                .filter(|target| !target.is_empty() && *target != own)
+                .filter(|target| !target.is_empty() && target.len() <= MAX_LABEL && *target != own)
                 .map(Into::into),
-            app_protocol: port.app_protocol.as_deref().map(Into::into),
+            app_protocol: port.app_protocol.as_deref().filter(|text| text.len() <= MAX_NAME).map(Into::into),
         });
     }
     Ok(facts)

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use super::annotations::{aliases, visible_to};
 use super::meta::{Meta, Text};
 use super::ports::{PortObject, ports};
-use super::{Object, ParseOptions, address, key_of, label};
+use super::{MAX_ANNOTATION, Object, ParseOptions, address, key_of, label, quoted};
+use crate::wire::MAX_LABEL;
 use crate::zone::external_name;
 use crate::zone::facts::{Change, Key, ServiceFact, ServiceType};
 
@@ -44,7 +45,7 @@ impl Object for ServiceObject {
         self.metadata.as_ref()
     }
 
-    fn change(&self, meta: &Meta, _: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
+    fn change(&self, meta: &Meta, parse_options: ParseOptions, notes: &mut Vec<String>) -> Result<Change, String> {
         let key = key_of(meta)?;
         let name = label("name", &key.name)?;
         let empty = ServiceSpec::default();
@@ -57,6 +58,7 @@ impl Object for ServiceObject {
             let target = external_name(target);
             if target.is_none() {
                 let text = spec.external_name.as_deref().unwrap_or_default();
+                let text = quoted(text);
                 notes.push(format!("externalName '{text}' is not a domain name; queries get NXDOMAIN"));
             }
             ServiceType::External(target)
@@ -74,25 +76,33 @@ impl Object for ServiceObject {
         };
         let annotations = meta.annotations.as_ref();
         let labels = meta.labels.as_ref();
+        let links = annotations.and_then(|annotations| annotations.links.as_ref()).filter(|_| parse_options.links);
+        if let Some(length) = links.map(|links| links.0.len()).filter(|length| *length > MAX_ANNOTATION) {
+            notes.push(format!("callsign.dev/links is ignored: it has {length} octets; the limit is {MAX_ANNOTATION}"));
+        }
+        let links = links.filter(|links| links.0.len() <= MAX_ANNOTATION);
+        // A label's value has at most 63 octets (Kubernetes API concepts, "Labels and Selectors").
         let text = |text: &Option<Text>| {
-            text.as_ref().map(|text| text.0.as_str()).filter(|text| !text.is_empty()).map(Box::from)
+            let text = text.as_ref().map(|text| text.0.as_str());
+            text.filter(|text| !text.is_empty() && text.len() <= MAX_LABEL).map(Box::from)
         };
         let default = annotations.and_then(|annotations| annotations.default.as_ref()).map(|text| text.0.trim());
         let fact = ServiceFact {
             service_type,
-            ports: ports(&spec.ports)?,
+            ports: ports(&spec.ports, notes)?,
             created: meta.created(),
             aliases: aliases(annotations.and_then(|annotations| annotations.alias.as_ref()), notes),
             default: match default {
                 Some("true") => true,
                 None | Some("false") => false,
                 Some(other) => {
+                    let other = quoted(other);
                     notes.push(format!("callsign.dev/default '{other}' is ignored; write \"true\" or \"false\""));
                     false
                 }
             },
             visible_to: visible_to(annotations, notes),
-            links: annotations.and_then(|annotations| text(&annotations.links)),
+            links: links.map(|links| links.0.as_str()).filter(|links| !links.is_empty()).map(Box::from),
             release: labels.and_then(|labels| text(&labels.instance)),
             chart: labels.and_then(|labels| text(&labels.chart)),
             main: labels.and_then(|labels| labels.main.as_ref()).is_some_and(|main| main.0 == "main"),

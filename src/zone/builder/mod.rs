@@ -56,7 +56,7 @@ pub struct PublishCost {
 }
 
 /// A problem in the facts that an operator should know about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Diagnostic {
     /// Two Services claim the same alias. The older one gets it; between equally old ones, the name decides.
     AliasClaimed {
@@ -91,6 +91,20 @@ pub enum Diagnostic {
         /// The Service.
         service: String,
     },
+}
+
+impl Diagnostic {
+    /// Returns the namespace of the object that causes the problem; empty if it is not a part of its name.
+    pub fn namespace(&self) -> &str {
+        let name = match self {
+            Diagnostic::AliasClaimed { refused, .. } => refused,
+            Diagnostic::AmbiguousDefault { kind, .. } => return kind.split('/').next().unwrap_or_default(),
+            Diagnostic::AliasShadowed { claimed_by, .. } => claimed_by,
+            Diagnostic::TopLevelDomain { namespace } => return namespace,
+            Diagnostic::FqdnSkipped { service } => return service.split('/').next().unwrap_or_default(),
+        };
+        name.split('.').nth(1).unwrap_or_default()
+    }
 }
 
 /// Stores all facts and builds zones from them.
@@ -222,6 +236,17 @@ impl Builder {
             Change::Namespace(name, _) => self.namespaces.get(name).is_some_and(|state| state.fact.is_some()),
             Change::Pod(pod, _) => self.pods.with_hash(pod.bits()).any(|held| held.pod == *pod),
         }
+    }
+
+    /// Returns the held fact about a Service.
+    pub fn service_fact(&self, key: &Key) -> Option<&ServiceFact> {
+        self.services.get(key)?.fact.as_deref()
+    }
+
+    /// Returns the held fact about an EndpointSlice.
+    pub fn slice_fact(&self, key: &Key) -> Option<&SliceFact> {
+        let service = Key { namespace: key.namespace.clone(), name: self.slices.get(key)?.clone() };
+        self.services.get(&service)?.slices.get(&key.name).map(|fact| &**fact)
     }
 
     /// Returns all facts except pods. They are shared, not copied, so that they can be saved while changes are applied.

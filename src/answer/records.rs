@@ -6,7 +6,7 @@ use crate::resolve::{EndpointMatch, NoTrace, Node, Outcome, PortLabels, Space, r
 use crate::wire::{HEADER_LEN, Name, Reply, Section, flags, rcode, rtype};
 use crate::zone::dashed::Dashed;
 use crate::zone::rrset::{A_LEN, AAAA_LEN, HOSTMASTER, NAME_SERVER, OWNER, record_head};
-use crate::zone::{Endpoint, Kind, LazyCaller, Port, Rrset, Service, Target, Zone};
+use crate::zone::{Endpoint, Kind, LazyCaller, Port, Rrset, Service, Zone};
 
 /// Maximum length of a CNAME chain inside the cluster.
 const MAX_CHAIN: usize = 8;
@@ -99,7 +99,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             Node::Port(service, labels) => self.srv_or_nodata(qtype, service, Some(labels)),
             Node::Endpoint(endpoint) => self.endpoint(endpoint, qtype),
             Node::Reverse(address) => self.pointers(address, qtype),
-            Node::Address(address) => self.address(address, qtype),
+            Node::Address(address) => _ = self.address(address, qtype),
             Node::Localhost => self.localhost(qtype),
             Node::Empty => self.nodata(),
             Node::Apex => self.apex(qtype),
@@ -212,7 +212,8 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         }
     }
 
-    fn address(&mut self, address: IpAddr, qtype: u16) {
+    /// Answers with an address, if it has the query type. Returns whether it fits.
+    fn address(&mut self, address: IpAddr, qtype: u16) -> bool {
         let ttl = self.zone.settings.ttl;
         let fits = match address {
             IpAddr::V4(v4) if matches!(qtype, rtype::A | rtype::ANY) => {
@@ -221,44 +222,43 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             IpAddr::V6(v6) if matches!(qtype, rtype::AAAA | rtype::ANY) => {
                 self.record(Section::Answer, self.owner, rtype::AAAA, ttl, &[&v6.octets()])
             }
-            _ => return self.nodata(),
+            _ => {
+                self.nodata();
+                return true;
+            }
         };
         self.truncate_unless(fits);
+        fits
     }
 
     fn localhost(&mut self, qtype: u16) {
         match qtype {
             rtype::AAAA => self.address(IpAddr::from(std::net::Ipv6Addr::LOCALHOST), qtype),
             _ => self.address(IpAddr::from(std::net::Ipv4Addr::LOCALHOST), qtype),
-        }
+        };
     }
 
     fn endpoint(&mut self, endpoint: EndpointMatch<'_>, qtype: u16) {
-        let has = |v4: bool| endpoint.iter().any(|endpoint| endpoint.address.is_ipv4() == v4);
         match qtype {
-            rtype::A if has(true) => self.endpoint_addresses(endpoint, true),
-            rtype::AAAA if has(false) => self.endpoint_addresses(endpoint, false),
-            rtype::ANY => self.endpoint_addresses(endpoint, has(true)),
+            rtype::A if endpoint.has_v4() => self.endpoint_addresses(endpoint, true),
+            rtype::AAAA if endpoint.has_v6() => self.endpoint_addresses(endpoint, false),
+            rtype::ANY => self.endpoint_addresses(endpoint, endpoint.has_v4()),
             rtype::SRV => {
-                let service = endpoint.service;
                 let Some(first) = endpoint.iter().next() else { return self.nodata() };
-                let found = |target: &&Target| service.endpoints.all.get(target.endpoint as usize) == Some(first);
-                match service.endpoints.targets.iter().find(found) {
-                    Some(target) => self.srv(service, std::slice::from_ref(target), None),
-                    None => self.nodata(),
-                }
+                let ports = endpoint.service.endpoints.ports(first.named_group);
+                let numbers = ports.iter().filter(|port| !port.repeats).map(|port| port.number);
+                self.srv(endpoint.service, numbers.clone().count(), std::iter::once((first, numbers)));
             }
             _ => self.nodata(),
         }
     }
 
     fn endpoint_addresses(&mut self, endpoint: EndpointMatch<'_>, v4: bool) {
-        let mut last = None;
-        for endpoint in endpoint.iter().filter(|endpoint| endpoint.address.is_ipv4() == v4) {
+        let (mut last, qtype) = (None, if v4 { rtype::A } else { rtype::AAAA });
+        for endpoint in endpoint.iter_family(v4) {
             // Endpoints are sorted by address, so duplicates from several slices are adjacent.
-            if last.replace(endpoint.address) != Some(endpoint.address) {
-                let qtype = if v4 { rtype::A } else { rtype::AAAA };
-                self.address(endpoint.address, qtype);
+            if last.replace(endpoint.address) != Some(endpoint.address) && !self.address(endpoint.address, qtype) {
+                return;
             }
         }
     }
@@ -267,9 +267,19 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         if !matches!(qtype, rtype::SRV | rtype::ANY) {
             return self.nodata();
         }
+        let endpoints = &service.endpoints;
         match &service.kind {
             Kind::Cluster(ports) => self.srv_of_cluster_ip(service, ports, labels),
-            Kind::Headless => self.srv(service, &service.endpoints.targets, labels),
+            Kind::Headless => {
+                let list = match labels {
+                    None => Some(&endpoints.srv),
+                    Some(labels) => endpoints.srv_of(labels.port, labels.protocol),
+                };
+                let Some(list) = list else { return self.nodata() };
+                let targets = list.targets(endpoints, self.turn);
+                let targets = targets.map(|(endpoint, numbers)| (endpoint, numbers.iter().copied()));
+                self.srv(service, list.records, targets);
+            }
             Kind::ExternalName(_) => self.nodata(),
         }
     }
@@ -291,33 +301,31 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         self.glue::<AAAA_LEN>(&service.aaaa, first);
     }
 
-    /// Writes SRV records whose targets are endpoints.
-    fn srv(&mut self, service: &Service, targets: &[Target], labels: Option<PortLabels<'_>>) {
-        let endpoints = &service.endpoints;
-        let wanted = |target: &Target| endpoints.ports(target.group).iter().filter(|port| has_labels(port, labels));
-        let count: usize = targets.iter().map(|target| wanted(target).count()).sum();
+    /// Writes SRV records whose targets are endpoints: `count` of them. Each target has a record, so that the work ends
+    /// where the message is full.
+    fn srv<'e, N: Iterator<Item = u16> + Clone>(
+        &mut self,
+        service: &Service,
+        count: usize,
+        targets: impl Iterator<Item = (&'e Endpoint, N)> + Clone,
+    ) {
         if count == 0 {
             return self.nodata();
         }
-        let start = usize::from(self.turn) % targets.len().max(1);
-        let (after, before) = targets.split_at(start);
         let mut at = self.out.at();
-        for target in before.iter().chain(after) {
-            let Some(endpoint) = endpoints.all.get(target.endpoint as usize) else { continue };
-            for port in wanted(target) {
-                if !with_label(endpoint, |label| self.srv_record(weight(count), port.number, label, service)) {
+        for (endpoint, numbers) in targets.clone() {
+            for number in numbers {
+                if !with_label(endpoint, |label| self.srv_record(weight(count), number, label, service)) {
                     return self.truncate_unless(false);
                 }
             }
         }
         // Each target's addresses appear once, and their owner points to the target in its first SRV record.
-        for target in before.iter().chain(after) {
-            let Some(endpoint) = endpoints.all.get(target.endpoint as usize) else { continue };
-            let records = wanted(target).count();
-            if records > 0 && !self.endpoint_glue(service, endpoint, at + 18) {
+        for (endpoint, numbers) in targets {
+            if !self.endpoint_glue(service, endpoint, at + 18) {
                 return;
             }
-            at += records * with_label(endpoint, |label| 18 + self.target_len(label, service));
+            at += numbers.count() * with_label(endpoint, |label| 18 + self.target_len(label, service));
         }
     }
 
@@ -365,26 +373,28 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             return self.nodata();
         }
         let zone = self.zone;
-        zone.owners_of(address, |service| {
-            if !self.lazy_caller.sees(&service.visibility) {
-                return true;
-            }
-            if service.has_cluster_ip(address) {
-                // Any tenant can write an EndpointSlice with this address. It must not add names.
-                let fits = self.pointer_record(&[], service);
-                self.truncate_unless(fits);
-                return false;
-            }
-            let mut fits = true;
-            let mut last: Option<&Endpoint> = None;
-            for endpoint in service.endpoints.at(address) {
-                if fits && last.replace(endpoint).is_none_or(|last| last.label != endpoint.label) {
-                    fits = with_label(endpoint, |label| self.pointer_record(label, service));
+        let lazy_caller = self.lazy_caller;
+        zone.owners_of(
+            address,
+            || lazy_caller.namespace(),
+            |service| {
+                if service.has_cluster_ip(address) {
+                    // Any tenant can write an EndpointSlice with this address. It must not add names.
+                    let fits = self.pointer_record(&[], service);
+                    self.truncate_unless(fits);
+                    return false;
                 }
-            }
-            self.truncate_unless(fits);
-            fits
-        });
+                let mut fits = true;
+                let mut last: Option<&Endpoint> = None;
+                for endpoint in service.endpoints.at(address) {
+                    if fits && last.replace(endpoint).is_none_or(|last| last.label != endpoint.label) {
+                        fits = with_label(endpoint, |label| self.pointer_record(label, service));
+                    }
+                }
+                self.truncate_unless(fits);
+                fits
+            },
+        );
     }
 
     fn pointer_record(&mut self, label: &[u8], service: &Service) -> bool {

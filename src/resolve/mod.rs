@@ -14,7 +14,7 @@ pub use trace::{NoTrace, Probes, Recorded, Step, StepResult, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;
-use crate::zone::{Endpoint, Label, LazyCaller, Service, Zone, dashed};
+use crate::zone::{Endpoint, Kind, Label, LazyCaller, Service, Zone, dashed};
 
 /// The object that a name denotes. The rcode depends on the existence of the name and never on the qtype, so resolution
 /// does not know the qtype.
@@ -78,7 +78,33 @@ impl<'z> EndpointMatch<'z> {
     pub fn iter(&self) -> impl Iterator<Item = &'z Endpoint> + use<'z> {
         let all = &self.service.endpoints.all;
         let own = self.own.iter().filter_map(|index| all.get(*index as usize));
-        own.chain(self.dashed.iter().filter(|endpoint| endpoint.label.is_none()))
+        own.chain(self.unlabelled())
+    }
+
+    /// Endpoints without a label come first among those with one address.
+    fn unlabelled(&self) -> impl Iterator<Item = &'z Endpoint> + use<'z> {
+        self.dashed.iter().take_while(|endpoint| endpoint.label.is_none())
+    }
+
+    /// Iterates over the endpoints with addresses of one family.
+    pub fn iter_family(&self, v4: bool) -> impl Iterator<Item = &'z Endpoint> + use<'z> {
+        let all = &self.service.endpoints.all;
+        let at = |index: &u32| all.get(*index as usize);
+        // They are sorted by address, and IPv4 comes first.
+        let first_v6 = self.own.partition_point(|index| at(index).is_some_and(|endpoint| endpoint.address.is_ipv4()));
+        let (first, second) = self.own.split_at(first_v6);
+        let own = if v4 { first } else { second }.iter().filter_map(move |index| all.get(*index as usize));
+        own.chain(self.unlabelled().filter(move |endpoint| endpoint.address.is_ipv4() == v4))
+    }
+
+    /// Whether any of the endpoints has an IPv4 address.
+    pub fn has_v4(&self) -> bool {
+        self.iter_family(true).next().is_some()
+    }
+
+    /// Whether any of the endpoints has an IPv6 address.
+    pub fn has_v6(&self) -> bool {
+        self.iter_family(false).next().is_some()
     }
 }
 
@@ -186,20 +212,19 @@ fn protocol_of(label: &[u8]) -> Option<Protocol> {
     [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|protocol| protocol.label() == label)
 }
 
-/// Returns the ports that have SRV names: those of the Service, or of its endpoints if it is headless.
-fn port_groups(service: &Service) -> impl Iterator<Item = &crate::zone::Port> {
-    let (own, groups) = match &service.kind {
-        crate::zone::Kind::Cluster(ports) => (&**ports, &[][..]),
-        crate::zone::Kind::Headless => (&[][..], &*service.endpoints.groups),
-        crate::zone::Kind::ExternalName(_) => (&[][..], &[][..]),
-    };
-    own.iter().chain(groups.iter().flat_map(|ports| ports.iter()))
-}
-
+/// Whether a Service has an SRV name for this protocol.
 fn has_named_port(service: &Service, protocol: Protocol) -> bool {
-    port_groups(service).any(|port| port.protocol == protocol && !port.label.is_empty())
+    match &service.kind {
+        Kind::Cluster(ports) => ports.iter().any(|port| port.protocol == protocol && !port.label.is_empty()),
+        Kind::Headless => service.endpoints.has_srv_over(protocol),
+        Kind::ExternalName(_) => false,
+    }
 }
 
 fn has_port(service: &Service, label: &[u8], protocol: Protocol) -> bool {
-    port_groups(service).any(|port| port.protocol == protocol && *port.label == *label)
+    match &service.kind {
+        Kind::Cluster(ports) => ports.iter().any(|port| port.protocol == protocol && *port.label == *label),
+        Kind::Headless => service.endpoints.srv_of(label, protocol).is_some(),
+        Kind::ExternalName(_) => false,
+    }
 }

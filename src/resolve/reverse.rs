@@ -80,7 +80,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         }
         let whole = block.prefix == 128;
         self.trace.probe();
-        let owned = zone.has_owner_within(block.first, block.last(), |service| caller.sees(&service.visibility));
+        let owned = zone.has_owner_within(block.first, block.last(), || caller.namespace());
         let asked = Cidr::new(block.first, block.prefix);
         let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
         self.trace.note(|| {

@@ -7,6 +7,9 @@ use super::names::ServiceName;
 use super::service::Service;
 use super::visibility::Visibility;
 
+/// Maximum number of Services of an application among which its main one is looked for: those with a reason first.
+const MAX_CANDIDATES: usize = 256;
+
 /// A candidate for the main Service of an application, with the criteria for the choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -23,6 +26,13 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// Keeps the candidates that matter: an application has a few Services, and a query looks at each of them.
+    pub(super) fn chosen(mut candidates: Vec<Candidate>) -> Box<[Candidate]> {
+        candidates.sort_by_key(|candidate| !(candidate.full_name || candidate.app_name || candidate.main));
+        candidates.truncate(MAX_CANDIDATES);
+        candidates.into()
+    }
+
     /// Evaluates a Service of application `app`.
     pub(super) fn new(app: &str, name: &str, fact: &ServiceFact, built: &Service) -> Candidate {
         let release = fact.release.as_deref().unwrap_or(app);

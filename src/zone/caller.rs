@@ -102,6 +102,6 @@ impl<'z> LazyCaller<'z> {
     pub fn sees_namespace(&self, namespace: &Namespace) -> bool {
         namespace.open
             || self.sees(&namespace.visibility)
-            || namespace.exceptions.iter().any(|visibility| visibility.admits(self.namespace()))
+            || namespace.exceptions.as_ref().is_some_and(|visibility| visibility.admits(self.namespace()))
     }
 }

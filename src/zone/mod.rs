@@ -12,6 +12,7 @@ mod hash;
 mod names;
 mod namespace;
 mod ordered;
+mod owners;
 mod persistent_map;
 pub mod rrset;
 mod service;
@@ -30,14 +31,14 @@ pub use hash::Seed;
 pub use names::{NamespaceName, ServiceName};
 pub use namespace::Namespace;
 pub use rrset::{Rrset, Soa};
-pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, Target};
+pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, SrvList};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, PodNames, Settings, address_of, bits,
 };
 pub use visibility::Visibility;
 
 use crate::wire::Name;
-use ordered::Ordered;
+use owners::Owners;
 use persistent_map::{PersistentMap, Slot};
 
 /// A lower-case label with its hash.
@@ -76,23 +77,6 @@ impl Slot for Claim {
     }
 }
 
-/// A Service that owns an address, either as its ClusterIP or through a ready endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Owner {
-    address: [u8; 16],
-    /// Whether it is an endpoint's address; the Service whose ClusterIP it is sorts first.
-    endpoint: bool,
-    service: Arc<ServiceName>,
-}
-
-impl Owner {
-    /// The address as one number, which sorts like its octets and compares in a single operation.
-    #[inline(always)]
-    fn key(&self) -> u128 {
-        u128::from_be_bytes(self.address)
-    }
-}
-
 /// The table of all names. Cloning it only increments a few reference counts.
 #[derive(Clone)]
 pub struct Zone {
@@ -105,10 +89,8 @@ pub struct Zone {
     services: PersistentMap<(u64, Arc<Service>)>,
     alt_names: PersistentMap<Arc<AltName>>,
     namespaces: PersistentMap<Arc<Namespace>>,
-    owners: Ordered<Owner>,
+    owners: Owners,
     claims: PersistentMap<Claim>,
-    /// Whether any object is hidden from any caller; if not, every address that has an owner has a visible name.
-    has_hidden: bool,
     endpoints: usize,
 }
 
@@ -122,9 +104,8 @@ impl Zone {
             services: PersistentMap::default(),
             alt_names: PersistentMap::default(),
             namespaces: PersistentMap::default(),
-            owners: Ordered::default(),
+            owners: Owners::default(),
             claims: PersistentMap::default(),
-            has_hidden: false,
             endpoints: 0,
         }
     }
@@ -179,34 +160,26 @@ impl Zone {
         self.namespaces.get(label.hash, |slot| slot.name.label() == label.octets).map(|slot| &**slot)
     }
 
-    /// Calls `visit` with each Service that owns the address, until it returns `false`. The Service whose ClusterIP it
-    /// is comes first.
+    /// Calls `visit` with each Service that owns the address and that the caller may see, until it returns `false`. If one
+    /// of them has it as its ClusterIP, only with that one.
     #[inline]
-    pub fn owners_of(&self, address: IpAddr, mut visit: impl FnMut(&Service) -> bool) {
-        let key = bits(address);
-        self.owners.visit_from(
-            |owner| owner.key() < key,
-            |owner| owner.key() == key && self.service_named(&owner.service).is_none_or(|service| visit(service)),
-        );
+    pub fn owners_of<'n>(
+        &self,
+        address: IpAddr,
+        namespace: impl Fn() -> Option<&'n NamespaceName>,
+        mut visit: impl FnMut(&Service) -> bool,
+    ) {
+        self.owners.of(bits(address), namespace, |name| self.service_named(name).is_none_or(|service| visit(service)));
     }
 
-    /// Whether a Service that `sees` admits owns an address in the block. The search skips a limited number of hidden
-    /// Services: a block that contains only hidden addresses does not exist.
-    pub fn has_owner_within(&self, first: u128, last: u128, sees: impl Fn(&Service) -> bool) -> bool {
-        const STEPS: usize = 256;
-        let (mut found, mut steps) = (false, 0);
-        self.owners.visit_from(
-            |owner| owner.key() < first,
-            |owner| {
-                steps += 1;
-                if owner.key() > last || steps > STEPS {
-                    return false;
-                }
-                found = !self.has_hidden || self.service_named(&owner.service).is_some_and(|service| sees(service));
-                !found
-            },
-        );
-        found
+    /// Whether a Service that the caller may see owns an address in the block.
+    pub fn has_owner_within<'n>(
+        &self,
+        first: u128,
+        last: u128,
+        namespace: impl FnOnce() -> Option<&'n NamespaceName>,
+    ) -> bool {
+        self.owners.any_within(first, last, namespace)
     }
 
     /// Returns the namespace of the caller with this address, and its source (see [`Origin`]).

@@ -16,8 +16,8 @@ pub struct Namespace {
     pub visibility: Option<Arc<Visibility>>,
     /// Whether a Service in it is visible to everyone although the namespace is not: its name then exists for everyone.
     pub open: bool,
-    /// Visibilities of its other Services with their own setting: the namespace exists for callers that one admits.
-    pub exceptions: Box<[Arc<Visibility>]>,
+    /// Who may see at least one of its other Services with their own setting: for these callers, the namespace exists.
+    pub exceptions: Option<Arc<Visibility>>,
     /// All Services, if the namespace represents an application.
     pub application: Box<[Candidate]>,
 }

@@ -11,7 +11,7 @@ use super::names::NamespaceName;
 pub enum Visibility {
     /// Callers whose namespace is known.
     Known,
-    /// Callers in these namespaces.
+    /// Callers in these namespaces, which are sorted by hash.
     Namespaces(Box<[NamespaceName]>),
 }
 
@@ -22,7 +22,11 @@ impl Visibility {
         match (self, namespace) {
             (_, None) => false,
             (Visibility::Known, Some(_)) => true,
-            (Visibility::Namespaces(names), Some(namespace)) => names.contains(namespace),
+            (Visibility::Namespaces(names), Some(namespace)) => {
+                let from = names.partition_point(|name| name.hash() < namespace.hash());
+                let same_hash = names.iter().skip(from).take_while(|name| name.hash() == namespace.hash());
+                same_hash.into_iter().any(|name| name == namespace)
+            }
         }
     }
 
@@ -35,8 +39,40 @@ impl Visibility {
                 let others = others.iter().filter_map(|other| crate::wire::label_of(other).ok());
                 let names =
                     std::iter::once(namespace.clone()).chain(others.map(|label| NamespaceName::new(seed, &label)));
-                Some(Arc::new(Visibility::Namespaces(names.collect())))
+                Some(Arc::new(Visibility::of_namespaces(names.collect())))
             }
+        }
+    }
+
+    fn of_namespaces(mut names: Vec<NamespaceName>) -> Visibility {
+        names.sort_unstable_by(|a, b| (a.hash(), a.label()).cmp(&(b.hash(), b.label())));
+        names.dedup();
+        Visibility::Namespaces(names.into())
+    }
+}
+
+/// The callers that may see at least one of several objects.
+#[derive(Default)]
+pub(super) struct Audience {
+    known: bool,
+    names: Vec<NamespaceName>,
+}
+
+impl Audience {
+    /// Adds those that may see an object with this visibility.
+    pub(super) fn add(&mut self, visibility: &Visibility) {
+        match visibility {
+            Visibility::Known => self.known = true,
+            Visibility::Namespaces(names) => self.names.extend(names.iter().cloned()),
+        }
+    }
+
+    /// Returns all of them as one visibility; `None` if there are none.
+    pub(super) fn into_visibility(self) -> Option<Arc<Visibility>> {
+        match (self.known, self.names) {
+            (true, _) => Some(Arc::new(Visibility::Known)),
+            (false, names) if names.is_empty() => None,
+            (false, names) => Some(Arc::new(Visibility::of_namespaces(names))),
         }
     }
 }

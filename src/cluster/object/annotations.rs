@@ -14,11 +14,6 @@ pub(super) fn aliases(text: Option<&Text>, notes: &mut Vec<String>) -> Vec<Box<s
 
 /// Parses the value of `callsign.dev/alias`. Returns the aliases, and a message for each entry that is ignored.
 pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
-    if text.len() > MAX_ANNOTATION {
-        let error =
-            format!("callsign.dev/alias is ignored: it has {} octets; the limit is {MAX_ANNOTATION}", text.len());
-        return (Vec::new(), vec![error]);
-    }
     let entries: Vec<&str> = text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
     if entries.is_empty() {
         return (Vec::new(), vec!["callsign.dev/alias is ignored: it is empty".to_owned()]);
@@ -26,6 +21,11 @@ pub fn parse_aliases(text: &str) -> (Vec<Box<str>>, Vec<String>) {
     if entries.len() > MAX_ENTRIES {
         let error =
             format!("callsign.dev/alias is ignored: it has {} aliases; the limit is {MAX_ENTRIES}", entries.len());
+        return (Vec::new(), vec![error]);
+    }
+    if text.len() > MAX_ANNOTATION {
+        let error =
+            format!("callsign.dev/alias is ignored: it has {} octets; the limit is {MAX_ANNOTATION}", text.len());
         return (Vec::new(), vec![error]);
     }
     let (mut aliases, mut problems) = (Vec::new(), Vec::new());

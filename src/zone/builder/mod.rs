@@ -114,7 +114,6 @@ pub struct Builder {
     slices: HashMap<Key, Box<str>>,
     namespaces: HashMap<Box<str>, NamespaceState>,
     alt_names: HashMap<Key, BTreeSet<Box<str>>>,
-    hidden: usize,
     dirty_services: HashSet<Key>,
     dirty_alt_names: HashSet<Key>,
     dirty_namespaces: HashSet<Box<str>>,
@@ -135,7 +134,6 @@ impl Builder {
             slices: HashMap::new(),
             namespaces: HashMap::new(),
             alt_names: HashMap::new(),
-            hidden: 0,
             dirty_services: HashSet::new(),
             dirty_alt_names: HashSet::new(),
             dirty_namespaces: HashSet::new(),
@@ -205,7 +203,6 @@ impl Builder {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        self.zone.has_hidden = self.hidden > 0;
         self.set_serial(next_serial(self.zone.soa.serial(), SystemTime::now()));
         Some(Arc::new(self.zone.clone()))
     }

@@ -8,8 +8,10 @@ use super::{Builder, Diagnostic, ServiceState};
 use crate::wire::label_of;
 use crate::zone::facts::{Key, ServiceFact};
 use crate::zone::names::ServiceName;
+use crate::zone::owners::Owner;
 use crate::zone::service::{AltName, Kind, Service};
-use crate::zone::{Candidate, Namespace, Owner, Settings, Visibility, bits};
+use crate::zone::visibility::Audience;
+use crate::zone::{Candidate, Namespace, Settings, Visibility, bits};
 
 impl Builder {
     pub(super) fn rebuild_service(&mut self, key: &Key) {
@@ -55,11 +57,10 @@ impl Builder {
         };
         let ready = |service: &Option<Arc<Service>>| service.as_ref().map_or(0, |service| service.endpoints.all.len());
         self.zone.endpoints = self.zone.endpoints + ready(&new) - ready(&old);
-        let hidden = |service: &Option<Arc<Service>>| {
-            usize::from(service.as_ref().is_some_and(|service| service.visibility.is_some()))
-        };
-        self.hidden = self.hidden + hidden(&new) - hidden(&old);
-        if hidden(&new) + hidden(&old) > 0 {
+        let visibility =
+            |service: &Option<Arc<Service>>| service.as_ref().and_then(|service| service.visibility.clone());
+        let (seen_before, seen_after) = (visibility(&old), visibility(&new));
+        if seen_before.is_some() || seen_after.is_some() {
             self.dirty_namespaces.insert(key.namespace.clone());
         }
         let (before, after) = (addresses_of(old.as_deref()), addresses_of(new.as_deref()));
@@ -68,12 +69,13 @@ impl Builder {
             endpoint,
             service: name.clone(),
         };
-        for removed in before.iter().filter(|address| after.binary_search(address).is_err()) {
-            self.zone.owners.remove(&owner(removed));
+        let moved = seen_before != seen_after;
+        for removed in before.iter().filter(|address| moved || after.binary_search(address).is_err()) {
+            self.zone.owners.remove(&owner(removed), seen_before.as_deref());
             self.work.rebuilt += 1;
         }
-        for added in after.iter().filter(|address| before.binary_search(address).is_err()) {
-            self.zone.owners.insert(owner(added));
+        for added in after.iter().filter(|address| moved || before.binary_search(address).is_err()) {
+            self.zone.owners.insert(owner(added), seen_after.as_deref());
             self.work.rebuilt += 1;
         }
         if let Some(fact) = self.services.get(key).and_then(|known| known.fact.as_ref()) {
@@ -150,7 +152,7 @@ impl Builder {
             self.default_visibility(name).and_then(|visible_to| Visibility::of(&visible_to, &namespace, settings.seed));
         let application =
             name.as_bytes().strip_prefix(&*settings.application_prefix).and_then(|app| std::str::from_utf8(app).ok());
-        let (mut open, mut exceptions, mut candidates) = (false, Vec::new(), Vec::new());
+        let (mut open, mut exceptions, mut candidates) = (false, Audience::default(), Vec::new());
         // Only a namespace that restricts visibility, or is an application, depends on its Services.
         if visibility.is_some() || application.is_some_and(|app| !app.is_empty()) {
             for service in &state.services {
@@ -161,8 +163,7 @@ impl Builder {
                 if fact.visible_to.is_some() {
                     match &built.visibility {
                         None => open = true,
-                        Some(exception) if !exceptions.contains(exception) => exceptions.push(exception.clone()),
-                        Some(_) => {}
+                        Some(exception) => exceptions.add(exception),
                     }
                 }
                 if let Some(app) = application.filter(|app| !app.is_empty()) {
@@ -173,9 +174,9 @@ impl Builder {
         let new = Namespace {
             name: namespace.clone(),
             open: open && visibility.is_some(),
-            exceptions: if visibility.is_some() { exceptions.into() } else { Box::default() },
+            exceptions: if visibility.is_some() { exceptions.into_visibility() } else { None },
             visibility,
-            application: candidates.into(),
+            application: Candidate::chosen(candidates),
         };
         if self.zone.namespaces.get(namespace.hash(), is_match).is_none_or(|held| **held != new) {
             self.changed = true;

@@ -1,53 +1,64 @@
 //! Builds the entry of one Service from its fact and its EndpointSlices.
 
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::wire::{label_of, name_from_text};
 use crate::zone::facts::{PortFact, ServiceFact, ServiceType, SliceFact};
 use crate::zone::names::ServiceName;
-use crate::zone::service::{Endpoint, Endpoints, Kind, Port, Service, Target};
+use crate::zone::service::{Endpoint, Endpoints, Kind, Port, Service, SrvList};
 use crate::zone::{Rrset, Visibility, address_of, bits};
 
 /// Converts ports for lookups: duplicates are dropped, and ports that repeat a number are marked.
 fn ports_of(facts: &[PortFact]) -> Box<[Port]> {
-    let mut ports: Vec<Port> = Vec::with_capacity(facts.len());
-    for fact in facts {
+    distinct(facts.iter().map(|fact| {
         let label = match fact.name.is_empty() {
             true => Box::default(),
             false => label_of(&format!("_{}", fact.name)).unwrap_or_default(),
         };
-        let repeats = ports.iter().any(|port| port.number == fact.number);
-        let port = Port { label, protocol: fact.protocol, number: fact.number, repeats };
-        let twin =
-            |other: &Port| other.number == port.number && other.label == port.label && other.protocol == port.protocol;
-        if !ports.iter().any(twin) {
-            ports.push(port);
-        }
-    }
-    ports.into()
+        Port { label, protocol: fact.protocol, number: fact.number, repeats: false }
+    }))
 }
 
-/// Merges the ports of several groups into one group.
-fn merged(groups: &[Box<[Port]>], indices: &[u16]) -> Box<[Port]> {
-    let mut ports: Vec<Port> = Vec::new();
-    for port in indices.iter().flat_map(|index| groups[usize::from(*index)].iter()) {
-        let twin =
-            |other: &Port| other.number == port.number && other.label == port.label && other.protocol == port.protocol;
-        if !ports.iter().any(twin) {
-            let repeats = ports.iter().any(|other| other.number == port.number);
-            ports.push(Port { repeats, ..port.clone() });
-        }
-    }
-    ports.into()
+/// Drops duplicates, and marks ports that repeat a number.
+fn distinct(ports: impl Iterator<Item = Port>) -> Box<[Port]> {
+    let (mut seen, mut numbers) = (HashSet::new(), HashSet::new());
+    let ports = ports.map(|port| Port { repeats: false, ..port });
+    let ports = ports.filter(|port| seen.insert((port.number, port.label.clone(), port.protocol)));
+    ports.map(|port| Port { repeats: !numbers.insert(port.number), ..port }).collect()
 }
 
-fn group_of(groups: &mut Vec<Box<[Port]>>, ports: Box<[Port]>) -> u16 {
-    let index = groups.iter().position(|group| *group == ports).unwrap_or_else(|| {
-        groups.push(ports);
-        groups.len() - 1
-    });
-    index as u16
+/// The port lists of a Service's endpoints, each once.
+#[derive(Default)]
+struct Groups {
+    lists: Vec<Box<[Port]>>,
+    indices: HashMap<Box<[Port]>, u16>,
+}
+
+impl Groups {
+    /// Returns the index of a list. Beyond 65,535 lists, which no cluster has, it is that of a missing one.
+    fn index(&mut self, ports: Box<[Port]>) -> u16 {
+        if let Some(index) = self.indices.get(&ports) {
+            return *index;
+        }
+        let Ok(index) = u16::try_from(self.lists.len()) else { return u16::MAX };
+        self.lists.push(ports.clone());
+        self.indices.insert(ports, index);
+        index
+    }
+
+    /// Returns the index of the list that joins these.
+    fn joined(&mut self, indices: &[u16]) -> u16 {
+        match indices {
+            [only] => *only,
+            several => {
+                let lists = several.iter().filter_map(|index| self.lists.get(usize::from(*index)));
+                let ports = distinct(lists.flat_map(|list| list.iter().cloned()));
+                self.index(ports)
+            }
+        }
+    }
 }
 
 /// Builds a Service from its fact and slices. The flag is true if an FQDN slice had to be skipped.
@@ -72,10 +83,10 @@ pub(super) fn build_service<'s>(
         ServiceType::Cluster(addresses) => {
             service.kind = Kind::Cluster(ports_of(&fact.ports));
             (service.a, service.aaaa) = rrsets(addresses.iter().copied(), ttl);
-            service.endpoints = endpoints(slices);
+            service.endpoints = endpoints(slices, false);
         }
         ServiceType::Headless => {
-            service.endpoints = endpoints(slices.clone());
+            service.endpoints = endpoints(slices.clone(), true);
             (service.a, service.aaaa) = rrsets(service.endpoints.all.iter().map(|endpoint| endpoint.address), ttl);
             let mut targets: Vec<&Box<[u8]>> = slices.flat_map(|slice| &slice.targets).collect();
             targets.sort_unstable();
@@ -106,14 +117,16 @@ fn rrsets(addresses: impl Iterator<Item = IpAddr>, ttl: u32) -> (Rrset, Rrset) {
     (Rrset::a(&v4, ttl), Rrset::aaaa(&v6, ttl))
 }
 
-fn endpoints<'s>(slices: impl Iterator<Item = &'s Arc<SliceFact>>) -> Endpoints {
-    let mut groups: Vec<Box<[Port]>> = Vec::new();
+/// Collects the endpoints of all slices, and their SRV records if the Service is headless.
+fn endpoints<'s>(slices: impl Iterator<Item = &'s Arc<SliceFact>>, headless: bool) -> Endpoints {
+    let mut groups = Groups::default();
     let mut all: Vec<Endpoint> = Vec::new();
     for slice in slices.filter(|slice| !slice.ready.is_empty()) {
-        let group = group_of(&mut groups, ports_of(&slice.ports));
+        let group = groups.index(ports_of(&slice.ports));
         all.extend(slice.ready.iter().map(|endpoint| Endpoint {
             address: endpoint.address,
             group,
+            named_group: group,
             label: endpoint.name.as_deref().and_then(|name| label_of(name).ok()),
         }));
     }
@@ -126,21 +139,33 @@ fn endpoints<'s>(slices: impl Iterator<Item = &'s Arc<SliceFact>>) -> Endpoints 
         let (a, b) = (&all[*a as usize], &all[*b as usize]);
         a.label == b.label && (a.label.is_some() || a.address == b.address)
     };
-    let mut targets = Vec::new();
+    let (mut targets, mut named) = (Vec::new(), Vec::new());
     for run in plain.chunk_by(same_name).chain(labelled.chunk_by(same_name)) {
         let mut indices: Vec<u16> = run.iter().map(|index| all[*index as usize].group).collect();
         indices.sort_unstable();
         indices.dedup();
-        let group = match indices.as_slice() {
-            [only] => *only,
-            several => {
-                let ports = merged(&groups, several);
-                group_of(&mut groups, ports)
-            }
-        };
-        targets.push(Target { endpoint: run[0], group });
+        let group = groups.joined(&indices);
+        if indices.len() > 1 {
+            named.extend(run.iter().map(|index| (*index, group)));
+        }
+        if headless {
+            targets.push((group, run[0]));
+        }
     }
-    Endpoints { all: all.into(), labelled: labelled.into(), targets: targets.into(), groups: groups.into() }
+    for (index, group) in named {
+        all[index as usize].named_group = group;
+    }
+    targets.sort_by_key(|(group, _)| *group);
+    let runs: Vec<(u16, u32)> = targets.chunk_by(|a, b| a.0 == b.0).map(|run| (run[0].0, run.len() as u32)).collect();
+    let (srv, srv_by_port) = SrvList::of_groups(&groups.lists, &runs);
+    Endpoints {
+        all: all.into(),
+        labelled: labelled.into(),
+        targets: targets.into_iter().map(|(_, endpoint)| endpoint).collect(),
+        groups: groups.lists.into(),
+        srv,
+        srv_by_port,
+    }
 }
 
 /// Converts an ExternalName to wire format. Returns `None` for IP literals and invalid names.

@@ -13,6 +13,7 @@ mod histogram;
 pub mod lifecycle;
 pub mod report;
 pub mod resolve;
+mod sandbox;
 pub mod server;
 mod tls;
 mod watched;

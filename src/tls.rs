@@ -51,10 +51,11 @@ pub(crate) fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// Returns a client configuration that trusts the authorities of a file, or those of the system.
+/// Returns a client configuration that trusts the authorities of a file, or those of the system, or Mozilla's if the
+/// system has none.
 ///
 /// # Errors
-/// Names the file, or the system's trust store, and the reason.
+/// Names the file and the reason.
 pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
     let roots = match file {
         Some(path) => {
@@ -66,8 +67,10 @@ pub fn client(file: Option<&Path>) -> Result<ClientConfig, String> {
             let mut roots = RootCertStore::empty();
             // System stores may contain a few unusable certificates among many good ones.
             if roots.add_parsable_certificates(found.certs).0 == 0 {
+                // An image from scratch has none.
                 let error = found.errors.first().map_or("it contains no certificate".to_owned(), ToString::to_string);
-                return Err(format!("cannot use the system's trust store: {error}"));
+                tracing::info!(%error, "no system trust store; trusting Mozilla's authorities for upstreams over TLS");
+                roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             }
             roots
         }

@@ -26,8 +26,8 @@ enum Apex {
     Domain(usize),
     /// A reverse zone, which the message contains at this offset.
     Reverse(usize),
-    /// The cluster domain, which the message does not contain yet.
-    Unwritten,
+    /// A short name has no zone that a SOA could be of.
+    None,
 }
 
 /// Writes the records of one reply.
@@ -57,7 +57,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     ) -> Self {
         out.set_flags(flags::AA);
         let mut writer =
-            Writer { zone, lazy_caller, out, turn, owner: OWNER, apex: Apex::Unwritten, domain: 0, leads_out: false };
+            Writer { zone, lazy_caller, out, turn, owner: OWNER, apex: Apex::None, domain: 0, leads_out: false };
         writer.enter(space, HEADER_LEN, name);
         writer
     }
@@ -68,7 +68,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         (self.apex, self.domain) = match space {
             Space::Domain { index, above } => (Apex::Domain(at + name.start(above)), index),
             Space::Reverse { above } => (Apex::Reverse(at + name.start(above)), 0),
-            Space::Short => (Apex::Unwritten, 0),
+            Space::Short => (Apex::None, 0),
         };
     }
 
@@ -117,8 +117,13 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     }
 
     /// Answers that the name exists but has no record of the query type.
+    ///
+    /// The meaning of a short name depends on the caller, so that answer must not be cached: it has no SOA (RFC 2308
+    /// section 5).
     fn nodata(&mut self) {
-        self.soa(Section::Authority);
+        if !matches!(self.apex, Apex::None) {
+            self.soa(Section::Authority);
+        }
     }
 
     #[inline(always)]
@@ -491,19 +496,13 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
     fn soa_octets(&mut self, ttl: u32) -> Option<()> {
         let settings = &*self.zone.settings;
         let domain = &settings.domains.get(self.domain)?.wire;
-        let at = self.out.at();
         let pushed = |fits: bool| fits.then_some(());
         // Offset of the domain once the message contains it. "ns.dns." and "hostmaster." end in a pointer to it.
-        let mut spelled = match self.apex {
-            Apex::Domain(offset) | Apex::Reverse(offset) => {
-                pushed(self.out.push(&pointer(offset)))?;
-                None
-            }
-            Apex::Unwritten => {
-                pushed(self.out.push(domain))?;
-                Some(at)
-            }
-        };
+        let mut spelled = None;
+        match self.apex {
+            Apex::Domain(offset) | Apex::Reverse(offset) => pushed(self.out.push(&pointer(offset)))?,
+            Apex::None => return None,
+        }
         let [_, _, head @ ..] = record_head(OWNER, rtype::SOA, ttl, 0);
         pushed(self.out.push(&head))?;
         let rdata = self.out.at();

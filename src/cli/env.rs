@@ -1,6 +1,7 @@
 //! `callsign env`: generates the environment variables that link a Service to others.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -69,13 +70,17 @@ fn variables(args: &EnvArgs, catalog: &Catalog, namespace: Option<&str>) -> Resu
     }
 }
 
-/// Replaces a file atomically. Symbolic links are followed; pipes and devices are written directly; `-` is standard
+/// Replaces a file atomically. Symbolic links are followed, but not those that another user has planted; pipes and devices are written directly; `-` is standard
 /// output.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     if path.as_os_str() == "-" {
         return print(text);
     }
     let failed = |error: std::io::Error| Failure::new(UNAVAILABLE, format!("cannot write {}: {error}", path.display()));
+    let link = std::fs::symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink);
+    if link.is_some_and(|link| ![0, rustix::process::geteuid().as_raw()].contains(&link.uid())) {
+        return Err(failed(std::io::Error::other("it is a link that another user has made")));
+    }
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let existing = std::fs::metadata(&path).ok();
     if existing.as_ref().is_some_and(std::fs::Metadata::is_dir) {

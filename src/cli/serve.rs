@@ -11,6 +11,7 @@ use crate::app;
 use crate::cluster::source::Source;
 use crate::config::{LogFormat, ServeArgs};
 use crate::exit::{CONFIG, UNAVAILABLE};
+use crate::sandbox;
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -30,6 +31,14 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     };
     let lame_duck = config.lame_duck;
     raise_descriptor_limit();
+    sandbox::drop_privileges(config.listen.encrypted.is_some());
+    // A kubeconfig can name a program that fetches credentials, and that program needs files of its own.
+    if !matches!(config.source.source, Source::Kubeconfig(..)) {
+        match sandbox::confine(&config.files()) {
+            Ok(is_enforced) => tracing::debug!(is_enforced, "file access limited to configured paths"),
+            Err(error) => tracing::warn!(%error, "cannot limit file access"),
+        }
+    }
     let running = app::start(config)?;
     let plain: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
     let mut listens: Vec<String> = running.encrypted.iter().map(ToString::to_string).collect();

@@ -16,7 +16,8 @@ use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
 use crate::cluster::source::{Source, SourceOptions};
 use crate::forward::{self, Bounds, Forwarding, RebindProtection, Stub, Ttls, Upstream};
-use crate::server::encrypted::{EncryptedOptions, Files, ListenUrl};
+use crate::sandbox::Files;
+use crate::server::encrypted::{self, EncryptedOptions, ListenUrl};
 use crate::server::{Limits, Listen};
 use crate::wire::label_of;
 use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
@@ -65,6 +66,24 @@ pub struct Config {
     pub saved: Option<PathBuf>,
     /// Upstreams, stub zones and cache bounds.
     pub forwarding: Forwarding,
+}
+
+impl Config {
+    /// Returns the files that a server with this configuration needs.
+    pub fn files(&self) -> Files {
+        let mut files = Files::default();
+        if let Source::Manifests(path) = &self.source.source {
+            files.read.push(path.clone());
+        }
+        if let Some(options) = &self.listen.encrypted {
+            let encrypted::Files { certificate, key, client_authorities } = &options.files;
+            files.read.extend([certificate, key].into_iter().chain(client_authorities).cloned());
+        }
+        let Forwarding { file, authorities, .. } = &self.forwarding;
+        files.read.extend([file, authorities, &self.access.token_file].into_iter().flatten().cloned());
+        files.write.extend(self.saved.clone());
+        files
+    }
 }
 
 impl SourceArgs {
@@ -273,7 +292,7 @@ impl ServeArgs {
         match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => {
                 let client_authorities = self.tls_client_ca.clone();
-                let files = Files { certificate: certificate.clone(), key: key.clone(), client_authorities };
+                let files = encrypted::Files { certificate: certificate.clone(), key: key.clone(), client_authorities };
                 Ok(Some(EncryptedOptions { listen, files }))
             }
             _ => Err(BadConfig(format!("--listen {first} needs --tls-cert FILE and --tls-key FILE"))),

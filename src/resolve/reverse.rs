@@ -82,12 +82,19 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         self.trace.probe();
         let owned = zone.has_owner_within(block.first, block.last(), || caller.namespace());
         let asked = Cidr::new(block.first, block.prefix);
-        let inside = zone.settings.reverse.iter().find(|cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked));
+        let is_inside = |cidr: &&Cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked);
+        let inside = zone.settings.reverse.iter().find(is_inside).or_else(|| {
+            // Nobody on the internet knows these addresses; a stub zone may.
+            let empty = || zone.settings.empty_zones.iter().find(is_inside);
+            if owned || zone.settings.is_stub(self.name) { None } else { empty() }
+        });
         self.trace.note(|| {
             let what = if whole { "a Service or ready endpoint with address" } else { "addresses in the block at" };
             let result = match (owned, inside) {
                 (true, _) => StepResult::Found("an address of the cluster".to_owned()),
-                (false, Some(_)) => StepResult::Skipped("none, but inside --reverse-cidr, so not forwarded".to_owned()),
+                (false, Some(_)) => StepResult::Skipped(
+                    "none, but inside --reverse-cidr or a private block, so not forwarded".to_owned(),
+                ),
                 (false, None) => StepResult::Nothing,
             };
             Step::new("reverse name", format!("{what} {}", address_of(block.first)), result)

@@ -412,8 +412,8 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
             self.trace.note(|| Step::new("stub zone", text_of(name.wire()), result()));
             return Outcome::NotOurs;
         }
-        // RFC 6761 sections 6.2 and 6.4, RFC 7686 and RFC 6762 section 22.1.
-        if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local") {
+        // RFC 6761 sections 6.2 and 6.4, RFC 7686, RFC 6762 section 22.1 and RFC 9476.
+        if matches!(last, b"\x07invalid" | b"\x05onion" | b"\x04test" | b"\x05local" | b"\x03alt") {
             let result = || StepResult::Skipped("must not leave the cluster".into());
             self.trace.note(|| Step::new("special use", text_of(last), result()));
             return empty_or_missing(self.is_above_a_domain());

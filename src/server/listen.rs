@@ -147,7 +147,8 @@ impl Bound {
             let Some(address) = addresses.first() else { continue };
             let counters = TransportCounters::default();
             listeners.extend(ListenerCounters::of_transport(&format!("dns://{address}"), "tcp", &counters));
-            let context = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
+            let clients = clients.clone();
+            let context = StreamContext { handler: handler.clone(), counters, clients, is_encrypted: false };
             threads.push(tcp::start(of_thread, Arc::new(context), stopping.clone(), format!("tcp-{thread}"))?);
         }
         let encrypted = self.encrypted.map(|sockets| sockets.start(handler, self.limits, stopping)).transpose()?;

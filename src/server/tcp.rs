@@ -28,7 +28,7 @@ use super::clients::{Backlog, Clients, ConnectionSlot, Turn};
 use super::handler::{Handled, Handler, MAX_QUERY, TransportCounters};
 use super::{CLOSE_TIMEOUT, DRAIN_TIMEOUT, UPSTREAM_TIMEOUT, canonical};
 use crate::forward::Outbox;
-use crate::wire::HEADER_LEN;
+use crate::wire::{HEADER_LEN, PADDING, TCP_KEEPALIVE, append_option, has_option, pad};
 
 /// Octets of replies after which a connection's turn ends.
 const TURN: usize = 16 * 1024;
@@ -52,6 +52,40 @@ pub(super) struct StreamContext {
     pub(super) handler: Arc<Handler>,
     pub(super) counters: TransportCounters,
     pub(super) clients: Arc<Clients>,
+    /// Whether replies are padded for clients that pad their queries.
+    pub(super) is_encrypted: bool,
+}
+
+/// The options that a query asks its reply to have, besides those of every transport.
+#[derive(Clone, Copy)]
+struct Extras {
+    padding: bool,
+    keepalive: bool,
+}
+
+impl Extras {
+    fn of(message: &[u8], context: &StreamContext) -> Extras {
+        Extras {
+            padding: context.is_encrypted && has_option(message, PADDING),
+            keepalive: has_option(message, TCP_KEEPALIVE),
+        }
+    }
+
+    /// Returns the reply with these options. `idle` is the idle timeout (RFC 7828 section 3.3.2).
+    fn added_to(self, reply: &[u8], idle: Duration) -> Option<Vec<u8>> {
+        if !self.padding && !self.keepalive {
+            return None;
+        }
+        let mut reply = reply.to_vec();
+        if self.keepalive {
+            let units = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
+            append_option(&mut reply, TCP_KEEPALIVE, &units.to_be_bytes());
+        }
+        if self.padding {
+            pad(&mut reply);
+        }
+        Some(reply)
+    }
 }
 
 /// Starts a thread with this name that serves the listeners until `stopping` turns true and the connections have closed or
@@ -151,13 +185,18 @@ impl ReplyChannel {
 struct StreamReplySender {
     replies: mpsc::Sender<DeferredReply>,
     backlog: Arc<Backlog>,
+    extras: Extras,
+    idle: Duration,
     sent: bool,
 }
 
 impl StreamReplySender {
     fn send(mut self, reply: &[u8]) -> Option<Arc<dyn Outbox>> {
         // The backlog limits the memory that a client can occupy by not reading its replies.
-        let reply = self.backlog.charge(reply)?;
+        let reply = self
+            .extras
+            .added_to(reply, self.idle)
+            .map_or_else(|| self.backlog.charge(reply), |reply| self.backlog.charge(reply))?;
         self.sent = true;
         // The channel is never full: its capacity is the number of replies that a connection may wait for.
         let _ = self.replies.try_send(Some(reply));
@@ -387,12 +426,17 @@ fn respond(
     output: &mut Vec<u8>,
     deferred: &mut Option<ReplyChannel>,
 ) -> Handled {
+    let (extras, idle) = (Extras::of(message, context), slot.limits().idle);
     let deferred = || {
         let replies = deferred.get_or_insert_with(ReplyChannel::new).sender.clone();
-        let sender = StreamReplySender { replies, backlog: slot.backlog.clone(), sent: false };
+        let sender = StreamReplySender { replies, backlog: slot.backlog.clone(), extras, idle, sent: false };
         move |reply: &[u8]| sender.send(reply)
     };
-    context.handler.respond(&context.counters, slot.from, message, |reply| push_framed(reply, output), deferred)
+    let push = |reply: &[u8]| match extras.added_to(reply, idle) {
+        None => push_framed(reply, output),
+        Some(reply) => push_framed(&reply, output),
+    };
+    context.handler.respond(&context.counters, slot.from, message, push, deferred)
 }
 
 #[cfg(test)]

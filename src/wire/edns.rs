@@ -127,6 +127,37 @@ pub fn has_option(message: &[u8], code: u16) -> bool {
     found && whole.is_some()
 }
 
+/// Code of the padding option (RFC 7830).
+pub const PADDING: u16 = 12;
+/// Code of the edns-tcp-keepalive option (RFC 7828).
+pub const TCP_KEEPALIVE: u16 = 11;
+
+/// Appends an option to a reply whose last record is its OPT. Without one, or if the reply would get too long, the reply
+/// stays as it is.
+pub fn append_option(reply: &mut Vec<u8>, code: u16, data: &[u8]) {
+    let mut last = None;
+    let whole =
+        each_record(reply, |_, record| last = Some((record.rtype, record.fixed, record.rdata.len(), record.end)));
+    let Some((rtype::OPT, fixed, length, end)) = last.filter(|_| whole.is_some()) else { return };
+    let option = 4 + data.len();
+    if end != reply.len() || end + option > usize::from(u16::MAX) {
+        return;
+    }
+    if let Some(place) = reply.get_mut(fixed + 8..fixed + 10) {
+        place.copy_from_slice(&((length + option) as u16).to_be_bytes());
+    }
+    reply.extend_from_slice(&code.to_be_bytes());
+    reply.extend_from_slice(&(data.len() as u16).to_be_bytes());
+    reply.extend_from_slice(data);
+}
+
+/// Pads a reply to a multiple of 468 octets (RFC 8467 section 4.1), so that its length tells less about its content.
+pub fn pad(reply: &mut Vec<u8>) {
+    const BLOCK: usize = 468;
+    let padding = (BLOCK - (reply.len() + 4) % BLOCK) % BLOCK;
+    append_option(reply, PADDING, vec![0; padding].as_slice());
+}
+
 /// Number of seconds for which an HTTP cache may store a reply (RFC 8484 section 5.1): the smallest TTL of the answer
 /// section; for a negative reply, the smaller of its SOA's TTL and minimum. `None` if the reply has neither.
 pub fn freshness(reply: &[u8]) -> Option<u32> {
@@ -211,6 +242,40 @@ pub(crate) fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
             length @ 1..=63 => at += 1 + usize::from(length),
             0xc0..=0xff => return Some(at + 2),
             _ => return None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_appended_only_to_a_last_opt() {
+        let header = |additionals| [0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, additionals];
+        let opt = [0, 0, OPT, 4, 208, 0, 0, 0, 0, 0, 0];
+        let other = [0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0];
+        let cases: &[(&str, Vec<u8>, bool)] = &[
+            ("an OPT", [&header(1)[..], &opt].concat(), true),
+            ("an OPT after another record", [&header(2)[..], &other, &opt].concat(), true),
+            ("an OPT before another record", [&header(2)[..], &opt, &other].concat(), false),
+            ("no OPT", header(0).to_vec(), false),
+            ("a malformed message", [&header(2)[..], &opt].concat(), false),
+            ("octets after the message", [&header(1)[..], &opt, &[0]].concat(), false),
+        ];
+        for (case, message, is_padded) in cases {
+            let mut reply = message.clone();
+            append_option(&mut reply, TCP_KEEPALIVE, &[0, 70]);
+            assert_eq!(has_option(&reply, TCP_KEEPALIVE), *is_padded, "{case}");
+            pad(&mut reply);
+            assert_eq!(reply.len() % 468 == 0, *is_padded, "{case}: {}", reply.len());
+            assert_eq!(*is_padded, has_option(&reply, PADDING), "{case}");
+        }
+        for length in 0..1000 {
+            let mut reply = [&header(1)[..], &opt].concat();
+            append_option(&mut reply, 65_001, &vec![0; length]);
+            pad(&mut reply);
+            assert!(reply.len() % 468 == 0 && has_option(&reply, PADDING), "{length}");
         }
     }
 }

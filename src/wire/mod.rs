@@ -9,7 +9,7 @@ mod name;
 mod query;
 mod reply;
 
-pub use edns::{Edns, freshness, has_option};
+pub use edns::{Edns, PADDING, TCP_KEEPALIVE, append_option, freshness, has_option, pad};
 pub(crate) use edns::{FIXED_LEN, Record, options, skip_name};
 pub use header::{HEADER_LEN, Header, flags};
 pub use name::{MAX_LABEL, MAX_NAME, Name, NameError, label_of, name_from_text, same, text_of};

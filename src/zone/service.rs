@@ -79,16 +79,19 @@ pub struct Endpoints {
     pub srv_by_port: Box<[SrvList]>,
 }
 
+/// Values by protocol and port name.
+type ByPort<'p, T> = BTreeMap<(Protocol, &'p [u8]), T>;
+
 impl SrvList {
     /// Builds the lists of all records, and of those of each SRV name. `runs` are the numbers of targets in each group
     /// of `groups`, in the order of the targets.
     pub(super) fn of_groups(groups: &[Box<[Port]>], runs: &[(u16, u32)]) -> (SrvList, Box<[SrvList]>) {
         let mut all = (SrvList::default(), Vec::new());
-        let mut by_port: BTreeMap<(Protocol, &[u8]), (SrvList, Vec<SrvPart>)> = BTreeMap::new();
+        let mut by_port: ByPort<'_, (SrvList, Vec<SrvPart>)> = BTreeMap::new();
         let mut from = 0;
         for (group, targets) in runs {
             let ports = groups.get(usize::from(*group)).map_or(&[][..], |ports| ports);
-            let mut numbers: BTreeMap<(Protocol, &[u8]), Vec<u16>> = BTreeMap::new();
+            let mut numbers: ByPort<'_, Vec<u16>> = BTreeMap::new();
             for port in ports.iter().filter(|port| !port.label.is_empty()) {
                 numbers.entry((port.protocol, &port.label)).or_default().push(port.number);
             }

@@ -171,6 +171,8 @@ pub struct Settings {
     pub allow_from: Vec<Cidr>,
     /// The key of server cookies (RFC 9018 section 3).
     pub cookie_secret: [u8; 16],
+    /// Blocks whose reverse names are never forwarded, except to stub zones (RFC 6303 section 4, RFC 7793).
+    pub empty_zones: Vec<Cidr>,
     /// `--callers`, longest prefix first.
     pub callers: Vec<CallerBlock>,
     /// `--namespace`: the namespace of callers that no other source identifies.
@@ -204,6 +206,29 @@ pub const DATABASE_KINDS: &[&str] = &[
 /// Default of `--application-prefix`.
 pub const APPLICATION_PREFIX: &str = "ix-";
 
+/// Blocks of addresses that have no names on the internet: RFC 6303 section 4, RFC 7793.
+const EMPTY_ZONES: [&str; 19] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "192.0.2.0/24",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "255.255.255.255/32",
+    "100.64.0.0/10",
+    "::/128",
+    "::1/128",
+    "fd00::/8",
+    "fe80::/12",
+    "fe90::/12",
+    "fea0::/12",
+    "feb0::/12",
+    "2001:db8::/32",
+];
+
 /// Returns a secret that nobody can guess.
 fn random_secret() -> [u8; 16] {
     let mut secret = [0; 16];
@@ -230,6 +255,7 @@ impl Settings {
             complete_search: false,
             allow_from: Vec::new(),
             cookie_secret: random_secret(),
+            empty_zones: EMPTY_ZONES.iter().filter_map(|text| text.parse().ok()).collect(),
             callers: Vec::new(),
             namespace: None,
             database_kinds: DATABASE_KINDS.iter().filter_map(|kind| wire::label_of(kind).ok()).collect(),

@@ -422,3 +422,12 @@ fn pod_namespace_alone_does_not_change_what_callers_see() {
         assert!(server.ask("api. A").contains(expected), "{variable}: {}", server.ask("api. A"));
     }
 }
+
+#[test]
+fn a_server_gives_up_what_it_does_not_need() {
+    let server = Server::start(&["--manifests", "deploy/demo"], None);
+    assert_eq!(server.status("NoNewPrivs:"), 1);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}

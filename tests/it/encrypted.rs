@@ -1026,3 +1026,20 @@ async fn busy_connections_do_not_delay_shutdown() {
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     while busy.join_next().await.is_some() {}
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn padded_queries_get_padded_replies() {
+    use hickory_proto::rr::rdata::opt::EdnsOption;
+    let it = Encrypted::start(&[]);
+    let mut padded = Message::from_vec(&question()).unwrap();
+    padded.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(12, vec![0; 40]));
+    let padded = padded.to_vec().unwrap();
+    for endpoint in it.endpoints() {
+        let mut client = Client::connect(endpoint, &it.trust).await.unwrap();
+        let reply = client.ask(&padded).await.unwrap();
+        assert_eq!(reply.len(), 468, "{endpoint}: a multiple of 468 octets (RFC 8467)");
+        assert!(common::text(&reply).contains("10.96.0.10"), "{endpoint}");
+        let plain = client.ask(&question()).await.unwrap();
+        assert!(plain.len() < 200, "{endpoint}: only for clients that pad");
+    }
+}

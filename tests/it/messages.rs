@@ -1,7 +1,7 @@
 //! Well-formed and malformed messages as octets, and the replies to them (RFC 1035, 6891, 7766, 8906, 9619).
 
 use crate::common::{self, CLIENT, query, reply};
-use callsign::answer::Limit;
+use callsign::answer::{Limit, Verdict};
 use callsign::zone::Zone;
 use hickory_proto::op::Message;
 use proptest::prelude::*;
@@ -507,6 +507,59 @@ mod encapsulated {
             ("a truncated OPT", [1, 0, 0, 1], opt(0, 0, &[0, 11, 0, 0])[..12].to_vec(), false),
         ] {
             assert_eq!(has_option(&message(0x0100, counts, &more), 11), expected, "{case}");
+        }
+    }
+}
+
+#[test]
+fn types_that_no_record_has_are_refused_here() {
+    let zone = common::zone(
+        "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.1}\n",
+        &["--upstream", "192.0.2.53"],
+    );
+    for (case, qtype, rcode) in [
+        ("reserved", 0, 1),
+        ("OPT", 41, 1),
+        ("TSIG", 250, 1),
+        ("TKEY", 249, 4),
+        ("MAILB", 253, 4),
+        ("an unassigned meta type", 200, 4),
+        ("AXFR", 252, 5),
+    ] {
+        for name in ["www.example.", "api.web.svc.cluster.local."] {
+            let found =
+                reply(&zone, CLIENT, &common::query(&format!("{name} TYPE{qtype}"), None), Limit::Datagram).unwrap();
+            assert_eq!(found[3] & 0x0f, rcode, "{case}, {name}");
+        }
+    }
+}
+
+#[test]
+fn names_and_addresses_that_nobody_knows_are_not_forwarded() {
+    let flags = ["--upstream", "192.0.2.53", "--stub", "168.192.in-addr.arpa=192.0.2.54"];
+    let zone =
+        common::zone("kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.1}\n", &flags);
+    for (case, question, expected) in [
+        ("a name under .alt (RFC 9476)", "site.gns.alt. A", Some("NXDOMAIN aa")),
+        ("a private address (RFC 6303)", "9.9.9.10.in-addr.arpa. PTR", Some("NXDOMAIN aa\nsoa 10.in-addr.arpa.")),
+        ("its zone", "9.9.10.in-addr.arpa. A", Some("NXDOMAIN aa\nsoa 10.in-addr.arpa.")),
+        ("a shared address (RFC 7793)", "1.2.64.100.in-addr.arpa. PTR", Some("NXDOMAIN aa")),
+        ("a private address in a stub zone", "9.9.168.192.in-addr.arpa. PTR", None),
+        ("a public address", "8.8.8.8.in-addr.arpa. PTR", None),
+        (
+            "a local IPv6 address",
+            &format!("{}d.f.ip6.arpa. PTR", "0.".repeat(30)),
+            Some("NXDOMAIN aa\nsoa d.f.ip6.arpa."),
+        ),
+    ] {
+        let (mut scratch, mut buffer) = (callsign::answer::Scratch::new(0), vec![0; 512]);
+        let query = common::query(question, None);
+        match callsign::answer::answer(&zone, CLIENT, &query, Limit::Datagram, &mut scratch, &mut buffer) {
+            Verdict::Reply { len, .. } => {
+                let found = common::text(&buffer[..len]);
+                assert!(expected.is_some_and(|expected| found.starts_with(expected)), "{case}: {found}");
+            }
+            verdict => assert!(expected.is_none(), "{case}: {verdict:?}"),
         }
     }
 }

@@ -6,6 +6,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::common::process::Server;
+use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+
 use crate::common::upstream::until;
 use crate::common::{Scratch, exchange, query};
 
@@ -218,4 +221,18 @@ fn slow_clients_do_not_affect_others() {
     let broken: usize = attackers.into_iter().map(|attacker| attacker.join().unwrap()).sum();
     println!("{seconds} s: {udp} UDP and {tcp} TCP queries answered, {grown} kB taken, {broken} connections opened");
     assert!(udp > 100 && tcp > 100);
+}
+
+#[test]
+fn keepalive_is_answered_over_tcp_alone() {
+    let (server, _scratch) = start(&["--tcp-idle", "7s"]);
+    let mut query = Message::from_vec(&query(QUESTION, Some(1232))).unwrap();
+    query.edns.as_mut().unwrap().options_mut().insert(EdnsOption::Unknown(11, vec![]));
+    let query = query.to_vec().unwrap();
+    let option = |reply: Vec<u8>| match Message::from_vec(&reply).unwrap().edns.unwrap().option(EdnsCode::from(11u16)) {
+        Some(EdnsOption::Unknown(_, data)) => Some(data.clone()),
+        _ => None,
+    };
+    assert_eq!(option(exchange::tcp(server.dns, &query).unwrap()), Some(vec![0, 70]), "in units of 100 ms (RFC 7828)");
+    assert_eq!(option(exchange::udp(server.dns, &query).unwrap()), None);
 }

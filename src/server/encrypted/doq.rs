@@ -11,15 +11,12 @@ use super::{EncryptedContext, HANDSHAKE_TIMEOUT, Transport, stopped};
 use crate::server::clients::ConnectionSlot;
 use crate::server::handler::{MAX_QUERY, NoReply};
 use crate::server::tcp::Frame;
-use crate::wire::has_option;
+use crate::wire::{TCP_KEEPALIVE, has_option};
 
 // Error codes of RFC 9250 section 4.3.
 const INTERNAL_ERROR: VarInt = VarInt::from_u32(1);
 const PROTOCOL_ERROR: VarInt = VarInt::from_u32(2);
 const UNSPECIFIED_ERROR: VarInt = VarInt::from_u32(5);
-
-/// The EDNS option edns-tcp-keepalive (RFC 7828), which is forbidden over QUIC.
-const TCP_KEEPALIVE: u16 = 11;
 
 /// Extracts the query from the complete contents of a stream, or from the first bytes of a stream that is too long.
 ///

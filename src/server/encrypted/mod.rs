@@ -38,6 +38,7 @@ use super::socket::{self, BindError};
 use super::tcp::StreamContext;
 use super::{CLOSE_TIMEOUT, Clients, DRAIN_TIMEOUT, Handler, Limits, ListenError, TransportCounters};
 use crate::watched::FolderWatch;
+use crate::wire::{PADDING, has_option, pad};
 use certificates::{Configs, Contents};
 
 pub use certificates::{CertificateError, Files};
@@ -170,7 +171,10 @@ impl EncryptedContext {
     async fn reply(&self, slot: &Arc<ConnectionSlot>, message: &[u8]) -> Result<Bytes, NoReply> {
         let _in_flight = slot.begin_query();
         slot.backlog.room().await;
-        let reply = self.stream.handler.reply(&self.stream.counters, slot.from, message).await?;
+        let mut reply = self.stream.handler.reply(&self.stream.counters, slot.from, message).await?;
+        if has_option(message, PADDING) {
+            pad(&mut reply);
+        }
         // The idle timeout restarts when the reply is ready.
         slot.record_activity();
         // Many upstream replies may arrive at once for a client that reads none of them.
@@ -248,7 +252,8 @@ impl EncryptedSockets {
             .into_iter()
             .map(|(url, socket)| {
                 let counters = TransportCounters::default();
-                let stream = StreamContext { handler: handler.clone(), counters, clients: clients.clone() };
+                let stream =
+                    StreamContext { handler: handler.clone(), counters, clients: clients.clone(), is_encrypted: true };
                 let context = EncryptedContext {
                     stream: Arc::new(stream),
                     configs: configs.clone(),

@@ -199,8 +199,8 @@ ports: null
                 "gone.web.svc.cluster.local A",
                 "NXDOMAIN aa\nsoa cluster.local.",
             ),
-            ("nor has it a reverse name", "77.0.1.10.in-addr.arpa PTR", "REFUSED"),
-            ("nor has a slice without a label", "78.0.1.10.in-addr.arpa PTR", "REFUSED"),
+            ("nor has it a reverse name", "77.0.1.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 10.in-addr.arpa."),
+            ("nor has a slice without a label", "78.0.1.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 10.in-addr.arpa."),
             ("another type of a reverse name", "1.0.1.10.in-addr.arpa A", "NOERROR aa\nsoa 1.0.1.10.in-addr.arpa."),
             (
                 "a reverse name with others below it (RFC 8020)",
@@ -410,7 +410,8 @@ spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00:96::10"]}
                 "NXDOMAIN aa
                 soa 0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.0.d.f.ip6.arpa.",
             ),
-            ("outside every block", "1.0.112.10.in-addr.arpa PTR", "REFUSED"),
+            ("outside every block", "1.0.112.11.in-addr.arpa PTR", "REFUSED"),
+            ("outside every block, but private (RFC 6303)", "1.0.112.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 10.in-addr.arpa."),
             (
                 "another type of an address with a name",
                 "10.0.96.10.in-addr.arpa TXT",

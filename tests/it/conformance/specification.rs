@@ -192,7 +192,7 @@ endpoints: [{addresses: ["fd00:10:244::55"]}, {addresses: ["fd00:10:244::"]}]
                 100.0.3.10.in-addr.arpa. 5 PTR my-pet.headless.default.svc.cluster.local."),
             ("2.4.3 PTR of IPv6", "5.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa PTR", "NOERROR aa
                 5.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.4.4.2.0.0.1.0.0.0.0.d.f.ip6.arpa. 5 PTR fd00-10-244--55.six.default.svc.cluster.local."),
-            ("2.4.3 an endpoint that is not ready has no PTR", "103.0.3.10.in-addr.arpa PTR", "REFUSED"),
+            ("2.4.3 an endpoint that is not ready has no PTR", "103.0.3.10.in-addr.arpa PTR", "NXDOMAIN aa\nsoa 10.in-addr.arpa."),
         ],
     },
     Group {

@@ -13,6 +13,7 @@ use crate::common::process::Server;
 use crate::common::tls::{self, Authority, BoxError, Client, NAME, Pair, Trust};
 use crate::common::{self, Scratch, process, query, upstream};
 use callsign::server::encrypted::{ListenUrl, Transport};
+use hickory_proto::op::Message;
 use hyper::Request;
 use hyper::body::Bytes;
 use rustls::pki_types::ServerName;
@@ -509,7 +510,7 @@ async fn violations_of_dns_over_quic_close_the_connection() {
     let good = question();
     let with_id = query(QUESTION, None);
     let keepalive = {
-        use hickory_proto::op::{Edns, Message};
+        use hickory_proto::op::Edns;
         use hickory_proto::rr::rdata::opt::EdnsOption;
         let mut message = Message::from_vec(&good).unwrap();
         let mut edns = Edns::new();

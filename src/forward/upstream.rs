@@ -54,6 +54,11 @@ const WITHOUT_CASE: Duration = Duration::from_secs(3600);
 const RETRANSMIT: Duration = Duration::from_millis(700);
 /// Consecutive failures after which a server is down and queried last.
 const DOWN_AFTER: u32 = 3;
+/// A server that has replied within this time is not down.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Number of log lines about a server going up or down, for each interval.
+const LINES: u32 = 4;
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Initial and maximum time before a server that is down is tried again.
 const DOWN_TIME: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 /// Time for which a server that does not support EDNS is queried without it.
@@ -177,6 +182,8 @@ struct Health {
     missed: u32,
     /// Time of the next try while the server is down; `None` if it is up.
     down_until: Option<Instant>,
+    /// Time of the last reply.
+    replied: Option<Instant>,
 }
 
 struct PooledSocket {
@@ -248,6 +255,8 @@ pub(super) struct Server {
     without_case_until: Cell<Option<Instant>>,
     /// Whether the last attempt to connect failed.
     unreachable: Cell<bool>,
+    /// Start of the current interval of log lines, and their number.
+    logged: Cell<Option<(Instant, u32)>>,
 }
 
 impl Server {
@@ -263,6 +272,7 @@ impl Server {
             without_edns_until: Cell::new(None),
             without_case_until: Cell::new(None),
             unreachable: Cell::new(false),
+            logged: Cell::new(None),
         }
     }
 
@@ -287,10 +297,14 @@ impl Server {
     pub(super) fn missed(&self) {
         let mut health = self.health.get();
         health.missed = health.missed.saturating_add(1);
-        if health.missed >= DOWN_AFTER {
+        // Names of a dead zone time out although the server works: it still answers others.
+        let is_silent = health.replied.is_none_or(|replied| replied.elapsed() > SILENCE);
+        if health.missed >= DOWN_AFTER && is_silent {
             if health.down_until.is_none() {
                 self.stats.down.store(true, Relaxed);
-                tracing::warn!(upstream = %self.address, "upstream is down; querying it last");
+                if self.may_log() {
+                    tracing::warn!(upstream = %self.address, "upstream is down; querying it last");
+                }
             }
             health.down_until = Some(Instant::now() + down_time(health.missed));
         }
@@ -298,10 +312,21 @@ impl Server {
     }
 
     fn replied(&self) {
-        if self.health.replace(Health::default()).down_until.is_some() {
+        let now = Health { missed: 0, down_until: None, replied: Some(Instant::now()) };
+        if self.health.replace(now).down_until.is_some() {
             self.stats.down.store(false, Relaxed);
-            tracing::info!(upstream = %self.address, "upstream is up again");
+            if self.may_log() {
+                tracing::info!(upstream = %self.address, "upstream is up again");
+            }
         }
+    }
+
+    /// Whether another line may be logged about the server going up or down: a flapping one would fill the log.
+    fn may_log(&self) -> bool {
+        let now = Instant::now();
+        let (minute, lines) = self.logged.get().filter(|(minute, _)| *minute + LOG_INTERVAL > now).unwrap_or((now, 0));
+        self.logged.set(Some((minute, lines + 1)));
+        lines < LINES
     }
 
     fn supports_edns(&self) -> bool {

@@ -1,11 +1,13 @@
 //! Replies to datagrams that wait for an upstream, and are therefore sent after their batch.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::Socket;
 
 use super::Counters;
-use super::mmsg::{self, ReturnPath};
+use super::mmsg::{self, ReturnPath, Unsent};
+use super::neighbours::Overflow;
 use crate::forward::Outbox;
 
 /// Octets of the reply buffer that stay allocated between batches.
@@ -17,6 +19,7 @@ pub(super) struct DeferredReplies {
     /// Counters that only the forwarder's thread writes.
     counters: Arc<Counters>,
     batch: Mutex<ReplyBatch>,
+    overflow: Mutex<Overflow>,
 }
 
 #[derive(Default)]
@@ -27,8 +30,9 @@ struct ReplyBatch {
 }
 
 impl DeferredReplies {
-    pub(super) fn new(socket: Arc<Socket>, counters: Arc<Counters>) -> Arc<DeferredReplies> {
-        Arc::new(DeferredReplies { socket, counters, batch: Mutex::default() })
+    pub(super) fn new(socket: Arc<Socket>, address: SocketAddr, counters: Arc<Counters>) -> Arc<DeferredReplies> {
+        let overflow = Mutex::new(Overflow::new(address));
+        Arc::new(DeferredReplies { socket, counters, batch: Mutex::default(), overflow })
     }
 
     /// Adds a reply. Returns `self` if the reply is the first of its batch, so that the caller schedules a flush.
@@ -53,7 +57,13 @@ impl Outbox for DeferredReplies {
             start = *end;
             (path, reply)
         });
-        mmsg::send(&self.socket, messages, |reason| self.counters.unsent(reason));
+        mmsg::send(&self.socket, messages, |reason, path, reply| {
+            let mut overflow = self.overflow.lock().unwrap_or_else(PoisonError::into_inner);
+            let retried = if reason == Unsent::Full { overflow.send(path, reply) } else { Err(reason) };
+            if let Err(reason) = retried {
+                self.counters.unsent(reason);
+            }
+        });
         replies.clear();
         octets.clear();
         octets.shrink_to(RETAINED);

@@ -172,7 +172,7 @@ impl Batch {
     }
 
     /// Sends the replies, and calls `unsent` for each that could not be sent. Returns their number.
-    pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut(Unsent)) -> usize {
+    pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut(Unsent, &ReturnPath, &[u8])) -> usize {
         let answered = self.answered[..self.count].iter().zip(self.replies.iter());
         send(socket, answered.map(|(&(index, length), reply)| (&self.paths[index], &reply[..length])), unsent);
         self.count
@@ -205,14 +205,17 @@ impl Unsent {
 pub(super) fn send<'m>(
     socket: &Socket,
     messages: impl IntoIterator<Item = (&'m ReturnPath, &'m [u8])>,
-    mut unsent: impl FnMut(Unsent),
+    mut unsent: impl FnMut(Unsent, &ReturnPath, &[u8]),
 ) {
     let mut messages = messages.into_iter();
     loop {
         let mut headers = [const { MaybeUninit::<mmsghdr>::uninit() }; BATCH];
         let mut pieces = [const { MaybeUninit::<iovec>::uninit() }; BATCH];
+        let mut prepared = [const { MaybeUninit::<(&ReturnPath, &[u8])>::uninit() }; BATCH];
         let mut count = 0;
-        for ((header, piece), (path, message)) in headers.iter_mut().zip(pieces.iter_mut()).zip(messages.by_ref()) {
+        let slots = headers.iter_mut().zip(pieces.iter_mut()).zip(prepared.iter_mut());
+        for (((header, piece), slot), (path, message)) in slots.zip(messages.by_ref()) {
+            slot.write((path, message));
             let piece = piece.write(iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() });
             let header = &mut header.write(zeroed_header()).msg_hdr;
             header.msg_name = (&raw const path.name).cast_mut().cast();
@@ -243,7 +246,9 @@ pub(super) fn send<'m>(
                 _ => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => 0,
                     error => {
-                        unsent(Unsent::of(&error));
+                        // SAFETY: the first `count` entries are initialized, and `start` is less than that.
+                        let (path, message) = unsafe { prepared[start].assume_init() };
+                        unsent(Unsent::of(&error), path, message);
                         1
                     }
                 },
@@ -286,7 +291,7 @@ impl ReturnPath {
 
     /// The client's address.
     #[inline]
-    fn client(&self) -> Option<SocketAddr> {
+    pub(super) fn client(&self) -> Option<SocketAddr> {
         match c_int::from(self.name.ss_family) {
             libc::AF_INET if self.name_length as usize >= size_of::<libc::sockaddr_in>() => {
                 // SAFETY: the family and the length show that the kernel wrote this structure. The storage is aligned

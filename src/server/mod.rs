@@ -8,6 +8,7 @@ pub mod encrypted;
 mod handler;
 mod listen;
 mod mmsg;
+mod neighbours;
 mod rate_limit;
 mod socket;
 mod stall;

@@ -1,7 +1,7 @@
 //! Opens and binds the sockets of every transport.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Socket, Type};
 
@@ -59,6 +59,19 @@ pub(super) fn worker(address: SocketAddr) -> io::Result<Socket> {
         mmsg::set_packet_info(&socket, address.is_ipv6())?;
     }
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Opens a UDP socket that only sends from an address that workers receive on. It is connected to the discard port
+/// (RFC 863) of this host, so that the system gives it none of the workers' datagrams.
+pub(super) fn send_only(address: SocketAddr) -> io::Result<Socket> {
+    let socket = open(address, Type::DGRAM)?;
+    socket.set_reuse_port(true)?;
+    let _ = socket.set_send_buffer_size(QUEUE);
+    socket.bind(&address.into())?;
+    let host: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let host = if address.ip().is_unspecified() { host } else { address.ip() };
+    socket.connect(&SocketAddr::new(host, 9).into())?;
     Ok(socket)
 }
 

@@ -14,7 +14,8 @@ use socket2::Socket;
 
 use super::deferred::DeferredReplies;
 use super::handler::{Handled, Handler, Message, TransportCounters};
-use super::mmsg::Batch;
+use super::mmsg::{Batch, Unsent};
+use super::neighbours::Overflow;
 use super::socket::{self, BindError};
 use super::{Counters, StallDetector, canonical};
 use crate::answer::{Limit, Scratch};
@@ -82,7 +83,8 @@ impl UdpSockets {
                 counters,
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
-                deferred: DeferredReplies::new(socket.clone(), deferred.clone()),
+                deferred: DeferredReplies::new(socket.clone(), self.address, deferred.clone()),
+                overflow: Overflow::new(self.address),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -121,6 +123,7 @@ struct Worker {
     stop: Arc<AtomicBool>,
     scratch: Scratch,
     deferred: Arc<DeferredReplies>,
+    overflow: Overflow,
 }
 
 impl Worker {
@@ -134,7 +137,13 @@ impl Worker {
                     let start = Instant::now();
                     self.answer(&mut batch, received, start);
                     let counters = &self.counters.immediate;
-                    let answered = batch.send(&self.socket, |reason| counters.unsent(reason));
+                    let overflow = &mut self.overflow;
+                    let answered = batch.send(&self.socket, |reason, path, reply| {
+                        let retried = if reason == Unsent::Full { overflow.send(path, reply) } else { Err(reason) };
+                        if let Err(reason) = retried {
+                            counters.unsent(reason);
+                        }
+                    });
                     counters.took(answered, start.elapsed());
                 }
                 Err(_) if stopping => return,

@@ -15,6 +15,7 @@ use callsign::server::Counters;
 use common::{CLIENT, upstream};
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
+thread_local!(static OCTETS: Cell<usize> = const { Cell::new(0) });
 
 struct Counting;
 
@@ -22,6 +23,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        OCTETS.with(|octets| octets.set(octets.get() + layout.size()));
         // SAFETY: the caller upholds the contract of `GlobalAlloc::alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -195,4 +197,19 @@ fn cache_hits_are_answered_without_allocating() {
         counters.cache_hit(age == forward::Freshness::Stale);
     }
     assert_eq!(ALLOCATIONS.get() - before, 0, "allocations in 100,000 answers");
+}
+
+#[test]
+fn the_section_counts_of_a_reply_are_not_believed_before_its_records_are_read() {
+    use callsign::forward::{Entry, Ttls};
+    let query = common::query("www.example. A", None);
+    let question = &query[12..];
+    let mut reply = query.clone();
+    reply[2] |= 0x80;
+    // 65,535 records in each section, of which none follows.
+    reply[6..12].fill(0xff);
+    let before = OCTETS.get();
+    let parsed = Entry::parse(&reply, question, Ttls { floor: 0, ceiling: 3600 }, 0, |_| false);
+    let allocated = OCTETS.get() - before;
+    assert!(parsed.is_err() && allocated < 4096, "{allocated} octets");
 }

@@ -1044,3 +1044,57 @@ async fn padded_queries_get_padded_replies() {
         assert!(plain.len() < 200, "{endpoint}: only for clients that pad");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn published_holes_of_other_servers_are_closed() {
+    let it = Encrypted::start(&[]);
+    let before = it.server.status("VmRSS:");
+    // Streams that stall after half a query (CVE-2025-47950: a goroutine for each, without a limit).
+    let mut kept = Vec::new();
+    for _ in 0..10 {
+        let (endpoint, connection) =
+            tls::quic(it.address(Transport::Quic), it.trust.config(Some("doq"))).await.unwrap();
+        let mut streams = Vec::new();
+        while let Ok(Ok((mut stream, reply))) =
+            tokio::time::timeout(Duration::from_millis(50), connection.open_bi()).await
+        {
+            let _ = stream.write_all(&framed(&question())[..20]).await;
+            streams.push((stream, reply));
+        }
+        assert!(streams.len() <= 1000, "a connection has {} streams", streams.len());
+        kept.push((endpoint, connection, streams));
+    }
+    it.assert_still_serving("with stalled QUIC streams").await;
+    // Many tiny HTTP/2 streams, reset at once (CVE-2023-44487).
+    let stream = tls::tls(it.address(Transport::Https), it.trust.config(Some("h2"))).await.unwrap();
+    let client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+    let (mut client, connection) = client.handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let driver = tokio::spawn(connection);
+    for _ in 0..5000 {
+        let request = http("POST", "/dns-query", "application/dns-message", question());
+        // Dropping the response resets its stream.
+        drop(client.send_request(request.map(http_body_util::Full::new)));
+        tokio::task::yield_now().await;
+    }
+    it.assert_still_serving("with many streams that are reset").await;
+    driver.abort();
+    // A GET with a query of 64 KB, which others decode before they look at its length.
+    let uri = format!("/dns-query?dns={}", "A".repeat(65_000));
+    let mut client = Client::http1(it.address(Transport::Https), &it.trust).await.unwrap();
+    match client.request(http("GET", &uri, "", vec![])).await {
+        Ok(response) => assert!(matches!(response.status().as_u16(), 414 | 431), "{}", response.status()),
+        Err(error) => assert!(!error.to_string().is_empty(), "the connection is closed"),
+    }
+    // UPDATE and NOTIFY.
+    for endpoint in it.endpoints() {
+        for opcode in [4, 5, 15] {
+            let mut query = question();
+            query[2] = query[2] & 0x87 | opcode << 3;
+            let reply = Client::connect(endpoint, &it.trust).await.unwrap().ask(&query).await.unwrap();
+            assert_eq!(reply[3] & 0x0f, 4, "{endpoint}: NOTIMP for opcode {opcode}");
+        }
+    }
+    it.assert_still_serving("after all that").await;
+    let taken = it.server.status("VmRSS:").saturating_sub(before);
+    assert!(taken < 40_000, "{taken} kB");
+}

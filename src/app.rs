@@ -2,7 +2,8 @@
 //! all.
 //!
 //! Two planes share only the pointer to the zone. The control plane (sources, builder, admin) has its own runtime. In
-//! the data plane, UDP workers, one thread for TCP and one for encrypted transports answer queries.
+//! the data plane, UDP workers, as many threads for TCP, and one for encrypted transports answer queries. Probes and
+//! `--admin` have a thread each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

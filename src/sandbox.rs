@@ -23,6 +23,16 @@ const ALWAYS: [&str; 8] = [
     "/sys",
 ];
 
+/// Files and folders of trust stores that distributions link to places of their own.
+const TRUST_STORES: [&str; 6] = [
+    "/etc/ssl/certs",
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/tls/cert.pem",
+];
+
 /// The newest Landlock version whose file rights are handled; older kernels handle fewer.
 const LANDLOCK: ABI = ABI::V3;
 
@@ -54,7 +64,12 @@ pub fn confine(files: &Files) -> Result<bool, RulesetError> {
     let (reads, all) = (AccessFs::from_read(LANDLOCK), AccessFs::from_all(LANDLOCK));
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
     let read = files.read.iter().flat_map(|path| places(path));
-    let read = ALWAYS.iter().map(PathBuf::from).chain(read).chain(trust_store());
+    let listed = files.read.iter().filter_map(|path| path.read_dir().ok()).flatten().flatten();
+    let listed: Vec<PathBuf> = listed.filter_map(|entry| entry.path().canonicalize().ok()).collect();
+    let linked = listed.iter().flat_map(|path| places(path));
+    let store: Vec<PathBuf> = trust_store().chain(TRUST_STORES.iter().map(PathBuf::from)).collect();
+    let store = store.iter().flat_map(|path| places(path));
+    let read = ALWAYS.iter().map(PathBuf::from).chain(read).chain(linked).chain(store);
     let rules =
         read.map(|path| (path, reads)).chain(files.write.iter().flat_map(|path| places(path)).map(|path| (path, all)));
     // Of a path that does not exist, nothing can be read.

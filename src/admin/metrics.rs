@@ -174,6 +174,8 @@ impl Collector for Scrape {
         )?;
         let help = "Replies over UDP that were truncated or dropped because of --rate-limit";
         counter(encoder, "dns_rate_limited", help, sum(|counts| counts.limited))?;
+        let help = "Queries of the busiest clients over UDP without an answer, because the server was overloaded";
+        counter(encoder, "dns_shed", help, sum(|counts| counts.shed))?;
         let help = "Replies over UDP that could not be sent, by reason; full: the send buffer had no room";
         let mut unsent = encoder.encode_descriptor("dns_unsent", help, None, MetricType::Counter)?;
         for (index, reason) in UNSENT.iter().enumerate() {

@@ -11,8 +11,10 @@ const OBJECT: usize = 300;
 const ADDRESS: usize = 160;
 /// Octets that a port takes, besides its texts.
 const PORT: usize = 120;
-/// Octets that a namespace in a list takes.
-const ENTRY: usize = 120;
+/// Octets that an alias takes.
+const ALIAS: usize = 120;
+/// Octets that a namespace in a list takes, with the reverse names that its callers see.
+const ENTRY: usize = 800;
 
 /// Estimated octets of each namespace.
 pub(super) struct NamespaceBudget {
@@ -75,11 +77,15 @@ fn size_of_service(fact: &ServiceFact) -> usize {
         _ => 0,
     };
     let links = fact.links.as_ref().map_or(0, |links| links.len());
-    OBJECT + addresses + listed + links + fact.aliases.len() * ENTRY + size_of_ports(&fact.ports)
+    OBJECT + addresses + listed + links + fact.aliases.len() * ALIAS + size_of_ports(&fact.ports)
 }
 
 /// The same for an EndpointSlice.
 fn size_of_slice(fact: &SliceFact) -> usize {
+    // A slice of no Service is not held.
+    if fact.service.is_none() {
+        return 0;
+    }
     let names = fact.ready.iter().filter_map(|endpoint| endpoint.name.as_ref());
     let names: usize = names.map(|name| 2 * name.len()).sum();
     let targets: usize = fact.targets.iter().map(|target| 2 * target.len()).sum();

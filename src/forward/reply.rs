@@ -4,6 +4,7 @@
 //! Records of every type that answer the question pass through unchanged. Only the framing of each record, the names that
 //! may be compressed and the CNAME chain are checked. Records about other names are dropped.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -132,7 +133,7 @@ impl Entry {
         let most = message.len() / 11;
         let mut cuts = Vec::with_capacity(most.min(usize::from(header.answers) + usize::from(header.authorities)));
         let mut seen = Vec::with_capacity(cuts.capacity());
-        let mut targets = Vec::new();
+        let mut targets = HashSet::new();
         let mut chain = None;
         let mut end = start;
         let mut passing = true;
@@ -169,7 +170,8 @@ impl Entry {
                     passing = false;
                 } else if section == 2 && SIGNATURES.contains(&record.rtype) {
                     passing = false;
-                } else if section == 2
+                } else if passing
+                    && section == 2
                     && !chain
                         .as_ref()
                         .is_some_and(|chain| chain.adds(&reader.owner_at(owner), record.rtype, &targets, &ours))
@@ -196,9 +198,13 @@ impl Entry {
         for cut in &entry.cuts {
             let at = usize::from(cut.ttl);
             // An owner that does not point to the question repeats its random case, which is of no use to clients. The
-            // last two octets may be a pointer; a label that ends there is the root.
-            let letters = entry.body.get_mut(owner..at.saturating_sub(6));
-            letters.unwrap_or_default().make_ascii_lowercase();
+            // octets of a pointer at its end are no letters.
+            let letters = entry.body.get_mut(owner..at.saturating_sub(4)).unwrap_or_default();
+            let end = match letters.last_chunk::<2>() {
+                Some([0xc0..=0xff, _]) => letters.len() - 2,
+                _ => letters.len(),
+            };
+            letters.get_mut(..end).unwrap_or_default().make_ascii_lowercase();
             owner = usize::from(cut.end);
             if let Some(place) = entry.body.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<4>()) {
                 let ttl = seconds(u32::from_be_bytes(*place)).min(ttls.ceiling).max(ttls.floor);
@@ -312,9 +318,9 @@ impl Entry {
             _ => &extended_error::STALE_ANSWER,
         };
         // Records matter more than extended errors: if both do not fit, the errors are dropped.
-        let whole = usize::from(request.end) + self.body.len() + OPT_LEN + errors.len();
-        let errors = if whole <= usize::from(request.limit) { errors } else { &[] };
         let cookie = request.cookie.as_ref().map_or(&[][..], |cookie| &cookie.option);
+        let whole = usize::from(request.end) + self.body.len() + OPT_LEN + errors.len() + cookie.len();
+        let errors = if whole <= usize::from(request.limit) { errors } else { &[] };
         let reserved = if request.edns.is_some() { OPT_LEN + errors.len() + cookie.len() } else { 0 };
         let wants_authentic = request.flags & flags::AD != 0 || request.edns.is_some_and(|flags| flags & 0x80 != 0);
         let authentic = if self.authentic && wants_authentic { flags::AD } else { 0 };
@@ -431,7 +437,13 @@ impl Chain {
     }
 
     /// Whether a record of the additional section is about a name of the chain or a target of an answer.
-    fn adds(&self, owner: &Option<Vec<u8>>, rtype: u16, targets: &[Vec<u8>], ours: &impl Fn(&Name) -> bool) -> bool {
+    fn adds(
+        &self,
+        owner: &Option<Vec<u8>>,
+        rtype: u16,
+        targets: &HashSet<Vec<u8>>,
+        ours: &impl Fn(&Name) -> bool,
+    ) -> bool {
         let is_target = || owner.as_ref().is_some_and(|owner| targets.contains(owner));
         let is_address = matches!(rtype, rtype::A | rtype::AAAA | rtype::RRSIG);
         let is_foreign = owner.as_ref().is_some_and(|owner| is_ours(owner, ours));

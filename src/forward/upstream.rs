@@ -198,8 +198,14 @@ impl PooledSocket {
         let mut buffer = [const { MaybeUninit::uninit() }; 1];
         let socket = socket2::SockRef::from(&self.socket);
         // This bypasses tokio, which may not know yet that there is something to read.
-        (0..MAX_STRAYS)
-            .any(|_| matches!(socket.recv(&mut buffer), Err(error) if error.kind() == io::ErrorKind::WouldBlock))
+        for _ in 0..MAX_STRAYS {
+            match socket.recv(&mut buffer) {
+                Ok(_) => {}
+                // After any other error, tokio would report it again.
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+        false
     }
 }
 

@@ -61,6 +61,7 @@ pub struct Counters {
     cache_hits: AtomicU64,
     stale: AtomicU64,
     limited: AtomicU64,
+    shed: AtomicU64,
 }
 
 /// Values of [`Counters`] at one point in time.
@@ -86,6 +87,8 @@ pub struct CounterValues {
     pub stale: u64,
     /// Replies that were truncated or dropped because their client's network is over its rate.
     pub limited: u64,
+    /// Queries of the busiest clients that got no answer because the worker was overloaded.
+    pub shed: u64,
 }
 
 impl Counters {
@@ -130,6 +133,11 @@ impl Counters {
         add(&self.limited, 1);
     }
 
+    /// Counts a query that gets no answer because the worker is overloaded.
+    pub(super) fn shed(&self) {
+        add(&self.shed, 1);
+    }
+
     /// Counts a reply from the forward cache.
     #[inline]
     pub fn cache_hit(&self, stale: bool) {
@@ -155,6 +163,7 @@ impl Counters {
             cache_hits: self.cache_hits.load(Relaxed),
             stale: self.stale.load(Relaxed),
             limited: self.limited.load(Relaxed),
+            shed: self.shed.load(Relaxed),
         }
     }
 }
@@ -177,5 +186,6 @@ impl CounterValues {
         self.cache_hits += other.cache_hits;
         self.stale += other.stale;
         self.limited += other.limited;
+        self.shed += other.shed;
     }
 }

@@ -1,6 +1,5 @@
 //! Replies to datagrams that wait for an upstream, and are therefore sent after their batch.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use socket2::Socket;
@@ -30,8 +29,8 @@ struct ReplyBatch {
 }
 
 impl DeferredReplies {
-    pub(super) fn new(socket: Arc<Socket>, address: SocketAddr, counters: Arc<Counters>) -> Arc<DeferredReplies> {
-        let overflow = Mutex::new(Overflow::new(address));
+    pub(super) fn new(socket: Arc<Socket>, second: Arc<Socket>, counters: Arc<Counters>) -> Arc<DeferredReplies> {
+        let overflow = Mutex::new(Overflow::new(second));
         Arc::new(DeferredReplies { socket, counters, batch: Mutex::default(), overflow })
     }
 

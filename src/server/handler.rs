@@ -99,6 +99,7 @@ impl Handler {
         let mut verdict = answer(zone, caller, message.octets, message.limit, scratch, reply);
         if let Some(rate_limit) = &self.rate_limit
             && message.limit == Limit::Datagram
+            && verdict != Verdict::Drop
             && !scratch.is_proven()
         {
             match rate_limit.check(message.from, message.received) {

@@ -10,6 +10,7 @@ mod listen;
 mod mmsg;
 mod neighbours;
 mod rate_limit;
+mod shed;
 mod socket;
 mod stall;
 pub mod tcp;

@@ -6,13 +6,14 @@
 
 use std::collections::HashSet;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::canonical;
 use super::mmsg::{self, ReturnPath, Unsent};
-use super::{canonical, socket};
 use crate::zone::bits;
 
 /// Time for which the kernel's tables are used before they are read again.
@@ -22,16 +23,14 @@ const MAX_PARTS: usize = 1024;
 
 /// The second way out of a UDP socket.
 pub(super) struct Overflow {
-    address: SocketAddr,
-    /// Opened at the first need; `None` inside if that fails.
-    socket: Option<Option<Socket>>,
+    socket: Arc<Socket>,
     neighbours: Option<(Instant, Neighbours)>,
 }
 
 impl Overflow {
-    /// Prepares for replies from this address.
-    pub(super) fn new(address: SocketAddr) -> Overflow {
-        Overflow { address, socket: None, neighbours: None }
+    /// Sends by this socket, which is bound to the address of the first one.
+    pub(super) fn new(socket: Arc<Socket>) -> Overflow {
+        Overflow { socket, neighbours: None }
     }
 
     /// Sends a reply that did not fit into the first socket's buffer, if its client is known to be there.
@@ -42,14 +41,16 @@ impl Overflow {
     pub(super) fn send(&mut self, path: &ReturnPath, reply: &[u8]) -> Result<(), Unsent> {
         let client = path.client().map(canonical).ok_or(Unsent::Other)?;
         if self.neighbours.as_ref().is_none_or(|(read, _)| read.elapsed() > FRESH) {
-            self.neighbours = Neighbours::read().ok().map(|found| (Instant::now(), found));
+            // If they cannot be read, nobody is known to be there until the next attempt.
+            let found = Neighbours::read().unwrap_or_default();
+            self.neighbours = Some((Instant::now(), found));
         }
         let is_there = self.neighbours.as_ref().is_some_and(|(_, neighbours)| neighbours.has(client));
-        let address = self.address;
-        let socket = self.socket.get_or_insert_with(|| socket::send_only(address).ok());
-        let Some(socket) = socket.as_ref().filter(|_| is_there) else { return Err(Unsent::Full) };
+        if !is_there {
+            return Err(Unsent::Full);
+        }
         let mut failed = None;
-        mmsg::send(socket, [(path, reply)], |reason, _, _| failed = Some(reason));
+        mmsg::send(&self.socket, [(path, reply)], |reason, _, _| failed = Some(reason));
         failed.map_or(Ok(()), Err)
     }
 }
@@ -68,6 +69,7 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
+const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 /// NUD_INCOMPLETE, NUD_FAILED.
@@ -92,7 +94,7 @@ impl Neighbours {
             .links
             .iter()
             .any(|(network, prefix)| (address ^ network).checked_shr(128 - u32::from(*prefix)).unwrap_or(0) == 0);
-        !is_on_link || self.resolved.contains(&client) || client.is_loopback()
+        !self.links.is_empty() && !is_on_link || self.resolved.contains(&client) || client.is_loopback()
     }
 
     fn take(&mut self, kind: u16, body: &[u8]) {
@@ -149,6 +151,9 @@ fn dump(request: u16, mut take: impl FnMut(u16, &[u8])) -> io::Result<()> {
         while let Some(header) = rest.first_chunk::<HEADER>() {
             let [l0, l1, l2, l3, k0, k1, ..] = *header;
             let (length, kind) = (u32::from_ne_bytes([l0, l1, l2, l3]) as usize, u16::from_ne_bytes([k0, k1]));
+            if kind == NLMSG_ERROR {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
             let Some(body) = rest.get(HEADER..length).filter(|_| kind != NLMSG_DONE) else { return Ok(()) };
             take(kind, body);
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);

@@ -16,6 +16,7 @@ use super::deferred::DeferredReplies;
 use super::handler::{Handled, Handler, Message, TransportCounters};
 use super::mmsg::{Batch, Unsent};
 use super::neighbours::Overflow;
+use super::shed::Shedder;
 use super::socket::{self, BindError};
 use super::{Counters, StallDetector, canonical};
 use crate::answer::{Limit, Scratch};
@@ -30,6 +31,8 @@ const LAST_BATCHES: usize = 16;
 pub(super) struct UdpSockets {
     address: SocketAddr,
     sockets: Vec<Socket>,
+    /// For each worker, the socket for replies that do not fit into the buffer of its own.
+    send_only: Vec<Socket>,
 }
 
 /// The workers of one address.
@@ -51,8 +54,11 @@ pub(super) fn bind(address: SocketAddr, workers: usize) -> Result<UdpSockets, Bi
     let probe = socket::datagram(address).map_err(failed)?;
     let address = probe.local_addr().map_err(failed)?;
     drop(probe);
+    // They are connected before there is a socket that receives, which would otherwise share its queries with them.
+    let send_only =
+        (0..workers.max(1)).map(|_| socket::send_only(address)).collect::<io::Result<_>>().map_err(failed)?;
     let sockets = (0..workers.max(1)).map(|_| socket::worker(address)).collect::<io::Result<_>>().map_err(failed)?;
-    Ok(UdpSockets { address, sockets })
+    Ok(UdpSockets { address, sockets, send_only })
 }
 
 impl UdpSockets {
@@ -73,7 +79,8 @@ impl UdpSockets {
             threads: Vec::new(),
             counters: Vec::new(),
         };
-        for (index, socket) in workers.sockets.iter().enumerate() {
+        let seconds = self.send_only.into_iter().map(Arc::new);
+        for (index, (socket, second)) in workers.sockets.iter().zip(seconds).enumerate() {
             let counters = TransportCounters { immediate: Arc::default(), deferred: deferred.clone() };
             workers.counters.push(counters.immediate.clone());
             let worker = Worker {
@@ -83,8 +90,9 @@ impl UdpSockets {
                 counters,
                 stop: workers.stop.clone(),
                 scratch: Scratch::new(index as u16),
-                deferred: DeferredReplies::new(socket.clone(), self.address, deferred.clone()),
-                overflow: Overflow::new(self.address),
+                deferred: DeferredReplies::new(socket.clone(), second.clone(), deferred.clone()),
+                overflow: Overflow::new(second),
+                shedder: Shedder::new(),
             };
             let thread = std::thread::Builder::new().name(format!("udp-{index}"));
             workers.threads.push(thread.spawn(move || worker.run())?);
@@ -124,6 +132,7 @@ struct Worker {
     scratch: Scratch,
     deferred: Arc<DeferredReplies>,
     overflow: Overflow,
+    shedder: Shedder,
 }
 
 impl Worker {
@@ -164,9 +173,14 @@ impl Worker {
     /// Answers a batch from one table.
     fn answer(&mut self, batch: &mut Batch, received: usize, start: Instant) {
         let zone = self.handler.zone();
+        let is_shedding = self.shedder.is_needed(received);
         for index in 0..received {
             let Some(datagram) = batch.datagram(index) else { continue };
             let (from, return_path) = (canonical(datagram.from), datagram.return_path);
+            if is_shedding && !self.shedder.admits(from) {
+                self.counters.immediate.shed();
+                continue;
+            }
             let message = Message { octets: datagram.query, from, received: start, limit: Limit::Datagram };
             let deferred = || {
                 let (replies, path) = (self.deferred.clone(), return_path.turned_around());

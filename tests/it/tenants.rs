@@ -5,6 +5,7 @@ use std::time::Duration;
 use callsign::cluster::manifests;
 use serde_json::json;
 
+use crate::common;
 use crate::common::follower::{API, Follower, namespace, service, with_api};
 use crate::common::scripted::{Api, WatchListSupport};
 
@@ -97,7 +98,7 @@ fn tenants() -> Api {
 #[test]
 fn a_namespace_over_its_budget_does_not_grow_and_others_do() {
     let api = tenants();
-    let follower = Follower::start(&api.kubeconfig(), &["--namespace-budget", "200000"]);
+    let follower = Follower::start(&api.kubeconfig(), &["--namespace-budget", "1500000"]);
     follower.wait_for_answer(API, "10.96.0.10");
     for index in 0..60 {
         api.put(heavy(&format!("s{index}"), "greedy"));
@@ -118,4 +119,47 @@ fn a_namespace_over_its_budget_does_not_grow_and_others_do() {
     }
     api.put(json!({"kind": "Service", "metadata": {"name": "small", "namespace": "greedy"}, "spec": {"clusterIP": "10.99.0.2"}}));
     follower.wait_for_answer_within("small.greedy.svc.cluster.local A", "10.99.0.2", Duration::from_secs(5));
+}
+
+#[test]
+fn a_slice_of_no_service_uses_up_no_budget() {
+    let api = tenants();
+    let follower = Follower::start(&api.kubeconfig(), &["--namespace-budget", "100000"]);
+    follower.wait_for_answer(API, "10.96.0.10");
+    for round in 0..200 {
+        let endpoints: Vec<_> = (0..100).map(|n| json!({"addresses": [format!("10.1.{round}.{n}")]})).collect();
+        api.put(json!({
+            "kind": "EndpointSlice", "metadata": {"name": "stray", "namespace": "greedy"},
+            "addressType": "IPv4", "endpoints": endpoints,
+        }));
+    }
+    api.put(json!({"kind": "Service", "metadata": {"name": "small", "namespace": "greedy"}, "spec": {"clusterIP": "10.99.0.2"}}));
+    follower.wait_for_answer_within("small.greedy.svc.cluster.local A", "10.99.0.2", Duration::from_secs(5));
+}
+
+#[test]
+fn names_that_slices_share_do_not_multiply_their_ports() {
+    // Each pair of slices shares one hostname, so that every name could have a list of ports of its own.
+    let slices = 60;
+    let mut text = "kind: Service\nmetadata: {name: a, namespace: web}\nspec: {clusterIP: None}\n".to_owned();
+    for slice in 0..slices {
+        let ports: Vec<String> =
+            (0..300).map(|port| format!("{{name: p{slice}-{port}, port: {}}}", 1 + port)).collect();
+        let endpoints: Vec<String> = (0..slices)
+            .map(|other| {
+                let (low, high) = (slice.min(other), slice.max(other));
+                format!("{{addresses: [10.1.{slice}.{other}], hostname: e-{low}-{high}}}")
+            })
+            .collect();
+        text += &format!(
+            "---\nkind: EndpointSlice\nmetadata: {{name: a-{slice}, namespace: web, labels: {{kubernetes.io/service-name: \
+             a}}}}\naddressType: IPv4\nports: [{}]\nendpoints: [{}]\n",
+            ports.join(", "),
+            endpoints.join(", ")
+        );
+    }
+    let zone = common::zone(&text, &[]);
+    let service = zone.services().next().unwrap();
+    let ports: usize = service.endpoints.groups.iter().map(|group| group.len()).sum();
+    assert!(ports < 60 * 300 + 25_000, "{ports} ports are held");
 }

@@ -211,6 +211,10 @@ fn same_alt_name(a: &AltName, b: &AltName) -> bool {
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
 }
 
+/// Maximum number of reverse names of a Service that lists namespaces, counted for each namespace. Its ClusterIPs come
+/// first.
+const MAX_SHARED_OWNERS: usize = 1024;
+
 /// Returns the addresses whose reverse names the Service owns, and whether each is an endpoint's; sorted and
 /// deduplicated.
 fn addresses_of(service: Option<&Service>) -> Vec<(u128, bool)> {
@@ -225,5 +229,13 @@ fn addresses_of(service: Option<&Service>) -> Vec<(u128, bool)> {
     }
     addresses.sort_unstable();
     addresses.dedup();
+    // Each address is kept for each namespace, and their product is what an author could make large.
+    if let Some(Visibility::Namespaces(names)) = service.visibility.as_deref().filter(|_| addresses.len() > 1)
+        && names.len() > 1
+    {
+        addresses.sort_by_key(|(address, endpoint)| (*endpoint, *address));
+        addresses.truncate((MAX_SHARED_OWNERS / names.len()).max(1));
+        addresses.sort_unstable();
+    }
     addresses
 }

@@ -34,7 +34,13 @@ fn distinct(ports: impl Iterator<Item = Port>) -> Box<[Port]> {
 struct Groups {
     lists: Vec<Box<[Port]>>,
     indices: HashMap<Box<[Port]>, u16>,
+    /// Ports in the lists that were joined.
+    joined: usize,
 }
+
+/// Maximum number of ports in the joined lists of a Service. Names that many slices share have the ports of one of them
+/// beyond that.
+const MAX_JOINED: usize = 20_000;
 
 impl Groups {
     /// Returns the index of a list. Beyond 65,535 lists, which no cluster has, it is that of a missing one.
@@ -52,9 +58,11 @@ impl Groups {
     fn joined(&mut self, indices: &[u16]) -> u16 {
         match indices {
             [only] => *only,
+            [first, ..] if self.joined > MAX_JOINED => *first,
             several => {
                 let lists = several.iter().filter_map(|index| self.lists.get(usize::from(*index)));
                 let ports = distinct(lists.flat_map(|list| list.iter().cloned()));
+                self.joined += ports.len();
                 self.index(ports)
             }
         }

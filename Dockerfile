@@ -13,6 +13,6 @@ RUN cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p'
 FROM scratch
 COPY --from=build /callsign /callsign
 USER 65532:65532
-EXPOSE 53/udp 53/tcp 9153/tcp
+EXPOSE 53/udp 53/tcp 8080/tcp 9153/tcp
 ENTRYPOINT ["/callsign"]
 CMD ["serve"]

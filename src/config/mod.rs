@@ -72,7 +72,10 @@ impl Config {
     /// Returns the files that a server with this configuration needs.
     pub fn files(&self) -> Files {
         let mut files = Files::default();
-        if let Source::Manifests(path) = &self.source.source {
+        // Standard input (-) needs no file.
+        if let Source::Manifests(path) = &self.source.source
+            && path.as_os_str() != "-"
+        {
             files.read.push(path.clone());
         }
         if let Some(options) = &self.listen.encrypted {

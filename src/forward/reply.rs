@@ -60,7 +60,7 @@ pub struct Entry {
     errors: Box<[u8]>,
     /// Whether the CNAME chain leads into the cluster, where only the zone answers.
     pub leads_in: bool,
-    /// Whether it answers with a private address ([`is_private`]).
+    /// Whether it answers with an address that no public name should have.
     pub has_private_address: bool,
     /// Arrival time, in seconds of the forwarder's clock.
     fetched: u32,

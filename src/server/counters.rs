@@ -33,7 +33,7 @@ pub const ZONE_CLASSES: [ZoneClass; 4] = [ZoneClass::Cluster, ZoneClass::Reverse
 pub const RCODES: [(u16, &str); 7] =
     [(0, "NOERROR"), (1, "FORMERR"), (2, "SERVFAIL"), (3, "NXDOMAIN"), (4, "NOTIMP"), (5, "REFUSED"), (16, "BADVERS")];
 
-/// The reasons for not sending a reply, in the declaration order of [`Unsent`].
+/// The reasons for not sending a reply, in the declaration order of `Unsent`.
 pub const UNSENT: [&str; 3] = ["full", "unreachable", "other"];
 
 /// Upper bounds of the duration histogram, in nanoseconds.
@@ -56,7 +56,7 @@ pub struct Counters {
     /// Calls of [`took`](Counters::took): a sign of life.
     batches: AtomicU64,
     dropped: AtomicU64,
-    /// Indexed by [`Unsent`].
+    /// Indexed by `Unsent`.
     unsent: [AtomicU64; UNSENT.len()],
     cache_hits: AtomicU64,
     stale: AtomicU64,

@@ -1,6 +1,6 @@
 //! TCP (RFC 7766): length-framed messages, pipelined, on threads of their own.
 //!
-//! Connections are served in turns. In a turn, a connection gets its replies up to [`TURN`] octets, or one that is
+//! Connections are served in turns. In a turn, a connection gets its replies up to 16 KB, or one that is
 //! longer; and of all connections from one address, only one at a time has a long turn. So a client that pulls large
 //! answers over many connections delays others by one turn.
 //!

@@ -19,7 +19,7 @@ use crate::admin::{self, Admin};
 use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::source::{OpenSource, Source, SourceError};
 use crate::config::{self, Config, UpstreamLoop};
-use crate::lifecycle::{self, Phase};
+use crate::lifecycle::{self, Phase, Signals};
 use crate::server::encrypted::ListenUrl;
 use crate::server::{self, BindError, Handler, ListenError, Published, Servers};
 use crate::zone::{Builder, Zone};
@@ -185,15 +185,21 @@ pub fn start(config: Config) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Serves until a signal arrives, then shuts down.
+    /// Installs the handlers of the signals that end the server.
     ///
     /// # Errors
     /// The signal handlers cannot be installed.
-    pub fn until_signalled(self, lame_duck: Duration) -> std::io::Result<()> {
+    pub fn signals(&self) -> std::io::Result<Signals> {
         let [control, ..] = &self.runtimes;
-        control.block_on(lifecycle::run_phases(&self.phase, lame_duck))?;
+        let _runtime = control.enter();
+        Signals::install()
+    }
+
+    /// Serves until a signal arrives, then shuts down.
+    pub fn until_signalled(self, signals: Signals, lame_duck: Duration) {
+        let [control, ..] = &self.runtimes;
+        control.block_on(lifecycle::run_phases(signals, &self.phase, lame_duck));
         self.stop();
-        Ok(())
     }
 
     /// Shuts down: answers the queries that have arrived, and accepts no more.

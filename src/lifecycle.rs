@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 /// A phase in the life of a server.
@@ -16,14 +16,26 @@ pub enum Phase {
     Draining,
 }
 
+/// The signals that end a server. Once they exist, a signal no longer ends the process at once.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers. It has to be called within a runtime.
+    ///
+    /// # Errors
+    /// The signal handlers cannot be installed.
+    pub fn install() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+}
+
 /// Waits for SIGTERM or SIGINT, then steps through the phases. SIGTERM starts a lame-duck phase of `lame_duck`. SIGINT,
 /// which a person sends, skips it; a second signal of either kind ends it.
-///
-/// # Errors
-/// The signal handlers cannot be installed.
-pub async fn run_phases(phase: &watch::Sender<Phase>, lame_duck: Duration) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+pub async fn run_phases(mut signals: Signals, phase: &watch::Sender<Phase>, lame_duck: Duration) {
+    let Signals { terminate, interrupt } = &mut signals;
     let patient = tokio::select! {
         _ = terminate.recv() => true,
         _ = interrupt.recv() => false,
@@ -38,5 +50,4 @@ pub async fn run_phases(phase: &watch::Sender<Phase>, lame_duck: Duration) -> st
         }
     }
     phase.send_replace(Phase::Draining);
-    Ok(())
 }

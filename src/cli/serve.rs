@@ -40,6 +40,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         }
     }
     let running = app::start(config)?;
+    // Whoever reads the line below may send a signal at once.
+    let signals = running.signals().map_err(|error| Failure::new(UNAVAILABLE, error))?;
     let plain: Vec<String> = running.addresses.iter().map(ToString::to_string).collect();
     let mut listens: Vec<String> = running.encrypted.iter().map(ToString::to_string).collect();
     if !plain.is_empty() {
@@ -54,7 +56,8 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         running.admin,
         running.health
     );
-    running.until_signalled(lame_duck).map_err(|error| Failure::new(UNAVAILABLE, error))
+    running.until_signalled(signals, lame_duck);
+    Ok(())
 }
 
 /// Raises the limit of open files to the maximum: connections and forwarded queries have limits of their own. The soft

@@ -11,8 +11,12 @@ use landlock::{
 };
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
-/// What every server reads: trust stores and resolver files, credentials of pods, and the kernel's own files.
-const ALWAYS: [&str; 8] = [
+/// What every server reads: trust stores and resolver files, credentials of pods, and the kernel's own files. Without
+/// the system call for random numbers, libraries read a device, and end the process if they cannot.
+const ALWAYS: [&str; 11] = [
+    "/dev/null",
+    "/dev/random",
+    "/dev/urandom",
     "/etc",
     "/usr/share/ca-certificates",
     "/usr/lib/ssl",

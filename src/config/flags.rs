@@ -223,8 +223,8 @@ pub struct ServeArgs {
     /// Limit UDP replies to this many bytes (512..4096); 1232 avoids fragmentation on every network
     #[arg(long, value_name = "BYTES", default_value_t = 1232, value_parser = clap::value_parser!(u16).range(512..=4096), help_heading = LIMITS)]
     pub udp_payload: u16,
-    /// Send at most this many UDP replies a second to one network (IPv4 /24, IPv6 /56) without DNS cookies; half of the
-    /// others are truncated, half dropped (0: no limit) [default: 0 in a pod with a service account, elsewhere 500]
+    /// Send at most this many UDP replies a second that are much longer than their query to one network (IPv4 /24, IPv6
+    /// /56) without DNS cookies; half of the others are truncated, half dropped (0: no limit) [default: 0 in a pod with a service account, elsewhere 500]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=10_000_000), help_heading = LIMITS)]
     pub rate_limit: Option<u32>,
     /// Accept at most this many TCP connections, and as many encrypted ones

@@ -14,6 +14,7 @@ use super::rate_limit::{Allowance, RateLimit};
 use super::{Counters, Published};
 use crate::answer::{ForwardRequest, Limit, Scratch, Verdict, answer, truncated};
 use crate::forward::{Client, ClientQuery, Forwarder, Freshness, Outbox};
+use crate::wire::rcode;
 use crate::zone::{Caller, Zone};
 
 /// Longest query that a stream may carry, in octets.
@@ -36,6 +37,9 @@ pub struct TransportCounters {
     /// Counters of the replies that wait for an upstream and that the forwarder's thread sends.
     pub deferred: Arc<Counters>,
 }
+
+/// Octets that a reply may have, besides twice those of its query, without being worth a forged query.
+const SMALL: usize = 64;
 
 /// A query as it arrived.
 #[derive(Clone, Copy)]
@@ -99,7 +103,7 @@ impl Handler {
         let mut verdict = answer(zone, caller, message.octets, message.limit, scratch, reply);
         if let Some(rate_limit) = &self.rate_limit
             && message.limit == Limit::Datagram
-            && verdict != Verdict::Drop
+            && is_worth_forging(&verdict, message.octets.len())
             && !scratch.is_proven()
         {
             match rate_limit.check(message.from, message.received) {
@@ -191,6 +195,16 @@ impl Handler {
             (Handled::Deferred, Some(deferred)) => deferred.await.map_err(|_| NoReply::Busy),
             _ => immediate.ok_or(NoReply::NotAQuery),
         }
+    }
+}
+
+/// Whether somebody could gain by forging the sender of a query: its reply is much longer, or upstreams have to work, or
+/// it comes from where nobody should ask.
+fn is_worth_forging(verdict: &Verdict, query: usize) -> bool {
+    match *verdict {
+        Verdict::Reply { len, rcode, .. } => len > 2 * query + SMALL || rcode == rcode::REFUSED,
+        Verdict::Forward(_) => true,
+        Verdict::Drop => false,
     }
 }
 

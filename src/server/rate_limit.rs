@@ -2,7 +2,8 @@
 //!
 //! The limit is for each network of a client (IPv4 /24, IPv6 /56), as in other servers. Of the replies beyond it, every
 //! second one is dropped, and the others are truncated: they are no longer than their query, and a client that is
-//! really there repeats the query over TCP. Clients with a valid cookie, and those on this host, are not limited.
+//! really there repeats the query over TCP. Clients with a valid cookie, those on this host, and replies that are little
+//! longer than their query are not limited.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

@@ -110,11 +110,11 @@ mod tests {
                 None,
                 host("127.0.0.1.evil.example"),
             ),
-            ("a Host that is no name", &closed, local, "a b", None, host("a b")),
+            ("a Host that is not a name", &closed, local, "a b", None, host("a b")),
             ("a name that the operator allows", &access, local, "DNS.example", None, Ok(())),
             ("another host", &closed, remote, "10.0.0.1", None, Err(Denied::Remote)),
             (
-                "another host with a token that nobody set",
+                "another host with a token, although none is set",
                 &closed,
                 remote,
                 "10.0.0.1",

@@ -374,7 +374,7 @@ fn is_in_pod() -> bool {
         && Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
 }
 
-/// The networks that nobody on the internet is in: loopback, private (RFC 1918, RFC 4193), shared (RFC 6598) and
+/// The networks that are not on the public internet: loopback, private (RFC 1918, RFC 4193), shared (RFC 6598) and
 /// link-local (RFC 3927, RFC 4291).
 fn private_networks() -> Vec<Cidr> {
     let networks = ["127.0.0.0/8", "10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12", "100.64.0.0/10", "169.254.0.0/16"];

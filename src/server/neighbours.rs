@@ -1,6 +1,6 @@
 //! Replies that find the send buffer full.
 //!
-//! The buffer fills up with replies to addresses on the same link that nobody has: the kernel holds each for seconds,
+//! The buffer fills up with replies to addresses on the same link that do not exist: the kernel holds each for seconds,
 //! while it asks for the address's hardware address. Anyone can forge such senders. Replies to clients that are known to
 //! be there then leave through a second socket, whose buffer such replies never enter.
 

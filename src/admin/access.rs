@@ -31,7 +31,7 @@ pub(super) enum Denied {
     /// The Host header names another host. A web page could have sent the request, by DNS rebinding.
     #[error("this server is not named {0:?}; use its IP address or localhost, or start it with --admin-host")]
     Host(String),
-    /// The client is on another host, and there is no token.
+    /// The client is on another host, and no token is configured.
     #[error("only for clients on this host (kubectl port-forward), unless the server has an --admin-token-file")]
     Remote,
     /// The token is missing or wrong.
@@ -147,6 +147,6 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, "Bearer ".parse().unwrap());
         let from = remote.parse().unwrap();
-        assert_eq!(access.check(&headers, from), Err(Denied::Token), "an empty token file admits nobody");
+        assert_eq!(access.check(&headers, from), Err(Denied::Token), "an empty token file admits no client");
     }
 }

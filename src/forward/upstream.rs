@@ -2,7 +2,7 @@
 //!
 //! A UDP query has a random id, a name in random case ("0x20") and, while it is in flight, a socket to itself, on a port
 //! that the system chose at random (RFC 5452 section 9). A socket is reused for a limited number of queries, because
-//! opening one costs as much as a query does; it is picked at random from a large pool, so that nobody can find out
+//! opening one costs as much as a query does; it is picked at random from a large pool, so that no one can find out
 //! which port the next query uses. TCP and TLS use hickory, which pipelines queries on one connection (RFC 7766 section 6.2.1.1).
 
 use std::cell::{Cell, RefCell};

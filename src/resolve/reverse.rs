@@ -84,7 +84,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         let asked = Cidr::new(block.first, block.prefix);
         let is_inside = |cidr: &&Cidr| cidr.prefix() <= block.prefix && cidr.overlaps(&asked);
         let inside = zone.settings.reverse.iter().find(is_inside).or_else(|| {
-            // Nobody on the internet knows these addresses; a stub zone may.
+            // These addresses have no names on the public internet, but a stub zone may have some.
             let empty = || zone.settings.empty_zones.iter().find(is_inside);
             if owned || zone.settings.is_stub(self.name) { None } else { empty() }
         });

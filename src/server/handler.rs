@@ -199,7 +199,7 @@ impl Handler {
 }
 
 /// Whether somebody could gain by forging the sender of a query: its reply is much longer, or upstreams have to work, or
-/// it comes from where nobody should ask.
+/// the client is not one that the server answers (REFUSED).
 fn is_worth_forging(verdict: &Verdict, query: usize) -> bool {
     match *verdict {
         Verdict::Reply { len, rcode, .. } => len > 2 * query + SMALL || rcode == rcode::REFUSED,

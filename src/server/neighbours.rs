@@ -41,7 +41,7 @@ impl Overflow {
     pub(super) fn send(&mut self, path: &ReturnPath, reply: &[u8]) -> Result<(), Unsent> {
         let client = path.client().map(canonical).ok_or(Unsent::Other)?;
         if self.neighbours.as_ref().is_none_or(|(read, _)| read.elapsed() > FRESH) {
-            // If they cannot be read, nobody is known to be there until the next attempt.
+            // If the tables cannot be read, no client counts as reachable until the next attempt.
             let found = Neighbours::read().unwrap_or_default();
             self.neighbours = Some((Instant::now(), found));
         }

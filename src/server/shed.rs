@@ -3,7 +3,7 @@
 //! Its queue would overflow, and everyone would lose queries, in proportion to what they sent. Instead, those who send
 //! most go without answers first. Reading a query costs a fraction of answering it, so the queue stays short, and
 //! clients that ask little are all answered. Nothing is counted while the worker keeps up, nor if a single client is
-//! the load: then there is nobody to protect.
+//! the load, because then no other client needs protection.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

@@ -229,7 +229,7 @@ const EMPTY_ZONES: [&str; 19] = [
     "2001:db8::/32",
 ];
 
-/// Returns a secret that nobody can guess.
+/// Returns an unguessable secret.
 fn random_secret() -> [u8; 16] {
     let mut secret = [0; 16];
     // A failure means that the system has no randomness, without which TLS and message ids cannot work either.

@@ -19,9 +19,9 @@ use crate::admin::{self, Admin};
 use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::source::{OpenSource, Source, SourceError};
 use crate::config::{self, Config, UpstreamLoop};
-use crate::lifecycle::{self, Phase, Signals};
+use crate::lifecycle::{self, LameDuck, Phase, Signals};
 use crate::server::encrypted::ListenUrl;
-use crate::server::{self, BindError, Handler, ListenError, Published, Servers};
+use crate::server::{self, BindError, Counters, Handler, ListenError, Published, Servers};
 use crate::zone::{Builder, Zone};
 use crate::{exit, forward};
 
@@ -93,6 +93,7 @@ pub struct Running {
     /// The published zone.
     pub table: Published,
     phase: watch::Sender<Phase>,
+    counters: Vec<Arc<Counters>>,
     /// The runtimes of the control plane, of `--admin` and of `--health`.
     runtimes: [Runtime; 3],
     servers: Servers,
@@ -152,6 +153,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let mut servers = bound.start(&handler).map_err(system("a thread"))?;
 
     let (phase, seen) = watch::channel(Phase::Serving);
+    let counters = servers.listeners.iter().map(|listener| listener.counters.clone()).collect();
     let admin = Admin {
         table: table.clone(),
         status,
@@ -178,6 +180,7 @@ pub fn start(config: Config) -> Result<Running, StartError> {
         health: health_address,
         table,
         phase,
+        counters,
         runtimes,
         servers,
         forwarder: thread,
@@ -196,9 +199,9 @@ impl Running {
     }
 
     /// Serves until a signal arrives, then shuts down.
-    pub fn until_signalled(self, signals: Signals, lame_duck: Duration) {
+    pub fn until_signalled(self, signals: Signals, lame_duck: LameDuck) {
         let [control, ..] = &self.runtimes;
-        control.block_on(lifecycle::run_phases(signals, &self.phase, lame_duck));
+        control.block_on(lifecycle::run_phases(signals, &self.phase, lame_duck, || self.queries()));
         self.stop();
     }
 
@@ -215,8 +218,13 @@ impl Running {
         }
     }
 
+    /// Returns the number of queries that have been answered.
+    fn queries(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.queries()).sum()
+    }
+
     /// Starts the lame-duck phase: the server reports that it is not ready, but still answers.
     pub fn begin_lame_duck(&self) {
-        self.phase.send_replace(Phase::LameDuck);
+        self.phase.send_replace(Phase::LameDuck { queries: self.queries() });
     }
 }

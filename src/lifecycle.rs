@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// A phase in the life of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +12,10 @@ pub enum Phase {
     /// The server is ready and answers.
     Serving,
     /// The server answers, but reports that it is not ready, so that no new clients arrive.
-    LameDuck,
+    LameDuck {
+        /// How many queries had come before.
+        queries: u64,
+    },
     /// The server accepts nothing new and finishes the queries in flight.
     Draining,
 }
@@ -32,22 +36,94 @@ impl Signals {
     }
 }
 
-/// Waits for SIGTERM or SIGINT, then steps through the phases. SIGTERM starts a lame-duck phase of `lame_duck`. SIGINT,
-/// which a person sends, skips it; a second signal of either kind ends it.
-pub async fn run_phases(mut signals: Signals, phase: &watch::Sender<Phase>, lame_duck: Duration) {
+/// How long a server answers after SIGTERM: clients that have not yet moved to another server get their answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LameDuck {
+    /// The least time. Within it, the load balancer has to notice that the server is not ready: in Kubernetes,
+    /// kube-proxy keeps sending a client's queries here until then. If it is zero, there is no lame duck.
+    pub least: Duration,
+    /// The most time.
+    pub most: Duration,
+}
+
+/// After the least time, the lame duck ends once no query has come for this long.
+const QUIET: Duration = Duration::from_secs(3);
+/// Time between two looks at the number of queries.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits for SIGTERM or SIGINT, then steps through the phases. SIGTERM starts the lame duck. SIGINT, which a person
+/// sends, skips it; a second signal of either kind ends it. `queries` returns how many have come.
+pub async fn run_phases(
+    mut signals: Signals,
+    phase: &watch::Sender<Phase>,
+    lame_duck: LameDuck,
+    queries: impl Fn() -> u64,
+) {
     let Signals { terminate, interrupt } = &mut signals;
     let patient = tokio::select! {
         _ = terminate.recv() => true,
         _ = interrupt.recv() => false,
     };
-    phase.send_replace(Phase::LameDuck);
-    if patient && !lame_duck.is_zero() {
-        tracing::info!(?lame_duck, "shutting down; no longer ready, but still answering");
+    let before = queries();
+    phase.send_replace(Phase::LameDuck { queries: before });
+    let LameDuck { least, most } = lame_duck;
+    if patient && !least.is_zero() {
+        tracing::info!(?least, ?most, "shutting down; no longer ready, but still answering");
         tokio::select! {
-            () = tokio::time::sleep(lame_duck) => {}
+            () = until_quiet(lame_duck, &queries) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        tracing::info!(queries = queries().saturating_sub(before), "the lame duck is over");
     }
     phase.send_replace(Phase::Draining);
+}
+
+/// Returns after the least time once it is quiet, and after the most time in any case.
+async fn until_quiet(LameDuck { least, most }: LameDuck, queries: &impl Fn() -> u64) {
+    let started = Instant::now();
+    let (mut seen, mut latest) = (queries(), started);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let (now, count) = (Instant::now(), queries());
+        if count != seen {
+            (seen, latest) = (count, now);
+        }
+        let since = now - started;
+        if since >= least.max(most) || since >= least && now - latest >= QUIET {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lame_duck_lasts_until_no_query_comes() {
+        let [five, thirty] = [5, 30].map(Duration::from_secs);
+        let cases = [
+            ("no queries: the least time", 0.0, (five, thirty), 5.0),
+            ("queries for two seconds: the least time", 2.0, (five, thirty), 5.0),
+            ("queries for four seconds: three quiet seconds more", 4.0, (five, thirty), 7.0),
+            ("queries for twenty seconds: three quiet seconds more", 20.0, (five, thirty), 23.0),
+            ("queries without end: the most time", 1e9, (five, thirty), 30.0),
+            ("a least time above the most", 1e9, (thirty, five), 30.0),
+        ];
+        for (case, busy, (least, most), expected) in cases {
+            let (started, count) = (Instant::now(), Cell::new(0));
+            let queries = || {
+                if started.elapsed().as_secs_f64() < busy {
+                    count.set(count.get() + 1);
+                }
+                count.get()
+            };
+            until_quiet(LameDuck { least, most }, &queries).await;
+            let took = started.elapsed().as_secs_f64();
+            assert!((took - expected).abs() < 0.3, "{case}: {took} s");
+        }
+    }
 }

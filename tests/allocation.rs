@@ -183,7 +183,14 @@ fn cache_hits_are_answered_without_allocating() {
         };
         let (sender, receiver) = std::sync::mpsc::channel();
         let (query, client) = (query.as_slice().into(), Box::new(LengthReporter(sender)));
-        forwarder.hand_over(forward::ClientQuery { query, request: ask, from, received: Instant::now(), client });
+        forwarder.hand_over(forward::ClientQuery {
+            query,
+            request: ask,
+            cookie: None,
+            from,
+            received: Instant::now(),
+            client,
+        });
         receiver.recv_timeout(Duration::from_secs(5)).unwrap();
     }
     let counters = Counters::default();
@@ -192,7 +199,7 @@ fn cache_hits_are_answered_without_allocating() {
         let query = &queries[turn % queries.len()];
         let verdict = answer(&zone, CLIENT, query, Limit::Datagram, &mut scratch, &mut reply);
         let Verdict::Forward(ask) = verdict else { panic!("{verdict:?}") };
-        let (verdict, age) = forwarder.answer(scratch.name(), query, &ask, Instant::now(), &mut reply).unwrap();
+        let (verdict, age) = forwarder.answer(&scratch, query, &ask, Instant::now(), &mut reply).unwrap();
         counters.count(from, query.len(), &verdict);
         counters.cache_hit(age == forward::Freshness::Stale);
     }

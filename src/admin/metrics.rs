@@ -13,6 +13,7 @@ use super::encode::{counter, counter_of, gauge, histogram};
 use super::forwarding::ForwardingMetrics;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::PUBLISH_BOUNDS;
+use crate::lifecycle::Phase;
 use crate::server::{
     CounterValues, DURATION_BOUNDS, EncryptedStatus, RCODES, SIZE_BOUNDS, TYPES, UNSENT, ZONE_CLASSES,
 };
@@ -38,6 +39,7 @@ pub(super) struct Scrape {
     tcp: usize,
     encrypted: Option<EncryptedMetrics>,
     uptime: f64,
+    after_sigterm: u64,
     forwarding: Option<ForwardingMetrics>,
 }
 
@@ -65,7 +67,15 @@ impl Scrape {
                 None => servers.push((listener.server.clone(), listener.transport, snapshot)),
             }
         }
+        let after_sigterm = match *admin.phase.borrow() {
+            Phase::LameDuck { queries: before } => {
+                let now: u64 = admin.listeners.iter().map(|listener| listener.counters.queries()).sum();
+                now.saturating_sub(before)
+            }
+            Phase::Serving | Phase::Draining => 0,
+        };
         Scrape {
+            after_sigterm,
             domain: zone.settings.domains.first().map(|domain| format!("{}.", domain.text())).unwrap_or_default(),
             servers,
             status: admin.status.status(),
@@ -182,6 +192,8 @@ impl Collector for Scrape {
             let count = self.servers.iter().map(|(_, _, counts)| counts.unsent[index]).sum();
             counter_of(&mut unsent, &[("reason", *reason)], count)?;
         }
+        let help = "Queries since SIGTERM: their clients had not yet moved to another server";
+        counter(encoder, "queries_after_sigterm", help, self.after_sigterm)?;
         gauge(encoder, "tcp_connections", "Open TCP connections", self.tcp as f64)?;
         if let Some(encrypted) = &self.encrypted {
             let help = "Open connections of encrypted transports";

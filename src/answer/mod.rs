@@ -57,7 +57,7 @@ pub enum Verdict {
     Drop,
 }
 
-/// A parsed query that the zone does not answer completely. Its name is in the [`Scratch`].
+/// A parsed query that the zone does not answer completely. Its name and cookie are in the [`Scratch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForwardRequest {
     /// Header and question are `query[..end]`.
@@ -70,8 +70,6 @@ pub struct ForwardRequest {
     pub flags: u16,
     /// Flags for the OPT record of the reply, if the client uses EDNS.
     pub edns: Option<u8>,
-    /// The cookie of the reply, if the client sent one.
-    pub cookie: Option<Cookie>,
     /// Why the query is forwarded.
     pub reason: ForwardReason,
 }
@@ -95,14 +93,14 @@ pub struct Scratch {
     turn: u16,
     /// Whether queries that the zone does not answer may be forwarded.
     may_forward: bool,
-    /// Whether the client of the latest query has shown by a cookie that its address is not forged.
-    is_proven: bool,
+    /// The cookie for the reply to the latest query, if that had one.
+    cookie: Option<Cookie>,
 }
 
 impl Scratch {
     /// Creates the state with an initial rotation of `turn`.
     pub fn new(turn: u16) -> Scratch {
-        Scratch { name: Name::empty(), turn, may_forward: true, is_proven: false }
+        Scratch { name: Name::empty(), turn, may_forward: true, cookie: None }
     }
 
     /// Creates state for answers from the zone only: names outside the cluster are refused, and a CNAME chain ends
@@ -113,7 +111,12 @@ impl Scratch {
 
     /// Whether the client of the latest query has shown by a cookie that its address is not forged.
     pub fn is_proven(&self) -> bool {
-        self.is_proven
+        self.cookie.is_some_and(|cookie| cookie.is_valid)
+    }
+
+    /// The cookie for the reply to the latest query, if that had one.
+    pub fn cookie(&self) -> Option<&Cookie> {
+        self.cookie.as_ref()
     }
 
     /// The name in the latest question.
@@ -132,14 +135,14 @@ pub fn answer(
     reply: &mut [u8],
 ) -> Verdict {
     let Some(header) = Header::parse(query) else { return Verdict::Drop };
-    scratch.is_proven = false;
+    scratch.cookie = None;
     if header.flags & (flags::QR | flags::OPCODE) != 0 {
         return match header.is_reply() {
             true => Verdict::Drop,
             false => refuse(zone, caller, query, header, rcode::NOTIMP, reply),
         };
     }
-    let Scratch { name, turn, may_forward, is_proven } = scratch;
+    let Scratch { name, turn, may_forward, cookie } = scratch;
     *turn = turn.wrapping_add(1);
     let Ok(Query { question, edns }) = Query::parse(query, header, name) else {
         return refuse(zone, caller, query, header, rcode::FORMERR, reply);
@@ -151,10 +154,8 @@ pub fn answer(
         (Limit::Datagram, Some(edns)) => usize::from(edns.payload.max(512).min(settings.udp_payload)),
     };
     let mut reserved = if edns.is_some() { OPT_LEN } else { 0 };
-    let mut cookie = None;
-    if let Some(sent) = edns.filter(|edns| edns.cookie.1 > 0).and_then(|edns| edns.cookie(query)) {
-        cookie = cookie::reply(&settings.cookie_secret, caller.address(), sent);
-        *is_proven = cookie.is_some_and(|cookie| cookie.is_valid);
+    if let Some(sent) = edns.and_then(|edns| edns.cookie(query)) {
+        *cookie = cookie::reply(&settings.cookie_secret, caller.address(), sent);
         reserved += COOKIE_LEN;
     }
     let flags = reply_flags(zone, header);
@@ -163,14 +164,14 @@ pub fn answer(
     let forward = |reason| {
         let (end, limit) = (question.end as u16, limit as u16);
         let edns = edns.map(|edns| edns.reply_flags());
-        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, cookie, reason })
+        Verdict::Forward(ForwardRequest { end, qtype, limit, flags: header.flags, edns, reason })
     };
-    let mut options: &[u8] = &[];
+    let mut options: &[&[u8]] = &[];
     let (rcode, zone_class) = if edns.is_some_and(|edns| edns.version > 0) {
         (rcode::BADVERS, ZoneClass::Other)
     } else if question.qclass != CLASS_IN || !zone.allows(caller) {
         (rcode::REFUSED, ZoneClass::Other)
-    } else if let Some(rcode) = rcode_of_meta_type(qtype) {
+    } else if let Some(rcode) = Some(qtype).filter(|&qtype| may_be_meta(qtype)).and_then(rcode_of_meta_type) {
         (rcode, ZoneClass::Other)
     } else {
         let lazy_caller = LazyCaller::new(zone, caller);
@@ -196,7 +197,7 @@ pub fn answer(
                 (Writer::new(zone, &lazy_caller, &mut out, space, *turn, name).missing(space), zone_class(space))
             }
             Outcome::NotReady => {
-                options = &extended_error::NOT_READY;
+                options = &[&extended_error::NOT_READY];
                 (rcode::SERVFAIL, ZoneClass::Other)
             }
             Outcome::NotOurs if *may_forward && settings.is_forwarded(name) => return forward(ForwardReason::Outside),
@@ -204,7 +205,11 @@ pub fn answer(
         }
     };
     let own = edns.map(|edns| (settings.udp_payload, edns.reply_flags()));
-    let options = [options, cookie.as_ref().map_or(&[][..], |cookie| &cookie.option)];
+    let with_cookie;
+    if let Some(cookie) = cookie {
+        with_cookie = [options.first().copied().unwrap_or_default(), &cookie.option];
+        options = &with_cookie;
+    }
     Verdict::Reply { len: out.finish(rcode, true, own, options), rcode, qtype, zone_class }
 }
 
@@ -233,8 +238,14 @@ fn reply_flags(zone: &Zone, header: Header) -> u16 {
     flags::QR | header.flags & (flags::OPCODE | flags::RD | flags::CD) | available
 }
 
-/// Returns the rcode for a type that no record can have (RFC 6895 section 3.1); `None` for all others, and for ANY.
+/// Whether a type is not one of the first forty, which are all types of records and nearly all that is asked for.
 #[inline(always)]
+fn may_be_meta(qtype: u16) -> bool {
+    qtype.wrapping_sub(1) >= 40
+}
+
+/// Returns the rcode for a type that no record can have (RFC 6895 section 3.1); `None` for all others, and for ANY.
+#[inline(never)]
 fn rcode_of_meta_type(qtype: u16) -> Option<u16> {
     match qtype {
         // They belong into the additional section (RFC 6891, RFC 8945), or are reserved.
@@ -265,7 +276,7 @@ fn refuse(zone: &Zone, caller: Caller<'_>, query: &[u8], header: Header, mut rco
     let option = cookie.as_ref().map_or(&[][..], |cookie| &cookie.option);
     match Reply::start(reply, query, end, reply_flags(zone, header), 512, OPT_LEN + COOKIE_LEN) {
         Some(mut out) => {
-            let len = out.finish(rcode, end > HEADER_LEN, own, [option, &[]]);
+            let len = out.finish(rcode, end > HEADER_LEN, own, &[option]);
             Verdict::Reply { len, rcode, qtype: 0, zone_class: ZoneClass::Other }
         }
         None => Verdict::Drop,
@@ -279,5 +290,5 @@ pub fn truncated(query: &[u8], reply: &mut [u8]) -> Option<usize> {
     let question = Question::parse(query, header, &mut Name::empty()).ok()?;
     let flags = flags::QR | flags::TC | header.flags & (flags::OPCODE | flags::RD | flags::CD);
     let mut out = Reply::start(reply, query, question.end, flags, 512, 0)?;
-    Some(out.finish(rcode::NOERROR, true, None, [&[], &[]]))
+    Some(out.finish(rcode::NOERROR, true, None, &[]))
 }

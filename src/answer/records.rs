@@ -169,8 +169,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             return rcode::NOERROR;
         }
         let Ok(name) = Name::parse(target, 0) else { return rcode::NOERROR };
-        let domains = &self.zone.settings.domains;
-        if !domains.iter().any(|domain| name.below(&domain.wire, domain.labels).is_some()) {
+        if !self.zone.settings.is_ours(&name) {
             self.leads_out = self.zone.settings.is_forwarded(&name);
             return rcode::NOERROR;
         }

@@ -21,7 +21,8 @@ Examples:
 
 /// Runs the server until a signal stops it.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    log(args.log_format, "info,kube_client=off,hickory_net=error");
+    let format = args.log_format;
+    log(format, "info,kube_client=off,hickory_net=error");
     let config = args.config().map_err(|error| Failure::new(CONFIG, error))?;
     let source = match &config.source.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),
@@ -47,15 +48,18 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     if !plain.is_empty() {
         listens.insert(0, format!("{} (udp, tcp)", plain.join(" ")));
     }
-    // Scripts read the ports from this line. A closed standard output must not stop the server.
-    let _ = writeln!(
-        std::io::stdout(),
-        "callsign {} listens on {}, admin on {}, health on {}, from {source}",
-        env!("CARGO_PKG_VERSION"),
-        listens.join(", "),
-        running.admin,
-        running.health
-    );
+    let (version, listens) = (env!("CARGO_PKG_VERSION"), listens.join(", "));
+    let (admin, health) = (running.admin, running.health);
+    match format {
+        // Scripts read the ports from this line. A closed standard output must not stop the server.
+        LogFormat::Text => {
+            let _ = writeln!(
+                std::io::stdout(),
+                "callsign {version} listens on {listens}, admin on {admin}, health on {health}, from {source}"
+            );
+        }
+        LogFormat::Json => tracing::info!(version, listens, %admin, %health, source, "callsign listens"),
+    }
     running.until_signalled(signals, lame_duck);
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::Failure;
-use crate::cluster::kubernetes::{self, Pods};
+use crate::cluster::kubernetes::{self, Pods, Scope};
 use crate::cluster::object::{ParseOptions, Rejected};
 use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::source::{OpenSource, Source, SourceError};
@@ -210,7 +210,13 @@ fn unavailable(failure: Option<String>) -> Failure {
 
 async fn listed(client: &kube::Client, parse_options: ParseOptions) -> Result<Vec<Event>, Failure> {
     let (events, mut incoming) = mpsc::channel(4096);
-    let mut pending = kubernetes::follow(client, parse_options, &Pods::Off, Duration::ZERO, &events);
+    let mut pending = kubernetes::follow(
+        client,
+        parse_options,
+        &Scope { namespace: None, pods: &Pods::Off },
+        Duration::ZERO,
+        &events,
+    );
     drop(events);
     let mut received = Vec::new();
     let mut problem = None;

@@ -27,6 +27,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(2);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Largest number of queued events applied before the next table.
 const BATCH: usize = 4096;
+/// Failure of a source after which it is no longer an API server that restarts.
+const OUTAGE: Duration = Duration::from_secs(60);
 /// Number of logged problems that are remembered, so that each is logged only once.
 const MAX_LOGGED: usize = 4096;
 
@@ -146,6 +148,8 @@ pub struct Publisher {
     budget: NamespaceBudget,
     /// Watched changes since the last table: the time of each event, and of its cause.
     waiting: Vec<(Instant, Option<jiff::Timestamp>)>,
+    /// Resources that are failing: since when, and whether that has been reported as an error.
+    failing: BTreeMap<Resource, (Instant, bool)>,
     saving: Option<SnapshotState>,
 }
 
@@ -182,6 +186,7 @@ impl Publisher {
             complaints: Complaints::default(),
             budget: NamespaceBudget::new(usize::MAX),
             waiting: Vec::new(),
+            failing: BTreeMap::new(),
             saving: None,
         }
     }
@@ -366,7 +371,13 @@ impl Publisher {
             Event::Health(resource, Some(reason)) => {
                 let before = self.status.lock().failures.insert(resource, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    tracing::error!(resource = resource.as_str(), reason, "source failed; serving the last snapshot");
+                    tracing::warn!(resource = resource.as_str(), reason, "source failed; serving the last snapshot");
+                }
+                // An API server that restarts is no error.
+                let (since, is_reported) = self.failing.entry(resource).or_insert((Instant::now(), false));
+                if since.elapsed() > OUTAGE && !std::mem::replace(is_reported, true) {
+                    let (resource, since) = (resource.as_str(), since.elapsed());
+                    tracing::error!(resource, reason, ?since, "source is still failing; answers may be stale");
                 }
                 // The API has failed: do not wait for it any longer.
                 if self.may_need_snapshot() {
@@ -374,6 +385,7 @@ impl Publisher {
                 }
             }
             Event::Health(resource, None) => {
+                self.failing.remove(&resource);
                 if self.status.lock().failures.remove(&resource).is_some() {
                     tracing::info!(resource = resource.as_str(), "source recovered");
                 }

@@ -3,10 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{ClientBuilder, ConfigExt as _};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tower::{BoxError, ServiceBuilder};
 
-use super::kubernetes::{self, Pods};
+use super::kubernetes::{self, Pods, Scope};
 use super::manifests::{ManifestError, ManifestOptions, Manifests};
 use super::object::ParseOptions;
 use super::{Event, Events, Resource, error_chain};
@@ -14,6 +18,13 @@ use crate::zone::Cidr;
 
 /// Timeout for connecting to the API.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection to the API that is idle for this long is probed, again at the second interval, and is dead after the
+/// third. Without that, a node that vanished would leave a watch open, and the table stale, for minutes.
+const KEEPALIVE: (Duration, Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(5), Duration::from_secs(25));
+
+/// The token of a pod's service account.
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// The source of the facts about the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +48,12 @@ pub enum SourceError {
     /// The manifests cannot be read.
     #[error(transparent)]
     Manifests(#[from] ManifestError),
+    /// The pod has no token of a service account.
+    #[error(
+        "no service account token is mounted in this pod ({TOKEN}); set automountServiceAccountToken: true in the pod's \
+         spec, which overrides its ServiceAccount, or set --kubeconfig or --manifests"
+    )]
+    NoToken,
     /// The kubeconfig or the service account does not load.
     #[error("{what}: {reason}")]
     Credentials {
@@ -50,7 +67,12 @@ pub enum SourceError {
 impl SourceError {
     /// Whether the configuration is wrong, as opposed to a source that is missing or unavailable.
     pub fn is_misconfigured(&self) -> bool {
-        matches!(self, SourceError::Credentials { .. } | SourceError::Manifests(ManifestError::Syntax { .. }))
+        matches!(
+            self,
+            SourceError::NoToken
+                | SourceError::Credentials { .. }
+                | SourceError::Manifests(ManifestError::Syntax { .. })
+        )
     }
 }
 
@@ -63,6 +85,8 @@ pub struct SourceOptions {
     pub service_cidrs: Vec<Cidr>,
     /// How objects are parsed.
     pub parse_options: ParseOptions,
+    /// The only namespace that is watched, if not all are.
+    pub namespace: Option<String>,
     /// Which pods are watched.
     pub pods: Pods,
     /// Interval between self-checks; zero disables them.
@@ -93,7 +117,8 @@ impl SourceOptions {
             return Ok(OpenSource { resources: vec![Resource::Manifests], first, client: None });
         }
         let client = self.source.client(runtime)?;
-        let resources = kubernetes::follow(&client, self.parse_options, &self.pods, self.self_check, events);
+        let scope = Scope { namespace: self.namespace.as_deref(), pods: &self.pods };
+        let resources = kubernetes::follow(&client, self.parse_options, &scope, self.self_check, events);
         Ok(OpenSource { resources, first: Vec::new(), client: Some(client) })
     }
 
@@ -120,18 +145,46 @@ impl Source {
                 (what, runtime.block_on(load_kubeconfig(path, context.clone())))
             }
             Source::InCluster => {
-                ("service account".to_owned(), kube::Config::incluster().map_err(|error| error.to_string()))
+                ("service account".to_owned(), kube::Config::incluster().map_err(|error| error_chain(&error)))
             }
         };
         let failed = |reason: String| SourceError::Credentials { what: what.clone(), reason };
-        let mut loaded = loaded.map_err(failed)?;
+        let mut loaded = loaded.map_err(|reason| match self {
+            Source::InCluster if !Path::new(TOKEN).exists() => SourceError::NoToken,
+            _ => failed(reason),
+        })?;
         loaded.connect_timeout = Some(CONNECT_TIMEOUT);
         loaded.read_timeout = None;
         // The watcher has its own backoff, and a 504 may mean "too large resource version", which no retry cures.
         loaded.default_retry = false;
         let _guard = runtime.enter();
-        kube::Client::try_from(loaded).map_err(|error| failed(error.to_string()))
+        client(loaded).map_err(|error| failed(error_chain(&error)))
     }
+}
+
+/// Creates a client as [`kube::Client::try_from`] does, over connections that notice when the other side has vanished.
+fn client(config: kube::Config) -> kube::Result<kube::Client> {
+    // The proxy of a kubeconfig has connections of its own.
+    if config.proxy_url.is_some() {
+        return kube::Client::try_from(config);
+    }
+    let (idle, interval, dead) = KEEPALIVE;
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_keepalive(Some(idle));
+    connector.set_keepalive_interval(Some(interval));
+    connector.set_tcp_user_timeout(Some(dead));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
 }
 
 async fn load_kubeconfig(path: &Path, context: Option<String>) -> Result<kube::Config, String> {

@@ -199,6 +199,9 @@ pub struct ServeArgs {
     /// Expect this domain, added by hosts, in the search lists of pods, for --complete-search (repeatable)
     #[arg(long = "search", value_name = "DOMAIN", help_heading = FORWARDING)]
     pub search: Vec<String>,
+    /// Watch the Services of this namespace only; the upstreams answer for all others
+    #[arg(long, value_name = "NAMESPACE", env = "CALLSIGN_WATCH_NAMESPACE", help_heading = SOURCE)]
+    pub watch_namespace: Option<String>,
     /// Watch pods to learn the namespaces of callers
     #[arg(long, value_enum, default_value_t = PodsArg::Off, help_heading = CALLERS)]
     pub pods: PodsArg,
@@ -237,7 +240,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = LIMITS)]
     pub tcp_idle: Duration,
     /// Serve metrics and the JSON API on this address; the API only to clients on this host, unless there is a token
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
     pub admin: String,
     /// Serve /health and /ready on this address, for probes
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080", env = "CALLSIGN_HEALTH", help_heading = ADMIN)]
@@ -248,9 +251,12 @@ pub struct ServeArgs {
     /// Accept requests to --admin by this host name too, besides localhost and IP addresses (repeatable)
     #[arg(long = "admin-host", value_name = "NAME", help_heading = ADMIN)]
     pub admin_hosts: Vec<String>,
-    /// Keep answering for this long after SIGTERM, while /ready returns 503 and clients move to other servers
-    #[arg(long, value_name = "TIME", default_value = "5s", env = "CALLSIGN_LAME_DUCK", value_parser = duration, help_heading = ADMIN)]
+    /// Keep answering for at least this long after SIGTERM, and until no query has come for 3 s, while /ready returns 503 and clients move to other servers (0: exit at once)
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "CALLSIGN_LAME_DUCK", value_parser = duration, help_heading = ADMIN)]
     pub lame_duck: Duration,
+    /// Keep answering for at most this long after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "30s", env = "CALLSIGN_LAME_DUCK_MAX", value_parser = duration, help_heading = ADMIN)]
+    pub lame_duck_max: Duration,
     /// Save the state of the cluster to this file, and start from it if the API is unreachable
     #[arg(long, value_name = "FILE", env = "CALLSIGN_SAVED", help_heading = SOURCE)]
     pub saved: Option<PathBuf>,

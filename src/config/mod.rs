@@ -16,6 +16,7 @@ use crate::cluster::kubernetes::Pods;
 use crate::cluster::object::ParseOptions;
 use crate::cluster::source::{Source, SourceOptions};
 use crate::forward::{self, Bounds, Forwarding, RebindProtection, Stub, Ttls, Upstream};
+use crate::lifecycle::LameDuck;
 use crate::sandbox::Files;
 use crate::server::encrypted::{self, EncryptedOptions, ListenUrl};
 use crate::server::{Limits, Listen};
@@ -56,8 +57,8 @@ pub struct Config {
     pub health: SocketAddr,
     /// `--admin-host` and `--admin-token-file`.
     pub access: Access,
-    /// `--lame-duck`.
-    pub lame_duck: Duration,
+    /// `--lame-duck` and `--lame-duck-max`.
+    pub lame_duck: LameDuck,
     /// `--metrics-prefix`.
     pub metrics_prefix: String,
     /// `--namespace-budget` in octets.
@@ -106,6 +107,7 @@ impl SourceArgs {
             source: self.source(),
             service_cidrs: self.service_cidrs.clone(),
             parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names, links: true },
+            namespace: None,
             pods: Pods::Off,
             self_check: Duration::ZERO,
         }
@@ -189,6 +191,21 @@ impl ServeArgs {
             settings.forwarded_only = settings.stubs.clone();
         }
         settings.complete_search = self.complete_search && forwarding.is_on();
+        // An empty environment variable counts as unset.
+        let watched = self.watch_namespace.as_deref().filter(|text| !text.is_empty());
+        settings.watched = match watched.map(|text| (text, settings.namespace_name(text))) {
+            None => None,
+            // The name becomes part of paths of the API.
+            Some((text, Ok(name))) if text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') => Some(name),
+            Some((text, Ok(_))) => {
+                return Err(BadConfig(format!("invalid --watch-namespace '{text}'; use letters, digits and dashes")));
+            }
+            Some((text, Err(error))) => return Err(BadConfig(format!("--watch-namespace '{text}': {error}"))),
+        };
+        if settings.watched.is_some() {
+            // Private addresses may be those of other namespaces, which the upstream knows.
+            settings.empty_zones.clear();
+        }
         settings.ttl = self.ttl;
         settings.udp_payload = self.udp_payload;
         settings.allow_from = self.allow_from.clone();
@@ -238,6 +255,7 @@ impl ServeArgs {
         }
         Ok(Config {
             source: SourceOptions {
+                namespace: watched.map(str::to_owned),
                 pods,
                 self_check: self.self_check,
                 parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names, links: false },
@@ -260,7 +278,7 @@ impl ServeArgs {
             admin: address("--admin", &self.admin)?,
             health: address("--health", &self.health)?,
             access: self.access()?,
-            lame_duck: self.lame_duck,
+            lame_duck: LameDuck { least: self.lame_duck, most: self.lame_duck_max },
             metrics_prefix: self.metrics_prefix.clone(),
             saved: self.saved.clone(),
             forwarding,

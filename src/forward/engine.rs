@@ -22,7 +22,7 @@ use super::budget::{Budget, Share, Waiting};
 use super::cache::{Cache, CacheKey, CacheLookup};
 use super::loops::{LoopDetector, Route, Routes};
 use super::pool::Pool;
-use super::reply::{Entry, Freshness};
+use super::reply::{Entry, Freshness, ReplyTo};
 use super::settings::{self, Forwarding, RebindProtection};
 use super::upstream::{UpstreamContext, UpstreamError, UpstreamQuery};
 use super::{ClientQuery, ForwardCache, Forwarder, Job, Outbox, QUEUE_CAPACITY, key_flags_of};
@@ -146,7 +146,7 @@ impl Engine {
         tls: Option<rustls::ClientConfig>,
     ) -> Rc<Engine> {
         let settings = table.load().settings.clone();
-        let ours = move |name: &Name| settings.is_under_domain(name);
+        let ours = move |name: &Name| settings.is_ours(name);
         let shared = UpstreamContext::new(cache.epoch, forwarding.ttls, tls, forwarding.concurrent, Box::new(ours));
         let shared = Rc::new(shared);
         let stubs = forwarding.stubs.iter().map(|stub| Route {
@@ -254,9 +254,9 @@ impl Engine {
         self.turn.replace(self.turn.get().wrapping_add(1))
     }
 
-    /// Whether a name is under a cluster domain.
+    /// Whether only the zone answers for a name.
     pub(super) fn is_ours(&self, name: &Name) -> bool {
-        self.table.load().settings.is_under_domain(name)
+        self.table.load().settings.is_ours(name)
     }
 
     fn take(self: &Rc<Self>, question: ClientQuery) {
@@ -504,9 +504,8 @@ impl Engine {
     pub(super) fn reply(&self, question: Waiting, entry: &Entry, freshness: Freshness, authoritative: bool) {
         let mut buffer = self.buffer.borrow_mut();
         let request = &question.request;
-        let Some(len) = entry.write(&question.query, request, freshness, self.cache.payload, &mut buffer) else {
-            return;
-        };
+        let to = ReplyTo { query: &question.query, request, cookie: question.cookie.as_ref() };
+        let Some(len) = entry.write(to, freshness, self.cache.payload, &mut buffer) else { return };
         if let Some(octet) = buffer.get_mut(2).filter(|_| authoritative) {
             *octet |= (flags::AA >> 8) as u8;
         }

@@ -23,15 +23,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use crate::answer::{ForwardReason, ForwardRequest, Verdict, ZoneClass};
-use crate::wire::{Name, flags};
+use crate::answer::{Cookie, ForwardReason, ForwardRequest, Scratch, Verdict, ZoneClass};
+use crate::wire::flags;
 use cache::{Cache, CacheKey, CacheLookup, key_flag};
 
 pub use budget::{BusiestClients, ClientCounts, Share};
 pub use cache::Bounds;
 pub use engine::{StartedForwarder, start};
 pub use reader::InvalidReply;
-pub use reply::{Entry, Freshness, Ttls};
+pub use reply::{Entry, Freshness, ReplyTo, Ttls};
 pub use settings::{
     Address, Forwarding, InvalidAddress, RESOLV_CONF, RebindProtection, Stub, Upstream, nameservers, read,
 };
@@ -59,6 +59,8 @@ pub struct ClientQuery {
     pub query: Box<[u8]>,
     /// The parsed parts of the query.
     pub request: ForwardRequest,
+    /// The cookie of the reply, if the client sent one.
+    pub cookie: Option<Cookie>,
     /// The client's address.
     pub from: IpAddr,
     /// Arrival time of the query.
@@ -124,7 +126,7 @@ impl Forwarder {
     #[inline]
     pub fn answer(
         &self,
-        name: &Name,
+        scratch: &Scratch,
         query: &[u8],
         request: &ForwardRequest,
         received: Instant,
@@ -133,7 +135,7 @@ impl Forwarder {
         if request.reason != ForwardReason::Outside {
             return None;
         }
-        let wanted = CacheLookup::new(name.wire(), request.qtype, key_flags_of(request));
+        let wanted = CacheLookup::new(scratch.name().wire(), request.qtype, key_flags_of(request));
         let entry = self.cache.entries.get(&wanted).filter(|entry| !entry.leads_in)?;
         let freshness = entry.freshness(received.saturating_duration_since(self.cache.epoch).as_secs() as u32);
         match freshness {
@@ -141,7 +143,8 @@ impl Forwarder {
             Freshness::Expired => return None,
             _ => {}
         }
-        let len = entry.write(query, request, freshness, self.cache.payload, reply)?;
+        let to = ReplyTo { query, request, cookie: scratch.cookie() };
+        let len = entry.write(to, freshness, self.cache.payload, reply)?;
         Some((
             Verdict::Reply { len, rcode: entry.rcode, qtype: request.qtype, zone_class: ZoneClass::Other },
             freshness,

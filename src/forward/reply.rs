@@ -12,7 +12,7 @@ use hickory_net::proto::op::Message;
 use hickory_net::proto::rr::{Name as RecordName, Record};
 
 use super::reader::{InvalidReply, ReplyReader, is_within, seconds};
-use crate::answer::ForwardRequest;
+use crate::answer::{Cookie, ForwardRequest};
 use crate::wire::{
     HEADER_LEN, Header, Name, OPT_LEN, Reply, Section, extended_error, flags, options, rcode, rtype, u16_at,
 };
@@ -88,6 +88,17 @@ impl Freshness {
     pub(super) fn or_stale(self) -> Freshness {
         if self == Freshness::Expired { Freshness::Stale } else { self }
     }
+}
+
+/// A query, as far as its reply depends on it.
+#[derive(Clone, Copy)]
+pub struct ReplyTo<'q> {
+    /// The whole message.
+    pub query: &'q [u8],
+    /// Its parsed parts.
+    pub request: &'q ForwardRequest,
+    /// The cookie of the reply.
+    pub cookie: Option<&'q Cookie>,
 }
 
 impl Entry {
@@ -307,8 +318,7 @@ impl Entry {
     #[inline]
     pub fn write(
         &self,
-        query: &[u8],
-        request: &ForwardRequest,
+        ReplyTo { query, request, cookie }: ReplyTo<'_>,
         freshness: Freshness,
         payload: u16,
         buffer: &mut [u8],
@@ -318,7 +328,7 @@ impl Entry {
             _ => &extended_error::STALE_ANSWER,
         };
         // Records matter more than extended errors: if both do not fit, the errors are dropped.
-        let cookie = request.cookie.as_ref().map_or(&[][..], |cookie| &cookie.option);
+        let cookie = cookie.map_or(&[][..], |cookie| &cookie.option);
         let whole = usize::from(request.end) + self.body.len() + OPT_LEN + errors.len() + cookie.len();
         let errors = if whole <= usize::from(request.limit) { errors } else { &[] };
         let reserved = if request.edns.is_some() { OPT_LEN + errors.len() + cookie.len() } else { 0 };
@@ -347,7 +357,7 @@ impl Entry {
             out.patch_ttl(start + at, left);
         }
         let own = request.edns.map(|flags| (payload, flags));
-        Some(out.finish(self.rcode, true, own, [errors, cookie]))
+        Some(out.finish(self.rcode, true, own, &[errors, cookie]))
     }
 
     /// Drops records to fit the limit: first the additional section, then an answer's authority section, both without

@@ -137,7 +137,7 @@ impl Catalog {
         let plain = match name.labels() {
             1 | 2 => true,
             3 => name.label(2) == b"\x03svc",
-            _ => self.zone.settings.is_under_domain(&name) && name.label(2) == b"\x03svc",
+            _ => self.zone.settings.is_ours(&name) && name.label(2) == b"\x03svc",
         };
         let found = self.zone.service(self.zone.label_of(&name, 0), namespace_label).filter(|_| plain)?;
         (!found.answers() && lazy_caller.sees(&found.visibility)).then_some(found)

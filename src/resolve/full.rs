@@ -20,7 +20,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         if !self.zone().synced {
             return Outcome::NotReady;
         }
-        let Some(kind) = above.checked_sub(1) else { return Outcome::Found(Node::Apex, space) };
+        let Some(kind) = above.checked_sub(1) else { return self.unless_foreign(None, Some(Node::Apex), space) };
         let label = self.name.label(kind);
         if label == b"\x03svc" {
             return self.service_name(space, kind);
@@ -36,23 +36,37 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
                 None
             }
         };
-        outcome(node, space)
+        self.unless_foreign(None, node, space)
     }
 
     /// Resolves a name that has `kind` labels before `svc.Z`.
     #[inline(always)]
     fn service_name(self, space: Space, kind: usize) -> Outcome<'z> {
-        let Some(namespace) = kind.checked_sub(1) else { return Outcome::Found(Node::Empty, space) };
+        let Some(namespace) = kind.checked_sub(1) else { return self.unless_foreign(None, Some(Node::Empty), space) };
         let Some(service) = namespace.checked_sub(1) else {
-            return outcome(self.namespace_node(self.zone().label_of(self.name, 0)), space);
+            let label = self.zone().label_of(self.name, 0);
+            return self.unless_foreign(Some(label), self.namespace_node(label), space);
         };
         let (label, within) = (self.zone().label_of(self.name, service), self.zone().label_of(self.name, namespace));
         match self.service("full name", label, within) {
             Some(found) if !found.answers() => Outcome::Missing(space),
             Some(found) if service == 0 => Outcome::Found(Node::Service(found), space),
             Some(found) => outcome(self.below(found, service), space),
-            None => Outcome::Missing(space),
+            None => self.unless_foreign(Some(within), None, space),
         }
+    }
+
+    /// Returns the outcome for a name that belongs to no Service in the table. With `--watch-namespace`, only names in
+    /// that namespace are known not to exist; the upstreams answer for all others.
+    #[inline(never)]
+    fn unless_foreign(self, namespace: Option<Label<'_>>, node: Option<Node<'z>>, space: Space) -> Outcome<'z> {
+        let watched = self.zone().settings.watched.as_ref();
+        if watched.is_some_and(|own| namespace.is_none_or(|label| own.label() != label.octets)) {
+            let looked_for = || "the watched namespace (--watch-namespace)".to_owned();
+            self.trace.note(|| Step::new("full name", looked_for(), StepResult::Nothing));
+            return Outcome::NotOurs;
+        }
+        outcome(node, space)
     }
 
     /// Resolves the name of a namespace, which exists but has no records.

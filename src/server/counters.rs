@@ -118,6 +118,11 @@ impl Counters {
         add(&self.batches, 1);
     }
 
+    /// Returns the number of queries that have been answered.
+    pub fn queries(&self) -> u64 {
+        self.requests.iter().flatten().flatten().map(|count| count.load(Relaxed)).sum()
+    }
+
     /// Returns how often [`took`](Self::took) was called.
     pub(super) fn batches(&self) -> u64 {
         self.batches.load(Relaxed)

@@ -133,13 +133,14 @@ impl Handler {
     ) -> Verdict {
         let Some(forwarder) = &self.forwarder else { return Verdict::Drop };
         let Message { octets, from, received, .. } = message;
-        if let Some((verdict, freshness)) = forwarder.answer(scratch.name(), octets, &request, received, reply) {
+        if let Some((verdict, freshness)) = forwarder.answer(scratch, octets, &request, received, reply) {
             counters.immediate.cache_hit(freshness == Freshness::Stale);
             return verdict;
         }
         let send = deferred();
         let client = Box::new(Waiting { send, counters: counters.deferred.clone(), from, octets: octets.len() });
-        forwarder.hand_over(ClientQuery { query: octets.into(), request, from, received, client });
+        let cookie = scratch.cookie().copied();
+        forwarder.hand_over(ClientQuery { query: octets.into(), request, cookie, from, received, client });
         Verdict::Forward(request)
     }
 

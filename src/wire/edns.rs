@@ -12,8 +12,8 @@ pub struct Edns {
     pub version: u8,
     /// The upper eight bits of the flags.
     flags: u8,
-    /// Offset of the cookie option's data in the message (RFC 7873), and its length in octets; 0 if there is none.
-    pub cookie: (u16, u16),
+    /// Offset of the cookie option in the message (RFC 7873); 0 if there is none.
+    cookie_at: u16,
 }
 
 /// Code of the cookie option (RFC 7873 section 4).
@@ -42,7 +42,7 @@ impl Edns {
                 (header.additionals, record)
             {
                 let payload = u16::from_be_bytes([size_high, size_low]);
-                return Ok(Some(Edns { payload, version, flags, cookie: (0, 0) }));
+                return Ok(Some(Edns { payload, version, flags, cookie_at: 0 }));
             }
         }
         Edns::find(message, header, at)
@@ -59,9 +59,13 @@ impl Edns {
     }
 
     /// Returns the data of the cookie option in the message.
+    #[inline(always)]
     pub fn cookie<'m>(&self, message: &'m [u8]) -> Option<&'m [u8]> {
-        let (at, length) = self.cookie;
-        message.get(usize::from(at)..usize::from(at) + usize::from(length)).filter(|data| !data.is_empty())
+        if self.cookie_at == 0 {
+            return None;
+        }
+        let (code, option) = options(message.get(usize::from(self.cookie_at)..)?).next()??;
+        option.get(4..).filter(|_| code == COOKIE)
     }
 
     /// Searches all records after the question for an OPT; a query may have at most one.
@@ -84,21 +88,21 @@ impl Edns {
                 return Err(Malformed::Records);
             }
             let mut place = record.end - record.rdata.len();
-            let mut cookie = (0, 0);
+            let mut cookie_at = 0;
             for option in options(record.rdata) {
                 let (code, octets) = option.ok_or(Malformed::Records)?;
                 let length = octets.len() - 4;
-                if code == COOKIE && cookie == (0, 0) {
+                if code == COOKIE && cookie_at == 0 {
                     // A client's cookie, and perhaps a server's (RFC 7873 section 5.2.2).
                     if length != 8 && !(16..=40).contains(&length) {
                         return Err(Malformed::Records);
                     }
-                    cookie = ((place + 4) as u16, length as u16);
+                    cookie_at = place as u16;
                 }
                 place += octets.len();
             }
             let [_, version, flags, _] = record.ttl;
-            found = Some(Edns { payload: record.class, version, flags, cookie });
+            found = Some(Edns { payload: record.class, version, flags, cookie_at });
         }
         Ok(found)
     }

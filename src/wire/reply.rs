@@ -142,19 +142,30 @@ impl<'b> Reply<'b> {
         self.flags |= bits;
     }
 
+    /// Appends an OPT record with options, all or nothing; returns whether it fits.
+    #[cold]
+    fn push_with_options(&mut self, mut opt: [u8; OPT_LEN], options: &[&[u8]]) -> bool {
+        let length: usize = options.iter().map(|option| option.len()).sum();
+        opt[9..].copy_from_slice(&(length as u16).to_be_bytes());
+        let before = self.at;
+        let fits = self.push(&opt) && options.iter().all(|option| self.push(option));
+        if !fits {
+            self.at = before;
+        }
+        fits
+    }
+
     /// Finishes the reply and returns its length. If the client uses EDNS, the OPT record with all `options` goes into
     /// the reserved octets. It holds the upper eight bits of the rcode (RFC 6891 section 6.1.3), the header the lower four.
     /// `has_question` is whether the question was copied.
     #[inline(always)]
-    pub fn finish(&mut self, rcode: u16, has_question: bool, edns: Option<(u16, u8)>, options: [&[u8]; 2]) -> usize {
+    pub fn finish(&mut self, rcode: u16, has_question: bool, edns: Option<(u16, u8)>, options: &[&[u8]]) -> usize {
         if let Some((payload, flags)) = edns {
             self.limit = self.buffer.len();
             let [size_high, size_low] = payload.to_be_bytes();
             let extended = (rcode >> 4) as u8;
-            let length = options[0].len() + options[1].len();
-            let [length_high, length_low] = (length as u16).to_be_bytes();
-            let opt = [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, length_high, length_low];
-            let fitted = if length == 0 { self.push(&opt) } else { self.push_all(&[&opt, options[0], options[1]]) };
+            let opt = [0, 0, rtype::OPT as u8, size_high, size_low, extended, 0, flags, 0, 0, 0];
+            let fitted = if options.is_empty() { self.push(&opt) } else { self.push_with_options(opt, options) };
             self.count(Section::Additional, u16::from(fitted));
         }
         let [f0, f1] = (self.flags | rcode & 0x0f).to_be_bytes();

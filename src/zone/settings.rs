@@ -159,6 +159,8 @@ pub struct Settings {
     pub reverse: Vec<Cidr>,
     /// `--pod-names`.
     pub pod_names: PodNames,
+    /// `--watch-namespace`: the only namespace whose Services are known.
+    pub watched: Option<NamespaceName>,
     /// Whether queries for names outside the cluster are forwarded.
     pub forwarding: bool,
     /// If not empty, forwards only names under these domains (`--stub` without `--upstream`).
@@ -249,6 +251,7 @@ impl Settings {
             advertise_v6: Rrset::default(),
             reverse: Vec::new(),
             pod_names: PodNames::Off,
+            watched: None,
             forwarding: false,
             forwarded_only: Vec::new(),
             stubs: Vec::new(),
@@ -305,9 +308,14 @@ impl Settings {
         self.domains.first().map(|domain| wire::text_of(&domain.wire)).unwrap_or_default()
     }
 
-    /// Whether a name is a cluster domain or lies under one.
-    pub fn is_under_domain(&self, name: &wire::Name) -> bool {
-        lies_in(name, &self.domains)
+    /// Whether only this server answers for a name: it is under a cluster domain and, with `--watch-namespace`, in that
+    /// namespace.
+    pub fn is_ours(&self, name: &wire::Name) -> bool {
+        let above = self.domains.iter().find_map(|domain| name.below(&domain.wire, domain.labels));
+        let is_watched = |above: usize, own: &NamespaceName| {
+            above >= 2 && name.label(above - 1) == b"\x03svc" && name.label(above - 2) == own.label()
+        };
+        above.is_some_and(|above| self.watched.as_ref().is_none_or(|own| is_watched(above, own)))
     }
 
     /// Whether queries for this name, which is outside the cluster, are forwarded.

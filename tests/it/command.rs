@@ -1,9 +1,12 @@
 //! The program as a user runs it: exit statuses, one-line errors, signals, and files that change.
 
+use std::io::BufRead as _;
 use std::net::{TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use crate::common::process::{Server, run};
+use serde_json::Value;
+
+use crate::common::process::{Server, callsign, run};
 use crate::common::{Scratch, process};
 
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
@@ -120,9 +123,55 @@ fn sigterm_starts_a_lame_duck_before_the_exit() {
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("shutting down"), "{ready}");
     assert!(server.get("/health").starts_with("HTTP/1.1 200"));
     assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"), "it still answers");
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("\ncallsign_queries_after_sigterm_total 1\n"), "{metrics}");
     let (status, log) = server.wait();
     assert_eq!(status, Some(0), "{log}");
     assert!(start.elapsed() > Duration::from_millis(2900));
+}
+
+#[test]
+fn every_line_of_a_json_log_is_json() {
+    let mut server = callsign()
+        .args(["serve", "--manifests", "deploy/demo", "--log-format", "json", "--upstream", "none"])
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0", "--lame-duck", "0"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = std::io::BufReader::new(server.stderr.take().unwrap());
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).unwrap() > 0, "no line says where the server listens: {lines:?}");
+        lines.push(serde_json::from_str::<Value>(&line).unwrap_or_else(|error| panic!("{error}: {line}")));
+        if lines.last().is_some_and(|line| line["fields"]["message"] == "callsign listens") {
+            break;
+        }
+    }
+    let fields = &lines.last().unwrap()["fields"];
+    for field in ["version", "listens", "admin", "health", "source"] {
+        assert!(fields[field].is_string(), "{field}: {fields}");
+    }
+    server.kill().unwrap();
+    let output = server.wait_with_output().unwrap();
+    assert!(output.stdout.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_pod_without_a_token_is_told_so() {
+    let output = callsign()
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"])
+        .args(["--upstream", "none"])
+        .env("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+        .env("KUBERNETES_SERVICE_PORT", "443")
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    for words in ["no service account token is mounted", "automountServiceAccountToken"] {
+        assert!(error.contains(words), "no '{words}' in {error}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::Scratch;
 use crate::common::follower::{API, Follower, namespace, service, slice, with_api};
 use crate::common::scripted::{Api, Fault, WatchListSupport};
+use crate::common::upstream::Upstream;
 use serde_json::json;
 
 #[test]
@@ -28,6 +29,62 @@ fn the_self_check_finds_and_repairs_changes_without_events() {
     assert_eq!(follower.ask("stays.web.svc.cluster.local A"), "10.96.0.50");
     let metrics = follower.admin("/metrics");
     assert!(metrics.contains("callsign_self_check_differences_total 2"), "{metrics}");
+}
+
+#[test]
+fn a_server_of_one_namespace_asks_upstreams_for_all_others() {
+    let api = with_api(WatchListSupport::Yes);
+    let mut other = service("scheduler", "10.96.0.99");
+    other["metadata"]["namespace"] = "backoffice".into();
+    api.put(other);
+    let upstream = Upstream::serving(
+        "scheduler.backoffice.svc.cluster.local 30 A 10.96.0.70\n\
+         dns-version.cluster.local 30 TXT 1.1.0\n\
+         70.0.96.10.in-addr.arpa 30 PTR scheduler.backoffice.svc.cluster.local.\n\
+         api.example.com 30 A 192.0.2.1",
+    );
+    let flags = ["--watch-namespace", "web", "--namespace", "web", &upstream.flag()];
+    let follower = Follower::start(&api.kubeconfig(), &flags);
+    follower.wait_for_answer(API, "10.96.0.10");
+    let cases = [
+        ("a Service of its own", "api.web.svc.cluster.local A", "10.96.0.10", false),
+        ("its bare name", "api A", "10.96.0.10", false),
+        ("its address", "10.0.96.10.in-addr.arpa PTR", "api.web.svc.cluster.local.", false),
+        ("a name that its namespace lacks", "none.web.svc.cluster.local A", "NXDOMAIN", false),
+        ("a Service of another namespace", "scheduler.backoffice.svc.cluster.local A", "10.96.0.70", true),
+        ("a name that another namespace lacks", "none.backoffice.svc.cluster.local A", "NXDOMAIN", true),
+        ("the cluster domain itself", "dns-version.cluster.local TXT", "1.1.0", true),
+        (
+            "an address of another namespace",
+            "70.0.96.10.in-addr.arpa PTR",
+            "scheduler.backoffice.svc.cluster.local.",
+            true,
+        ),
+        ("a name of the internet", "api.example.com A", "192.0.2.1", true),
+    ];
+    for (case, question, expected, is_forwarded) in cases {
+        let before = upstream.asked();
+        let found = follower.ask(question);
+        assert_eq!(found.trim_matches('"').trim_end_matches('.'), expected.trim_end_matches('.'), "{case}");
+        assert_eq!(upstream.asked() > before, is_forwarded, "{case}");
+    }
+    let paths = api.requests();
+    assert!(paths.iter().all(|path| path.contains("/namespaces/web/")), "it reads nothing else: {paths:?}");
+    api.delete("services", "web", "api");
+    follower.wait_for_answer(API, "NXDOMAIN");
+}
+
+#[test]
+fn watches_last_minutes_and_end_at_different_times() {
+    let api = with_api(WatchListSupport::Yes);
+    let followers: Vec<Follower> = (0..8).map(|_| Follower::of(&api)).collect();
+    for follower in &followers {
+        follower.wait_for_answer(API, "10.96.0.10");
+    }
+    let seconds = |path: &String| path.split("timeoutSeconds=").nth(1)?.split('&').next()?.parse::<u64>().ok();
+    let all: Vec<u64> = api.requests().iter().filter_map(seconds).collect();
+    assert!(all.len() >= 24 && all.iter().all(|seconds| (300..=600).contains(seconds)), "{all:?}");
+    assert!(all.iter().any(|seconds| *seconds != all[0]), "{all:?}");
 }
 
 #[test]

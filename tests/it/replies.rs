@@ -4,7 +4,7 @@
 use crate::common;
 use crate::common::upstream::{self, parse, reply};
 use callsign::answer::{ForwardReason, ForwardRequest};
-use callsign::forward::{Entry, Freshness, InvalidReply, Ttls};
+use callsign::forward::{Entry, Freshness, InvalidReply, ReplyTo, Ttls};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use proptest::prelude::*;
@@ -18,9 +18,13 @@ fn question(query: &[u8]) -> Vec<u8> {
     [name.wire(), &query[end..end + 4]].concat()
 }
 
+fn to<'q>(query: &'q [u8], request: &'q ForwardRequest) -> ReplyTo<'q> {
+    ReplyTo { query, request, cookie: None }
+}
+
 fn ask(query: &[u8], limit: u16, edns: Option<u8>) -> ForwardRequest {
     let end = (12 + question(query).len()) as u16;
-    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, cookie: None, reason: ForwardReason::Outside }
+    ForwardRequest { end, qtype: 1, limit, flags: 0x0100, edns, reason: ForwardReason::Outside }
 }
 
 /// Returns whether every record has a type whose data is validated, so that another parser has no reason to reject it.
@@ -79,7 +83,7 @@ proptest! {
             let ask = ask(&query, limit, edns.then_some(0));
             let mut buffer = vec![0; 65_535];
             for age in [Freshness::Fresh(age), Freshness::Stale] {
-                let Some(length) = entry.write(&query, &ask, age, 1232, &mut buffer) else { continue };
+                let Some(length) = entry.write(to(&query, &ask), age, 1232, &mut buffer) else { continue };
                 prop_assert!(length <= usize::from(limit), "{length} of {limit}");
                 prop_assert_eq!(&buffer[..2], &query[..2], "the id");
                 prop_assert_eq!(&buffer[12..usize::from(ask.end)], &query[12..usize::from(ask.end)], "the question");
@@ -107,7 +111,8 @@ fn truncation_keeps_the_answer_section_longest() {
     let mut buffer = vec![0; 65_535];
     let mut seen = Vec::new();
     for limit in (29..400).rev() {
-        let length = entry.write(&query, &ask(&query, limit, None), Freshness::Fresh(0), 1232, &mut buffer).unwrap();
+        let length =
+            entry.write(to(&query, &ask(&query, limit, None)), Freshness::Fresh(0), 1232, &mut buffer).unwrap();
         assert!(length <= usize::from(limit));
         let message = Message::from_vec(&buffer[..length]).unwrap();
         let shape =
@@ -205,8 +210,9 @@ fn extended_error_text_never_displaces_the_answer() {
     let entry = Entry::parse(&message.to_vec().unwrap(), &question(&query), TTLS, 0, |_| false).unwrap();
     let mut buffer = vec![0; 65_535];
     for limit in 60..400 {
-        let length =
-            entry.write(&query, &ask(&query, limit, Some(0)), Freshness::Fresh(0), 1232, &mut buffer).expect("a reply");
+        let length = entry
+            .write(to(&query, &ask(&query, limit, Some(0))), Freshness::Fresh(0), 1232, &mut buffer)
+            .expect("a reply");
         let message = Message::from_vec(&buffer[..length]).unwrap();
         assert!(length <= usize::from(limit) && message.answers.len() == 1, "{limit}");
     }

@@ -22,8 +22,11 @@ use super::{Events, Resource};
 use request::Collection;
 use watcher::Watcher;
 
-/// Silence after which a connection counts as dead. The server ends an idle watch before that.
+/// Silence after which a request that is not a watch has failed.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Silence after which a watch has failed: the server sends a bookmark about every minute. A connection that is dead is
+/// noticed sooner, by TCP.
+const WATCH_SILENCE_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Which pods to watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,14 @@ pub enum Pods {
     Node(String),
     /// All pods.
     All,
+}
+
+/// What to watch.
+pub struct Scope<'s> {
+    /// A namespace; `None` for all.
+    pub namespace: Option<&'s str>,
+    /// Which pods.
+    pub pods: &'s Pods,
 }
 
 /// Parameters that the watchers of all resources share.
@@ -50,23 +61,30 @@ struct Follow {
 pub fn follow(
     client: &kube::Client,
     parse_options: ParseOptions,
-    pods: &Pods,
+    scope: &Scope<'_>,
     check: Duration,
     events: &Events,
 ) -> Vec<Resource> {
     let follow = Follow { client: client.clone(), parse_options, check, events: events.clone() };
+    let within = scope.namespace.map(|namespace| format!("namespaces/{namespace}/")).unwrap_or_default();
     let all = |path, page| Collection { path, page, selector: None };
-    follow.watch::<ServiceObject>(Resource::Services, all("/api/v1/services", 500));
+    follow.watch::<ServiceObject>(Resource::Services, all(format!("/api/v1/{within}services"), 500));
     // Slices are large: a smaller page limits the memory that a list needs.
-    follow.watch::<EndpointSliceObject>(Resource::EndpointSlices, all("/apis/discovery.k8s.io/v1/endpointslices", 100));
-    follow.watch::<NamespaceObject>(Resource::Namespaces, all("/api/v1/namespaces", 500));
-    let mut resources = vec![Resource::Services, Resource::EndpointSlices, Resource::Namespaces];
-    let selector = match pods {
+    let slices = format!("/apis/discovery.k8s.io/v1/{within}endpointslices");
+    follow.watch::<EndpointSliceObject>(Resource::EndpointSlices, all(slices, 100));
+    let mut resources = vec![Resource::Services, Resource::EndpointSlices];
+    // Who may read one namespace may not list all.
+    if scope.namespace.is_none() {
+        follow.watch::<NamespaceObject>(Resource::Namespaces, all("/api/v1/namespaces".to_owned(), 500));
+        resources.push(Resource::Namespaces);
+    }
+    let selector = match scope.pods {
         Pods::Off => return resources,
         Pods::All => None,
         Pods::Node(node) => Some(format!("spec.nodeName={node}")),
     };
-    follow.watch::<PodObject>(Resource::Pods, Collection { path: "/api/v1/pods", page: 500, selector });
+    follow
+        .watch::<PodObject>(Resource::Pods, Collection { path: format!("/api/v1/{within}pods"), page: 500, selector });
     resources.push(Resource::Pods);
     resources
 }

@@ -11,9 +11,6 @@ use thiserror::Error;
 
 use super::state::{State, WatchOutcome};
 
-/// Requested duration of a watch in seconds. With short watches, a dead connection is noticed soon.
-const WATCH_SECONDS: u64 = 25;
-
 /// Why a request to the API failed.
 #[derive(Debug, Error)]
 pub(super) enum WatchError {
@@ -31,7 +28,7 @@ pub(super) enum WatchError {
 
 /// The collection of a resource, and how it is listed.
 pub(super) struct Collection {
-    pub(super) path: &'static str,
+    pub(super) path: String,
     /// Maximum number of objects per page.
     pub(super) page: u32,
     /// A field selector that restricts the collection.
@@ -39,9 +36,9 @@ pub(super) struct Collection {
 }
 
 impl Collection {
-    /// Returns the request target for `state`.
-    pub(super) fn uri(&self, state: &State) -> String {
-        let seconds = WATCH_SECONDS.to_string();
+    /// Returns the request target for `state`. A watch ends after `watch` seconds.
+    pub(super) fn uri(&self, state: &State, watch: u64) -> String {
+        let seconds = watch.to_string();
         let watch = [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", seconds.as_str())];
         self.with(|query| match state {
             State::Stream => {
@@ -161,8 +158,8 @@ mod tests {
     #[test]
     fn query_values_are_encoded() {
         let selector = Some("spec.nodeName=a b/+".to_owned());
-        let pods = Collection { path: "/api/v1/pods", page: 500, selector };
-        let uri = pods.uri(&State::Page { next: Some("a&b".to_owned()) });
+        let pods = Collection { path: "/api/v1/pods".to_owned(), page: 500, selector };
+        let uri = pods.uri(&State::Page { next: Some("a&b".to_owned()) }, 300);
         assert_eq!(uri, "/api/v1/pods?limit=500&continue=a%26b&fieldSelector=spec.nodeName%3Da+b%2F%2B");
     }
 }

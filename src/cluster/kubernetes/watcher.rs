@@ -13,13 +13,18 @@ use tokio::time::{Instant, timeout};
 use super::lines::LineReader;
 use super::request::{Collection, List, WatchError, error_event, error_response};
 use super::state::{State, WatchOutcome};
-use super::{Follow, SILENCE_TIMEOUT};
+use super::{Follow, SILENCE_TIMEOUT, WATCH_SILENCE_TIMEOUT};
 use crate::cluster::object::{self, Meta, Object, ParseOptions, Rejected};
 use crate::cluster::{Event, Events, Resource, error_chain};
 
 /// Timeout for the next line of a streamed list. A server without streamed lists treats the request as a plain watch
 /// and never ends the list.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Shortest and longest duration of a watch in seconds, as in client-go. It is random, so that servers that lost the API
+/// together do not renew their watches together.
+const WATCH_SECONDS: (u64, u64) = (300, 600);
+/// Duration of a watch in seconds while the self-check has found a difference that the next one has to confirm.
+const SUSPICIOUS_WATCH_SECONDS: u64 = 25;
 /// Shortest and longest backoff between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// Longest backoff while the API is unreachable: there is nothing to overload, and its return is noticed soon.
@@ -164,8 +169,22 @@ impl<O: Object> Watcher<O> {
 
     /// Returns half to all of `wait`, so that servers that lost the API together do not reconnect together.
     fn jittered(&self, wait: Duration) -> Duration {
-        let dice = self.hasher.hash_one(std::time::Instant::now()) % 1000;
-        wait / 2 + wait.mul_f64(dice as f64 / 2000.0)
+        wait / 2 + wait.mul_f64(self.dice(1000) as f64 / 2000.0)
+    }
+
+    /// Returns a random number below `sides`.
+    fn dice(&self, sides: u64) -> u64 {
+        self.hasher.hash_one(std::time::Instant::now()) % sides
+    }
+
+    /// Returns the duration of the next watch in seconds. The self-check runs when a watch ends.
+    fn watch_seconds(&self) -> u64 {
+        let (shortest, longest) = WATCH_SECONDS;
+        match self.check.as_secs() {
+            _ if !self.suspects.is_empty() => SUSPICIOUS_WATCH_SECONDS,
+            check if check < shortest && !self.check.is_zero() => check.max(SUSPICIOUS_WATCH_SECONDS),
+            _ => shortest + self.dice(longest - shortest),
+        }
     }
 
     pub(super) async fn send(&self, event: Event) -> Result<(), Closed> {
@@ -174,7 +193,7 @@ impl<O: Object> Watcher<O> {
 
     /// Sends the request of `state` and processes the response. Each event of a watch advances `state`.
     async fn fetch(&mut self, state: &mut State) -> Result<Fetched, Closed> {
-        let uri = self.collection.uri(state);
+        let uri = self.collection.uri(state, self.watch_seconds());
         let request = http::Request::get(uri).header(http::header::ACCEPT, "application/json").body(Body::empty());
         let request = match request {
             Ok(request) => request,
@@ -225,10 +244,10 @@ impl<O: Object> Watcher<O> {
         let opened = Instant::now();
         loop {
             let listing = *state == State::Stream;
-            let patience = if listing { STREAM_TIMEOUT } else { SILENCE_TIMEOUT };
+            let patience = if listing { STREAM_TIMEOUT } else { WATCH_SILENCE_TIMEOUT };
             let line = match timeout(patience, lines.next()).await {
                 Err(_) if listing => return Ok((WatchOutcome::NoStreams, None)),
-                Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::Silent(SILENCE_TIMEOUT)))),
+                Err(_) => return Ok((WatchOutcome::Failed, Some(WatchError::Silent(WATCH_SILENCE_TIMEOUT)))),
                 Ok(Err(failure)) => return Ok((WatchOutcome::Failed, Some(failure))),
                 Ok(Ok(None)) if listing => return Ok((WatchOutcome::NoStreams, None)),
                 // Without a delay, a server that ends every watch at once would be polled in a tight loop.

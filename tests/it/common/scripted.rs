@@ -303,9 +303,28 @@ impl State {
         self.history.push(HistoryEntry { version: self.version, resource: resource.to_owned(), object, event });
     }
 
-    fn all(&self, resource: &str, node: Option<&str>) -> Vec<&Value> {
+    fn all(&self, resource: &str, scope: &Scope) -> Vec<&Value> {
         let all = self.objects.iter().filter(|((of, _), _)| of == resource).map(|(_, object)| &**object);
-        all.filter(|object| node.is_none_or(|node| object["spec"]["nodeName"] == node)).collect()
+        all.filter(|object| scope.contains(object)).collect()
+    }
+}
+
+/// What a request asks for: objects of one namespace, of one node, or all.
+struct Scope {
+    namespace: Option<String>,
+    node: Option<String>,
+}
+
+impl Scope {
+    fn of(namespace: &str, query: &BTreeMap<String, String>) -> Scope {
+        let node = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName="));
+        let namespace = Some(namespace).filter(|namespace| !namespace.is_empty());
+        Scope { namespace: namespace.map(str::to_owned), node: node.map(str::to_owned) }
+    }
+
+    fn contains(&self, object: &Value) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| object["metadata"]["namespace"] == **namespace)
+            && self.node.as_ref().is_none_or(|node| object["spec"]["nodeName"] == **node)
     }
 }
 
@@ -381,9 +400,9 @@ async fn respond(
     Ok(match fault {
         Some(fault) => fault_response(fault),
         None if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => {
-            watch_response(resource, &query, state, changed.subscribe())
+            watch_response(resource, Scope::of(namespace, &query), &query, state, changed.subscribe())
         }
-        None => list_response(resource, &query, &state),
+        None => list_response(resource, &Scope::of(namespace, &query), &query, &state),
     })
 }
 
@@ -419,7 +438,7 @@ fn fault_response(fault: Fault) -> ApiResponse {
     }
 }
 
-fn list_response(resource: &str, query: &BTreeMap<String, String>, state: &Mutex<State>) -> ApiResponse {
+fn list_response(resource: &str, scope: &Scope, query: &BTreeMap<String, String>, state: &Mutex<State>) -> ApiResponse {
     let held = state.lock().unwrap();
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     // A continue token holds the version of its list and the last name sent.
@@ -430,8 +449,7 @@ fn list_response(resource: &str, query: &BTreeMap<String, String>, state: &Mutex
     if token.as_ref().is_some_and(|(version, _)| *version < held.compacted) {
         return gone();
     }
-    let node = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName="));
-    let all = held.all(resource, node);
+    let all = held.all(resource, scope);
     let name = |object: &Value| {
         format!(
             "{}/{}",
@@ -467,14 +485,13 @@ fn list_response(resource: &str, query: &BTreeMap<String, String>, state: &Mutex
 
 fn watch_response(
     resource: &str,
+    scope: Scope,
     query: &BTreeMap<String, String>,
     state: Arc<Mutex<State>>,
     mut changed: watch::Receiver<u64>,
 ) -> ApiResponse {
     let resource = resource.to_owned();
     let initial = query.get("sendInitialEvents").is_some_and(|yes| yes == "true");
-    let node =
-        query.get("fieldSelector").and_then(|selector| selector.strip_prefix("spec.nodeName=")).map(str::to_owned);
     let (kind, group) = kind_of(&resource);
     let bookmark = move |version: u64, annotations: Value| {
         let metadata = json!({"resourceVersion": version.to_string(), "annotations": annotations});
@@ -493,7 +510,7 @@ fn watch_response(
                 );
             }
             _ if initial && held.streams == WatchListSupport::Yes => {
-                first.extend(held.all(&resource, node.as_deref()).into_iter().map(|object| event("ADDED", object)));
+                first.extend(held.all(&resource, &scope).into_iter().map(|object| event("ADDED", object)));
                 first.push(bookmark(held.version, json!({"k8s.io/initial-events-end": "true"})));
                 held.version
             }
@@ -531,10 +548,9 @@ fn watch_response(
             let (events, broken, ended, version) = {
                 let held = state.lock().unwrap();
                 let unseen = held.history.partition_point(|past| past.version <= from);
-                let new = held.history[unseen..].iter().filter(|past| {
-                    past.resource == resource
-                        && node.as_ref().is_none_or(|node| past.object["spec"]["nodeName"] == **node)
-                });
+                let new = held.history[unseen..]
+                    .iter()
+                    .filter(|past| past.resource == resource && scope.contains(&past.object));
                 let events: Vec<Bytes> = new.map(|past| past.event.clone()).collect();
                 (events, held.epoch != epoch, held.ends != ends, held.version)
             };

@@ -241,39 +241,6 @@ fn pod_churn_never_assigns_a_caller_to_the_wrong_namespace() {
     follower.wait_for_answer("api A", of_orders);
 }
 
-/// The ClusterRole in `deploy/` grants the requests that the server makes, and no others.
-#[test]
-fn the_cluster_role_grants_exactly_the_requests_of_the_server() {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kustomize/base/rbac.yaml");
-    let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let role = documents.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
-    let mut allowed: Vec<String> = Vec::new();
-    for rule in role["rules"].as_array().unwrap() {
-        assert_eq!(rule["verbs"], json!(["list", "watch"]));
-        for (group, resource) in rule["apiGroups"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .flat_map(|group| rule["resources"].as_array().unwrap().iter().map(move |resource| (group, resource)))
-        {
-            let prefix = match group.as_str().unwrap() {
-                "" => "/api/v1".to_owned(),
-                group => format!("/apis/{group}/v1"),
-            };
-            allowed.push(format!("{prefix}/{}", resource.as_str().unwrap()));
-        }
-    }
-    allowed.sort();
-    let api = with_api(WatchListSupport::Refused);
-    let follower = Follower::of(&api);
-    follower.wait_for_answer(API, "10.96.0.10");
-    let mut requested: Vec<String> =
-        api.requests().iter().map(|request| request.split('?').next().unwrap().to_owned()).collect();
-    requested.sort();
-    requested.dedup();
-    assert_eq!(requested, allowed);
-}
-
 #[test]
 fn the_server_follows_a_real_api_server() {
     let Some(api) = RealApi::start() else { return };

@@ -16,6 +16,7 @@ mod command;
 mod commands;
 mod common;
 mod conformance;
+mod deploy;
 mod encrypted;
 mod follow;
 mod forward;

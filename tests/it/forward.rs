@@ -929,3 +929,54 @@ fn ten_thousand_cached_replies_take_at_most_twelve_megabytes() {
     let grown = server.status("RssAnon:") - before;
     assert!(grown <= 12_000, "{grown} KiB");
 }
+
+/// glibc and musl ask for both families at once, from one port. A host that gets an answer for one family and an error or
+/// nothing for the other believes that the name has one family only.
+#[test]
+fn both_families_are_answered_in_the_first_second_after_a_start() {
+    let upstream = Upstream::start(|query, _| {
+        // Replies in any order, some late.
+        let id = u64::from(query.metadata.id);
+        std::thread::sleep(Duration::from_millis(id % 7 * (id % 3)));
+        let question = query.queries.first().unwrap();
+        let data = if question.query_type() == RecordType::A { "A 192.0.2.1" } else { "AAAA 2001:db8::1" };
+        let record = parse(&format!("{} 60 {data}", question.name()));
+        vec![reply(query, ResponseCode::NoError, &record).to_vec().unwrap()]
+    });
+    let scratch = Scratch::folder("families");
+    let path = scratch.file("cluster.yaml", CLUSTER);
+    for start in 0..50 {
+        let flags = ["--manifests", path.to_str().unwrap(), "--workers", "2", &upstream.flag()];
+        let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--health", "127.0.0.1:0"];
+        let running = callsign::app::start(common::config(&[&flags[..], &listen].concat())).unwrap();
+        let server = running.addresses[0];
+        let clients = std::thread::scope(|scope| {
+            let ask = |client: usize| {
+                let socket = exchange::udp_socket(server);
+                for round in 0..5 {
+                    // Two clients ask for the same name, so that questions are joined.
+                    let name = format!("n{round}-{}.example", client / 2);
+                    for (id, family) in [(1, "A"), (2, "AAAA")] {
+                        let mut query = common::query(&format!("{name}. {family}"), Some(1232));
+                        query[..2].copy_from_slice(&u16::to_be_bytes(id));
+                        socket.send(&query).unwrap();
+                    }
+                    let mut got = [0, 0];
+                    let mut octets = [0; 1232];
+                    for _ in 0..2 {
+                        let length =
+                            socket.recv(&mut octets).unwrap_or_else(|error| panic!("{name}: {got:?}, {error}"));
+                        let message = Message::from_vec(&octets[..length]).unwrap();
+                        assert_eq!(message.metadata.response_code, ResponseCode::NoError, "start {start}: {message:?}");
+                        got[usize::from(message.metadata.id) - 1] += message.answers.len();
+                    }
+                    assert_eq!(got, [1, 1], "start {start}: {name}");
+                }
+            };
+            let clients: Vec<_> = (0..4).map(|client| scope.spawn(move || ask(client))).collect();
+            clients.into_iter().map(|client| client.join()).filter(Result::is_err).count()
+        });
+        running.stop();
+        assert_eq!(clients, 0, "clients without an answer after start {start}");
+    }
+}

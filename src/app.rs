@@ -22,7 +22,7 @@ use crate::config::{self, Config, UpstreamLoop};
 use crate::lifecycle::{self, LameDuck, Phase, Signals};
 use crate::server::encrypted::ListenUrl;
 use crate::server::{self, BindError, Counters, Handler, ListenError, Published, Servers};
-use crate::zone::{Builder, Zone};
+use crate::zone::{Builder, OwnPod, Zone};
 use crate::{exit, forward};
 
 /// Capacity of the publisher's event queue. Beyond it, backpressure reaches the connections to the API.
@@ -115,7 +115,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     let health_address = health_listener.local_addr().map_err(system("the health listener"))?;
 
     let mut settings = config.settings.clone();
-    settings.advertise(&config::advertised(&config.advertise, &addresses, &encrypted));
+    let own_addresses = config::advertised(&config.advertise, &addresses, &encrypted);
+    settings.advertise(&own_addresses);
+    if let Some(namespace) = config.own_namespace.filter(|_| config.advertise.is_empty()) {
+        settings.own_pod = Some(OwnPod { namespace, addresses: own_addresses });
+    }
     let settings = Arc::new(settings);
     let table: Published = Arc::new(ArcSwap::from_pointee(Zone::unsynced(settings.clone())));
 

@@ -104,8 +104,8 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
             Node::Empty => self.nodata(),
             Node::Apex => self.apex(qtype),
             Node::NameServer => {
-                let settings = &*self.zone.settings;
-                self.addresses(&settings.advertise_v4, &settings.advertise_v6, qtype);
+                let (v4, v6) = self.zone.name_server();
+                self.addresses(v4, v6, qtype);
             }
             Node::Version if matches!(qtype, rtype::TXT | rtype::ANY) => {
                 let fits = self.record(Section::Answer, self.owner, rtype::TXT, SCHEMA_TTL, &[SCHEMA]);
@@ -206,10 +206,10 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
                 let apex = self.owner;
                 let fits = self.record(Section::Answer, apex, rtype::NS, self.zone.settings.ttl, &[NAME_SERVER, &apex]);
                 self.truncate_unless(fits);
-                let settings = &*self.zone.settings;
                 if fits {
-                    self.glue::<A_LEN>(&settings.advertise_v4, at);
-                    self.glue::<AAAA_LEN>(&settings.advertise_v6, at);
+                    let (v4, v6) = self.zone.name_server();
+                    self.glue::<A_LEN>(v4, at);
+                    self.glue::<AAAA_LEN>(v6, at);
                 }
             }
             _ => self.nodata(),

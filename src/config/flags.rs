@@ -208,7 +208,7 @@ pub struct ServeArgs {
     /// Watch the pods of this node, with --pods node
     #[arg(long, value_name = "NODE", env = "NODE_NAME", help_heading = CALLERS)]
     pub node_name: Option<String>,
-    /// Publish this address for ns.dns.DOMAIN (repeatable) [default: the listening addresses]
+    /// Publish this address for ns.dns.DOMAIN (repeatable) [default: the ClusterIPs of this pod's Service, else the listening addresses]
     #[arg(long, value_name = "IP", help_heading = LISTENING)]
     pub advertise: Vec<IpAddr>,
     /// Answer UDP with this many threads per address, and TCP with as many [default: one per available processor]

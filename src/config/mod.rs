@@ -21,7 +21,7 @@ use crate::sandbox::Files;
 use crate::server::encrypted::{self, EncryptedOptions, ListenUrl};
 use crate::server::{Limits, Listen};
 use crate::wire::label_of;
-use crate::zone::{CallerBlock, Cidr, Domain, PodNames, Settings};
+use crate::zone::{CallerBlock, Cidr, Domain, NamespaceName, PodNames, Settings};
 
 pub use addresses::{UpstreamLoop, advertised, refuse_loops};
 pub use flags::{
@@ -47,6 +47,8 @@ pub struct Config {
     pub settings: Settings,
     /// `--advertise`.
     pub advertise: Vec<IpAddr>,
+    /// The namespace of the server's pod, if it runs in one.
+    pub own_namespace: Option<NamespaceName>,
     /// What to listen on for DNS.
     pub listen: Listen,
     /// `--rate-limit`: replies over UDP a second to one network; 0: no limit.
@@ -253,6 +255,8 @@ impl ServeArgs {
                 self.metrics_prefix
             )));
         }
+        let own_namespace = std::fs::read_to_string(POD_NAMESPACE).ok();
+        let own_namespace = own_namespace.and_then(|text| settings.namespace_name(text.trim()).ok());
         Ok(Config {
             source: SourceOptions {
                 namespace: watched.map(str::to_owned),
@@ -264,6 +268,7 @@ impl ServeArgs {
             namespace_budget: self.namespace_budget as usize,
             settings,
             advertise: self.advertise.clone(),
+            own_namespace,
             listen: Listen {
                 plain,
                 encrypted: self.encrypted(encrypted)?,
@@ -384,6 +389,9 @@ impl ServeArgs {
         })
     }
 }
+
+/// The namespace of a pod with a service account.
+const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
 /// Whether this is a pod with a service account. Its clients may have any address, and NetworkPolicies decide which of
 /// them reach it; elsewhere, a server that answers everyone would be an open resolver.

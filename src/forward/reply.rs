@@ -357,7 +357,9 @@ impl Entry {
             out.patch_ttl(start + at, left);
         }
         let own = request.edns.map(|flags| (payload, flags));
-        Some(out.finish(self.rcode, true, own, &[errors, cookie]))
+        let both = [errors, cookie];
+        let options = if errors.is_empty() && cookie.is_empty() { &[][..] } else { &both[..] };
+        Some(out.finish(self.rcode, true, own, options))
     }
 
     /// Drops records to fit the limit: first the additional section, then an answer's authority section, both without

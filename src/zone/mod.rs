@@ -33,7 +33,8 @@ pub use namespace::Namespace;
 pub use rrset::{Rrset, Soa};
 pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, SrvList};
 pub use settings::{
-    APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, PodNames, Settings, address_of, bits,
+    APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, OwnPod, PodNames, Settings, address_of,
+    bits,
 };
 pub use visibility::Visibility;
 
@@ -59,6 +60,9 @@ struct Claim {
 }
 
 const _: () = assert!(size_of::<Claim>() <= 40);
+
+/// How many Services that claim the address of the server's pod are looked at.
+const MAX_OWN_SERVICES: usize = 16;
 
 impl Claim {
     fn address(&self) -> u128 {
@@ -170,6 +174,33 @@ impl Zone {
         mut visit: impl FnMut(&Service) -> bool,
     ) {
         self.owners.of(bits(address), namespace, |name| self.service_named(name).is_none_or(|service| visit(service)));
+    }
+
+    /// Returns the A and AAAA records of `ns.dns.Z`: the ClusterIPs of the Service in the server's own namespace that leads
+    /// to this server, else the addresses that it advertises.
+    pub fn name_server(&self) -> (&Rrset, &Rrset) {
+        let found = self.settings.own_pod.as_ref().and_then(|pod| {
+            pod.addresses.iter().find_map(|address| {
+                let (mut found, mut steps) = (None, MAX_OWN_SERVICES);
+                self.owners.of(
+                    bits(*address),
+                    || Some(&pod.namespace),
+                    |name| {
+                        steps -= 1;
+                        let is_own = |service: &&Arc<Service>| {
+                            name.namespace() == pod.namespace.label() && matches!(service.kind, Kind::Cluster(_))
+                        };
+                        found = self.service_named(name).filter(is_own);
+                        found.is_none() && steps > 0
+                    },
+                );
+                found
+            })
+        });
+        match found {
+            Some(service) => (&service.a, &service.aaaa),
+            None => (&self.settings.advertise_v4, &self.settings.advertise_v6),
+        }
     }
 
     /// Whether a Service that the caller may see owns an address in the block.

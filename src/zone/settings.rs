@@ -140,6 +140,15 @@ pub struct CallerBlock {
     pub namespace: NamespaceName,
 }
 
+/// The pod that the server runs in.
+#[derive(Clone, Debug)]
+pub struct OwnPod {
+    /// Its namespace.
+    pub namespace: NamespaceName,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// All settings that an answer may depend on.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -155,6 +164,9 @@ pub struct Settings {
     pub advertise_v4: Rrset,
     /// `--advertise`: IPv6 addresses of `ns.dns.Z`.
     pub advertise_v6: Rrset,
+    /// The server's pod, unless `--advertise` is set: the ClusterIPs of the Service that leads to it are the addresses of
+    /// `ns.dns.Z`, once that Service is known.
+    pub own_pod: Option<OwnPod>,
     /// `--reverse-cidr`: blocks in which an address without a name does not exist.
     pub reverse: Vec<Cidr>,
     /// `--pod-names`.
@@ -249,6 +261,7 @@ impl Settings {
             udp_payload: 1232,
             advertise_v4: Rrset::default(),
             advertise_v6: Rrset::default(),
+            own_pod: None,
             reverse: Vec::new(),
             pod_names: PodNames::Off,
             watched: None,

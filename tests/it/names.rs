@@ -8,7 +8,7 @@ use crate::common::{self, query, reply, text};
 use callsign::answer::Limit;
 use callsign::resolve::{NoTrace, Node, Outcome, Probes, Recorded, StepResult, resolve};
 use callsign::wire::Name;
-use callsign::zone::{Caller, LazyCaller, Zone};
+use callsign::zone::{Caller, LazyCaller, OwnPod, Settings, Zone};
 use proptest::prelude::*;
 
 /// Compact objects: `service NS/NAME ADDRESS [key=value …]`, `headless NS/NAME HOST=ADDRESS …`, `namespace NAME [visible-to]`.
@@ -810,5 +810,60 @@ fn kind(outcome: &Outcome<'_>) -> String {
         Outcome::Missing(space) => format!("missing {space:?}"),
         Outcome::NotOurs => "not ours".to_owned(),
         Outcome::NotReady => "not ready".to_owned(),
+    }
+}
+
+/// Pods come and go; the address that resolvers keep is the Service's.
+#[test]
+fn the_name_server_is_the_service_that_leads_to_it() {
+    let objects = r#"
+kind: Service
+metadata: {name: dns, namespace: kube-system}
+spec: {clusterIP: 10.96.0.10, clusterIPs: [10.96.0.10, "fd00::10"], ports: [{port: 53, protocol: UDP}]}
+---
+kind: EndpointSlice
+metadata: {name: dns-1, namespace: kube-system, labels: {kubernetes.io/service-name: dns}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.2]}, {addresses: [10.244.1.2]}]
+---
+kind: Service
+metadata: {name: any, namespace: a-tenant}
+spec: {clusterIP: 10.96.0.66}
+---
+kind: EndpointSlice
+metadata: {name: any-1, namespace: a-tenant, labels: {kubernetes.io/service-name: any}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.2]}, {addresses: [10.244.0.9]}]
+---
+kind: Service
+metadata: {name: headless, namespace: kube-system}
+spec: {clusterIP: None}
+---
+kind: EndpointSlice
+metadata: {name: headless-1, namespace: kube-system, labels: {kubernetes.io/service-name: headless}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.0.2]}]
+"#;
+    let cases: [(&str, Option<&str>, &[&str]); 4] = [
+        ("a pod behind a Service", Some("10.244.0.2"), &["10.96.0.10", "fd00::10"]),
+        ("a pod that only another namespace's Service claims", Some("10.244.0.9"), &["192.0.2.53"]),
+        ("a pod behind no Service", Some("10.244.7.7"), &["192.0.2.53"]),
+        ("not a pod", None, &["192.0.2.53"]),
+    ];
+    for (case, address, expected) in cases {
+        let mut zone = (*common::zone(objects, &["--advertise", "192.0.2.53"])).clone();
+        let own_pod = address.map(|address| OwnPod {
+            namespace: zone.settings.namespace_name("kube-system").unwrap(),
+            addresses: vec!["2001:db8::1".parse().unwrap(), address.parse().unwrap()],
+        });
+        zone.settings = Arc::new(Settings { own_pod, ..(*zone.settings).clone() });
+        let data = |question: &str, section: &str| -> Vec<String> {
+            let text = common::ask(&zone, Caller::Unknown, question);
+            let lines = text.lines().skip(1).filter(|line| line.starts_with(section) && !line.starts_with("soa "));
+            lines.filter_map(|line| line.rsplit(' ').next().map(str::to_owned)).collect()
+        };
+        let own = [data("ns.dns.cluster.local A", ""), data("ns.dns.cluster.local AAAA", "")].concat();
+        assert_eq!(own, expected, "{case}");
+        assert_eq!(data("cluster.local NS", "glue "), expected, "{case}, beside NS");
     }
 }

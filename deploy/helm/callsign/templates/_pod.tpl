@@ -81,6 +81,10 @@ spec:
         - --pods={{ . }}
         {{- end }}
         {{- end }}
+        {{- if eq .Values.mode "node" }}
+        # Each self-check lists what is watched; many servers share one API.
+        - --self-check=1h
+        {{- end }}
         {{- range .Values.upstreams }}
         - --upstream={{ . }}
         {{- end }}

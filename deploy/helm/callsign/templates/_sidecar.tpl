@@ -39,6 +39,8 @@ sysctls: [{ name: net.ipv4.ip_unprivileged_port_start, value: "0" }]
     {{- if eq .Values.sidecar.scope "namespace" }}
     - --watch-namespace=$(CALLSIGN_NAMESPACE)
     {{- end }}
+    # Each self-check lists what is watched; many servers share one API.
+    - --self-check=1h
     # The pod's resolv.conf names the sidecar itself.
     - --upstream={{ .Values.sidecar.upstream }}
     {{- range .Values.extraArgs }}

@@ -162,3 +162,78 @@ fn the_image_has_the_version_of_the_program() {
     let chart: Value = serde_saphyr::from_str(&read("helm/callsign/Chart.yaml")).unwrap();
     assert_eq!((&chart["appVersion"], &chart["version"]), (&json!(version), &json!(version)));
 }
+
+/// Reads an object as the API's own type and writes it again: a field that the API does not have is lost on the way.
+fn as_the_api_reads_it(object: &Value) -> Option<Result<Value, serde_json::Error>> {
+    use k8s_openapi::api::{apps, autoscaling, batch, core, networking, policy, rbac};
+    fn read<T: serde::de::DeserializeOwned + serde::Serialize>(object: &Value) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(serde_json::from_value::<T>(object.clone())?)
+    }
+    Some(match (object["apiVersion"].as_str()?, object["kind"].as_str()?) {
+        ("apps/v1", "Deployment") => read::<apps::v1::Deployment>(object),
+        ("apps/v1", "DaemonSet") => read::<apps::v1::DaemonSet>(object),
+        ("apps/v1", "StatefulSet") => read::<apps::v1::StatefulSet>(object),
+        ("batch/v1", "Job") => read::<batch::v1::Job>(object),
+        ("batch/v1", "CronJob") => read::<batch::v1::CronJob>(object),
+        ("v1", "Service") => read::<core::v1::Service>(object),
+        ("v1", "ServiceAccount") => read::<core::v1::ServiceAccount>(object),
+        ("v1", "Namespace") => read::<core::v1::Namespace>(object),
+        ("v1", "ConfigMap") => read::<core::v1::ConfigMap>(object),
+        ("v1", "Pod") => read::<core::v1::Pod>(object),
+        ("rbac.authorization.k8s.io/v1", "Role") => read::<rbac::v1::Role>(object),
+        ("rbac.authorization.k8s.io/v1", "RoleBinding") => read::<rbac::v1::RoleBinding>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole") => read::<rbac::v1::ClusterRole>(object),
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding") => read::<rbac::v1::ClusterRoleBinding>(object),
+        ("policy/v1", "PodDisruptionBudget") => read::<policy::v1::PodDisruptionBudget>(object),
+        ("autoscaling/v2", "HorizontalPodAutoscaler") => read::<autoscaling::v2::HorizontalPodAutoscaler>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => read::<networking::v1::NetworkPolicy>(object),
+        _ => return None,
+    })
+}
+
+/// Returns the paths of what `written` lacks.
+fn lost(given: &Value, written: &Value, path: &str, all: &mut Vec<String>) {
+    match (given, written) {
+        (Value::Object(given), Value::Object(written)) => {
+            for (key, value) in given {
+                lost(value, written.get(key).unwrap_or(&Value::Null), &format!("{path}.{key}"), all);
+            }
+        }
+        (Value::Array(given), Value::Array(written)) if given.len() == written.len() => {
+            for (index, (given, written)) in given.iter().zip(written).enumerate() {
+                lost(given, written, &format!("{path}[{index}]"), all);
+            }
+        }
+        (given, written) if given != written => all.push(format!("{path}: {given}")),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_is_one_of_the_api() {
+    let kustomize = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kustomize");
+    let folders = ["base", "node", "components/sidecar"].map(|folder| kustomize.join(folder));
+    // `.ci/deploy` names a folder with everything that the chart can render.
+    let rendered = std::env::var_os("CALLSIGN_RENDERED").map(std::path::PathBuf::from);
+    let mut seen = 0;
+    for folder in folders.into_iter().chain(rendered) {
+        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|end| end == "yaml")) {
+            let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            for mut document in documents {
+                // A patch lacks what the API requires.
+                if document["spec"]["template"].is_object() && document["spec"]["selector"].is_null() {
+                    document["spec"]["selector"] = json!({});
+                }
+                let Some(read) = as_the_api_reads_it(&document) else { continue };
+                let what = format!("{} {} of {}", document["kind"], document["metadata"]["name"], file.display());
+                let read = read.unwrap_or_else(|error| panic!("{what}: {error}"));
+                let mut all = Vec::new();
+                lost(&document, &read, "", &mut all);
+                assert!(all.is_empty(), "{what}: the API does not know {all:?}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 15, "{seen}");
+}

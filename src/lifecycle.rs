@@ -39,8 +39,8 @@ impl Signals {
 /// How long a server answers after SIGTERM: clients that have not yet moved to another server get their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LameDuck {
-    /// The least time. Within it, the load balancer has to notice that the server is not ready: in Kubernetes,
-    /// kube-proxy keeps sending a client's queries here until then. If it is zero, there is no lame duck.
+    /// The least time. It must be long enough for the load balancer to notice that the server is not ready: until then,
+    /// kube-proxy keeps sending clients' queries here. If it is zero, there is no lame duck.
     pub least: Duration,
     /// The most time.
     pub most: Duration,

@@ -27,7 +27,7 @@ const API_TIMEOUT: Duration = Duration::from_secs(2);
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// Largest number of queued events applied before the next table.
 const BATCH: usize = 4096;
-/// Failure of a source after which it is no longer an API server that restarts.
+/// How long a source may fail before that is an error: an API server that restarts takes less time.
 const OUTAGE: Duration = Duration::from_secs(60);
 /// Number of logged problems that are remembered, so that each is logged only once.
 const MAX_LOGGED: usize = 4096;
@@ -373,7 +373,7 @@ impl Publisher {
                 if before.as_ref() != Some(&reason) {
                     tracing::warn!(resource = resource.as_str(), reason, "source failed; serving the last snapshot");
                 }
-                // An API server that restarts is no error.
+                // A restart of the API server is expected, so it is only a warning.
                 let (since, is_reported) = self.failing.entry(resource).or_insert((Instant::now(), false));
                 if since.elapsed() > OUTAGE && !std::mem::replace(is_reported, true) {
                     let (resource, since) = (resource.as_str(), since.elapsed());

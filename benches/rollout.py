@@ -268,8 +268,8 @@ print(*sent, *lost, f"{slow * 1000:.1f}", f"{max(lost_at) - min(lost_at) if lost
 
 
 def measure(case, action):
-    words = ["ip", "netns", "exec", client, sys.executable, "-c", CLIENT, SERVICE, str(NEW_PORTS), str(ONE_PORT), str(PATIENCE)]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = [sys.executable, "-c", CLIENT, SERVICE, str(NEW_PORTS), str(ONE_PORT), str(PATIENCE)]
+    process = subprocess.Popen(["ip", "netns", "exec", client, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     time.sleep(1)
     action()
     time.sleep(1)
@@ -285,7 +285,8 @@ def main():
         run("ip", "-n", name, "link", "set", "lo", "up")
     within(node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.netfilter.nf_conntrack_udp_timeout=30",
            "net.netfilter.nf_conntrack_udp_timeout_stream=120", check=False)
-    run("ip", "link", "add", f"{prefix}ci", "netns", client, "type", "veth", "peer", "name", f"{prefix}co", "netns", node)
+    peer = ["peer", "name", f"{prefix}co", "netns", node]
+    run("ip", "link", "add", f"{prefix}ci", "netns", client, "type", "veth", *peer)
     run("ip", "-n", client, "addr", "add", "10.244.0.2/24", "dev", f"{prefix}ci")
     run("ip", "-n", client, "link", "set", f"{prefix}ci", "up")
     run("ip", "-n", client, "route", "add", "default", "via", "10.244.0.1")

@@ -226,9 +226,4 @@ impl Running {
     fn queries(&self) -> u64 {
         self.counters.iter().map(|counters| counters.queries()).sum()
     }
-
-    /// Starts the lame-duck phase: the server reports that it is not ready, but still answers.
-    pub fn begin_lame_duck(&self) {
-        self.phase.send_replace(Phase::LameDuck { queries: self.queries() });
-    }
 }

@@ -1,45 +1,80 @@
-//! Waiting for changes in a folder, with inotify.
+//! Waiting for changes in folders, with inotify.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
-/// A folder watched by the kernel.
-pub(crate) struct FolderWatch(Arc<Notify>);
+/// How many times the quiet period a stream of changes may last before [`FolderWatch::settled`] returns nevertheless.
+const PATIENCE: u32 = 10;
+
+/// Folders watched by the kernel. Clones watch together.
+#[derive(Clone)]
+pub(crate) struct FolderWatch {
+    descriptor: Arc<OwnedFd>,
+    changed: Arc<Notify>,
+}
 
 impl FolderWatch {
-    /// Starts watching on a thread of the given name. It reports renames, as of mounted ConfigMaps, and writes; editors
-    /// do either.
+    /// Starts watching, on a thread of the given name, at first no folder.
     ///
     /// # Errors
     /// When inotify is unavailable or at its limit, or the thread cannot be started.
-    pub(crate) fn new(folder: &Path, thread: &str) -> io::Result<FolderWatch> {
-        let descriptor = init(CreateFlags::CLOEXEC)?;
-        let changes = WatchFlags::CLOSE_WRITE
-            | WatchFlags::MOVED_TO
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::DELETE
-            | WatchFlags::CREATE;
-        add_watch(&descriptor, folder, changes)?;
+    pub(crate) fn new(thread: &str) -> io::Result<FolderWatch> {
+        let descriptor = Arc::new(init(CreateFlags::CLOEXEC)?);
         let changed = Arc::new(Notify::new());
-        let listener = Arc::downgrade(&changed);
-        // A blocking thread costs nothing while the folder is quiet: only a change wakes it.
+        let (listener, events_of) = (Arc::downgrade(&changed), descriptor.clone());
+        // A blocking thread costs nothing while the folders are quiet: only a change wakes it.
         std::thread::Builder::new().name(thread.to_owned()).stack_size(64 * 1024).spawn(move || {
             let mut events = [0u8; 4096];
-            while rustix::io::read(&descriptor, &mut events).is_ok() {
+            while rustix::io::read(&events_of, &mut events).is_ok() {
                 let Some(changed) = listener.upgrade() else { return };
                 changed.notify_one();
             }
         })?;
-        Ok(FolderWatch(changed))
+        Ok(FolderWatch { descriptor, changed })
     }
 
-    /// Waits until something in the folder has changed since the last call. It does not report what changed: callers
-    /// check everything again.
-    pub(crate) async fn changed(&self) {
-        self.0.notified().await;
+    /// Watches a folder for writes and renames, as of mounted ConfigMaps; editors do either. Adding a folder again has
+    /// no effect, unless another one has taken its place. The kernel forgets folders that are deleted.
+    ///
+    /// # Errors
+    /// When the folder does not exist, or the limit of watches is reached.
+    pub(crate) fn add(&self, folder: &Path) -> io::Result<()> {
+        self.watch(folder, WatchFlags::CLOSE_WRITE)
+    }
+
+    /// Watches a folder only for entries that come and go, not for writes to its files.
+    ///
+    /// # Errors
+    /// As for [`FolderWatch::add`].
+    pub(crate) fn add_entries(&self, folder: &Path) -> io::Result<()> {
+        self.watch(folder, WatchFlags::empty())
+    }
+
+    fn watch(&self, folder: &Path, more: WatchFlags) -> io::Result<()> {
+        let changes = WatchFlags::MOVED_TO
+            | WatchFlags::MOVED_FROM
+            | WatchFlags::DELETE
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF
+            | WatchFlags::MASK_ADD;
+        add_watch(&self.descriptor, folder, changes | more)?;
+        Ok(())
+    }
+
+    /// Waits until something has changed since the last call and then nothing for the quiet period, at most ten times
+    /// as long: files are written in several steps, and belong together. It does not report what changed; callers check
+    /// everything again.
+    pub(crate) async fn settled(&self, quiet: Duration) {
+        self.changed.notified().await;
+        let last = Instant::now() + quiet * PATIENCE;
+        while timeout_at(last.min(Instant::now() + quiet), self.changed.notified()).await.is_ok() {}
     }
 }

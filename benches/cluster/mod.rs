@@ -24,7 +24,7 @@ pub fn zone(services: u32) -> Arc<Zone> {
     let mut service = |namespace: &str, name: &str, address: u32, change: &dyn Fn(&mut ServiceFact)| {
         let mut fact = fact(ServiceType::Cluster(vec![IpAddr::from(address.to_be_bytes())]));
         change(&mut fact);
-        builder.apply(Change::Service(Key::new(namespace, name), Some(fact)));
+        builder.apply(Change::Service(Key::new(namespace, name), Some(fact.into())));
     };
     let base = u32::from_be_bytes([10, 96, 0, 0]);
     for n in 0..services {
@@ -38,11 +38,11 @@ pub fn zone(services: u32) -> Arc<Zone> {
         fact.release = Some("sab".into());
         fact.chart = Some("sabnzbd".into());
     });
-    builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(ServiceType::Headless))));
+    builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(ServiceType::Headless).into())));
     let ready = (0..100u8).map(|n| EndpointFact { address: IpAddr::from([10, 244, 1, n]), name: None }).collect();
     let ports = self::fact(ServiceType::Headless).ports;
     let slice = SliceFact { service: Some("many".into()), ready, total: 100, ports, targets: Vec::new() };
-    builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice)));
+    builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice.into())));
     builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));
     builder.set_synced();
     builder.publish().expect("a zone")

@@ -44,12 +44,12 @@ impl NamespaceBudget {
             Change::Service(key, fact) => (
                 &key.namespace,
                 builder.service_fact(key).map_or(0, size_of_service),
-                fact.as_ref().map_or(0, size_of_service),
+                fact.as_deref().map_or(0, size_of_service),
             ),
             Change::Slice(key, fact) => (
                 &key.namespace,
                 builder.slice_fact(key).map_or(0, size_of_slice),
-                fact.as_ref().map_or(0, size_of_slice),
+                fact.as_deref().map_or(0, size_of_slice),
             ),
             // A namespace is one object, which is bounded; a pod is an address.
             Change::Namespace(..) | Change::Pod(..) => return Ok(()),

@@ -115,10 +115,10 @@ pub fn write(path: &Path, facts: Facts, serial: u32) -> Result<(), SnapshotError
             line(&Change::Namespace(name, Some(fact)))?;
         }
         for (key, fact) in facts.services {
-            line(&Change::Service(key, Some((*fact).clone())))?;
+            line(&Change::Service(key, Some(fact)))?;
         }
         for (key, fact) in facts.slices {
-            line(&Change::Slice(key, Some((*fact).clone())))?;
+            line(&Change::Slice(key, Some(fact)))?;
         }
         let ChecksumWriter { mut out, sum } = out;
         writeln!(out, "{}", HEXLOWER.encode(sum.finish().as_ref()))?;

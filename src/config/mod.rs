@@ -79,6 +79,10 @@ impl Config {
         if let Source::Manifests(path) = &self.source.source
             && path.as_os_str() != "-"
         {
+            // Another folder, or another link, may take the place of a folder.
+            let places = [std::path::absolute(path).ok(), path.canonicalize().ok()];
+            let folders = places.iter().flatten().filter(|place| place.is_dir()).filter_map(|place| place.parent());
+            files.read.extend(folders.filter(|folder| folder.parent().is_some()).map(Path::to_path_buf));
             files.read.push(path.clone());
         }
         if let Some(options) = &self.listen.encrypted {
@@ -345,9 +349,10 @@ impl ServeArgs {
                         upstreams = servers;
                         file = Some(path.clone());
                     }
-                    // The file is only a default: without it, the server starts with no upstream.
-                    Err(error) if self.upstreams.is_empty() => {
-                        tracing::warn!(error = %error, "no upstream; refusing names outside the cluster");
+                    // A container may start before this file is written. Any other path is more likely a mistake.
+                    Err(error) if path == Path::new(forward::RESOLV_CONF) => {
+                        tracing::warn!(%error, "no upstream until the file lists nameservers");
+                        file = Some(path.clone());
                     }
                     Err(error) => return Err(BadConfig(format!("--upstream {error}"))),
                 },

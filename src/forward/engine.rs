@@ -42,6 +42,9 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// Seconds after a failed refresh during which a stale reply is served at once: the failure recheck timer (RFC 8767
 /// section 5).
 const FAILURE_RECHECK: u32 = 30;
+/// Interval at which a watched resolv.conf is read without a notification. The kernel sends none for a folder that did
+/// not exist when the watch began, nor behind a changed link.
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// TTL in seconds of the cached failure when no upstream replies (RFC 9520 section 3.2).
 const NO_REPLY_TTL: u32 = 1;
 /// Minimum interval between log lines about private addresses.
@@ -79,7 +82,12 @@ pub fn start(forwarding: Forwarding, table: Arc<ArcSwap<Zone>>, payload: u16) ->
     // If the path is a symbolic link, changes happen in the directory of its target.
     let file = forwarding.file.as_deref().map(|file| file.canonicalize().unwrap_or_else(|_| file.to_owned()));
     let watched = match file.as_deref().and_then(Path::parent) {
-        Some(folder) => Some(FolderWatch::new(folder, "resolv-conf")?),
+        Some(folder) => {
+            let watched = FolderWatch::new("resolv-conf")?;
+            // Without the folder, the file is looked for at intervals.
+            let _ = watched.add(folder);
+            Some(watched)
+        }
         None => None,
     };
     let forwarder = Arc::new(Forwarder { cache: cache.clone(), jobs });
@@ -218,18 +226,20 @@ impl Engine {
         }
     }
 
-    /// Reloads the resolv.conf when it changes. A file that is unreadable or lists no servers is ignored.
+    /// Reloads the resolv.conf when it changes or appears. A file that is unreadable or lists no servers is ignored.
     async fn follow(self: Rc<Self>, path: PathBuf, watched: FolderWatch) {
         let mut known = settings::read(&path).unwrap_or_default();
+        let mut reported = None;
         loop {
-            watched.changed().await;
-            // Editors and the kubelet write a file in several steps.
-            sleep(Duration::from_millis(50)).await;
+            let _ = timeout(POLL_INTERVAL, watched.settled(Duration::from_millis(50))).await;
             let found = match settings::read(&path) {
                 Ok(found) if found == known => continue,
                 Ok(found) => found,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot reload upstreams; still using the previous ones");
+                    if !known.is_empty() && reported.as_ref() != Some(&error) {
+                        tracing::warn!(%error, "cannot reload upstreams; still using the previous ones");
+                    }
+                    reported = Some(error);
                     continue;
                 }
             };
@@ -239,7 +249,7 @@ impl Engine {
                 route.pool.replace(&found, &self.shared);
             }
             self.publish_upstreams();
-            known = found;
+            (known, reported) = (found, None);
             self.loops.probe_all();
         }
     }

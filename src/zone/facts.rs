@@ -201,9 +201,9 @@ pub struct PodFact {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// A Service.
-    Service(Key, Option<ServiceFact>),
+    Service(Key, Option<Arc<ServiceFact>>),
     /// An EndpointSlice.
-    Slice(Key, Option<SliceFact>),
+    Slice(Key, Option<Arc<SliceFact>>),
     /// A Namespace.
     Namespace(Box<str>, Option<NamespaceFact>),
     /// A Pod.

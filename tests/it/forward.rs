@@ -980,3 +980,30 @@ fn both_families_are_answered_in_the_first_second_after_a_start() {
         assert_eq!(clients, 0, "clients without an answer after start {start}");
     }
 }
+
+#[test]
+fn a_resolv_conf_that_appears_late_is_used() {
+    // Only the default path may be missing, so the server gets a view of the file system in which it is.
+    let scratch = Scratch::folder("late");
+    let (etc, manifests) =
+        (scratch.0.join("etc"), scratch.file("api.yaml", "kind: Namespace\nmetadata: {name: web}\n"));
+    std::fs::create_dir(&etc).unwrap();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    command
+        .arg(format!("mount --bind {} /etc && exec {} \"$@\"", etc.display(), env!("CARGO_BIN_EXE_callsign")))
+        .arg("sh");
+    let can = std::process::Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]).status();
+    if !can.is_ok_and(|status| status.success()) {
+        eprintln!("not tested: this user may not create a mount namespace");
+        return;
+    }
+    let server = Server::start_with(
+        command,
+        &["--manifests", manifests.to_str().unwrap(), "--upstream", "/etc/resolv.conf"],
+        None,
+    );
+    assert!(ask(&server, "www.example. A").contains("SERVFAIL"), "there is no upstream yet");
+    std::fs::write(etc.join("resolv.conf"), "nameserver 127.0.0.9\n").unwrap();
+    until("the upstream is listed", || server.get("/ready?verbose").contains("upstream 127.0.0.9:53"));
+}

@@ -20,6 +20,7 @@ mod deploy;
 mod encrypted;
 mod follow;
 mod forward;
+mod manifests;
 mod messages;
 mod names;
 mod publish;

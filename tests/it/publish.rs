@@ -17,18 +17,18 @@ fn builder() -> Builder {
     builder
 }
 
-fn service(service_type: ServiceType) -> ServiceFact {
+fn service(service_type: ServiceType) -> Arc<ServiceFact> {
     let port = PortFact { name: "http".into(), protocol: Protocol::Tcp, number: 80, target: None, app_protocol: None };
-    ServiceFact { service_type, ports: vec![port], ..ServiceFact::default() }
+    Arc::new(ServiceFact { service_type, ports: vec![port], ..ServiceFact::default() })
 }
 
 fn cluster_ip(n: u32) -> ServiceType {
     ServiceType::Cluster(vec![IpAddr::from([10, 96, (n >> 8) as u8, n as u8])])
 }
 
-fn slice(service: &str, addresses: &[[u8; 4]]) -> SliceFact {
+fn slice(service: &str, addresses: &[[u8; 4]]) -> Arc<SliceFact> {
     let ready = addresses.iter().map(|address| EndpointFact { address: IpAddr::from(*address), name: None }).collect();
-    SliceFact { service: Some(service.into()), ready, total: addresses.len() as u32, ..SliceFact::default() }
+    Arc::new(SliceFact { service: Some(service.into()), ready, total: addresses.len() as u32, ..SliceFact::default() })
 }
 
 fn serial_of(zone: &Zone) -> u32 {
@@ -50,7 +50,7 @@ fn the_serial_grows_only_if_an_answer_changes() {
     let mut serial = serial_of(&builder.publish().unwrap());
     let with = |change: fn(&mut ServiceFact)| {
         let mut fact = service(cluster_ip(1));
-        change(&mut fact);
+        change(Arc::make_mut(&mut fact));
         Change::Service(Key::new("web", "api"), Some(fact))
     };
     let cases: Vec<(&str, Change, bool)> = vec![
@@ -69,7 +69,7 @@ fn the_serial_grows_only_if_an_answer_changes() {
         ("a new endpoint", Change::Slice(key("db-2"), Some(slice("db", &[[10, 1, 0, 2]]))), true),
         ("a slice of a missing Service", Change::Slice(key("x"), Some(slice("missing", &[[10, 1, 0, 9]]))), false),
         ("a slice that moves to another Service", Change::Slice(key("x"), Some(slice("db", &[[10, 1, 0, 9]]))), true),
-        ("a slice that loses its Service", Change::Slice(key("x"), Some(SliceFact::default())), true),
+        ("a slice that loses its Service", Change::Slice(key("x"), Some(Arc::default())), true),
         ("a new namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), true),
         ("an unchanged namespace", Change::Namespace("other".into(), Some(NamespaceFact::default())), false),
         ("a deleted namespace", Change::Namespace("other".into(), None), true),

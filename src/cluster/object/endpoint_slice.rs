@@ -134,7 +134,7 @@ impl Object for EndpointSliceObject {
         // The order has no meaning. Sorting makes slices with the same endpoints compare as equal.
         fact.ready.sort_unstable();
         fact.ready.dedup();
-        Ok(Change::Slice(key, Some(fact)))
+        Ok(Change::Slice(key, Some(fact.into())))
     }
 
     fn gone(key: Key) -> Change {

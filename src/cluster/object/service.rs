@@ -107,7 +107,7 @@ impl Object for ServiceObject {
             chart: labels.and_then(|labels| text(&labels.chart)),
             main: labels.and_then(|labels| labels.main.as_ref()).is_some_and(|main| main.0 == "main"),
         };
-        Ok(Change::Service(Key { name, ..key }, Some(fact)))
+        Ok(Change::Service(Key { name, ..key }, Some(fact.into())))
     }
 
     fn gone(key: Key) -> Change {

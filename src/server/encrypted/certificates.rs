@@ -24,7 +24,7 @@ use crate::watched::FolderWatch;
 /// Interval at which the files are checked without a notification. The kernel sends none for changes on a network file
 /// system, or behind a symbolic link to another folder.
 const POLL_INTERVAL: Duration = Duration::from_secs(60);
-/// Delay between the first change and the reload, because certificate and key are written one after the other.
+/// Delay between the last change and the reload, because certificate and key are written one after the other.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// Paths of the PEM files.
@@ -151,30 +151,24 @@ impl Files {
     }
 
     /// Watches the folders of the files. Call this before reading the files, so that no change in between is missed.
-    pub(super) fn watch(&self) -> Vec<FolderWatch> {
+    pub(super) fn watch(&self) -> Option<FolderWatch> {
         let files = [Some(&self.certificate), Some(&self.key), self.client_authorities.as_ref()];
         let folders = files.into_iter().flatten().map(|file| match file.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         });
-        let mut folders: Vec<_> = folders.collect();
-        folders.sort();
-        folders.dedup();
-        let watched = folders.iter().filter_map(|folder| match FolderWatch::new(folder, "certificates") {
-            Ok(watched) => Some(watched),
-            Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "cannot watch certificate folder; polling instead");
-                None
-            }
+        let watched = FolderWatch::new("certificates").and_then(|watched| {
+            folders.map(|folder| watched.add(&folder)).collect::<std::io::Result<()>>()?;
+            Ok(watched)
         });
-        watched.collect()
+        watched.inspect_err(|error| tracing::warn!(%error, "cannot watch certificate folders; polling instead")).ok()
     }
 
     /// Reloads the files when they change and publishes the new configurations. If the files are unusable, it logs the
     /// reason, and the previous configurations stay in use.
     pub(super) async fn follow(
         self,
-        watched: Vec<FolderWatch>,
+        watched: Option<FolderWatch>,
         first: Contents,
         configs: watch::Sender<Arc<Configs>>,
         stats: Arc<EncryptedStats>,
@@ -182,9 +176,14 @@ impl Files {
         // The contents in use, the last error logged, and whether expiry has been logged.
         let (mut used, mut reported, mut expired) = (first, None, false);
         loop {
-            let changes = watched.iter().map(|folder| Box::pin(folder.changed()));
+            let settled = async {
+                match &watched {
+                    Some(watched) => watched.settled(SETTLE_TIME).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                () = any(changes) => tokio::time::sleep(SETTLE_TIME).await,
+                () = settled => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
                 () = configs.closed() => return,
             }
@@ -218,16 +217,6 @@ impl Files {
             expired = until < Timestamp::now().as_second();
         }
     }
-}
-
-/// Waits for the first of the futures to complete; never returns if there are none.
-async fn any<F: Future<Output = ()> + Unpin>(futures: impl Iterator<Item = F>) {
-    let mut futures: Vec<F> = futures.collect();
-    std::future::poll_fn(|context| {
-        let ready = futures.iter_mut().any(|future| std::pin::Pin::new(future).poll(context).is_ready());
-        if ready { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
 }
 
 fn timestamp(seconds: i64) -> Timestamp {

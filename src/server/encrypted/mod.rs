@@ -138,7 +138,7 @@ enum Socket {
 pub(super) struct EncryptedSockets {
     sockets: Vec<(ListenUrl, Socket)>,
     files: Files,
-    watched: Vec<FolderWatch>,
+    watched: Option<FolderWatch>,
     contents: Contents,
     configs: Configs,
 }

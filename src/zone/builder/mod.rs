@@ -264,9 +264,8 @@ impl Builder {
         &self.zone.settings
     }
 
-    fn apply_service(&mut self, key: Key, fact: Option<ServiceFact>) {
+    fn apply_service(&mut self, key: Key, fact: Option<Arc<ServiceFact>>) {
         let known = self.services.entry(key.clone()).or_default();
-        let fact = fact.map(Arc::new);
         if known.fact == fact {
             if known.fact.is_none() && known.slices.is_empty() {
                 self.services.remove(&key);
@@ -300,7 +299,7 @@ impl Builder {
         self.dirty_services.insert(key);
     }
 
-    fn apply_slice(&mut self, key: Key, fact: Option<SliceFact>) {
+    fn apply_slice(&mut self, key: Key, fact: Option<Arc<SliceFact>>) {
         let service = |name: &str| Key { namespace: key.namespace.clone(), name: name.into() };
         let owner = fact.as_ref().and_then(|fact| fact.service.clone());
         let before = match &owner {
@@ -320,8 +319,8 @@ impl Builder {
         if let (Some(owner), Some(fact)) = (owner, fact) {
             let owner = service(&owner);
             let slices = &mut self.services.entry(owner.clone()).or_default().slices;
-            if slices.get(&key.name).is_none_or(|held| **held != fact) {
-                slices.insert(key.name, Arc::new(fact));
+            if slices.get(&key.name).is_none_or(|held| *held != fact) {
+                slices.insert(key.name, fact);
                 self.dirty_services.insert(owner);
             }
         }

@@ -41,7 +41,7 @@ pub fn zone(services: u32) -> Arc<Zone> {
     builder.apply(Change::Service(Key::new("web", "many"), Some(self::fact(ServiceType::Headless).into())));
     let ready = (0..100u8).map(|n| EndpointFact { address: IpAddr::from([10, 244, 1, n]), name: None }).collect();
     let ports = self::fact(ServiceType::Headless).ports;
-    let slice = SliceFact { service: Some("many".into()), ready, total: 100, ports, targets: Vec::new() };
+    let slice = SliceFact { service: Some("many".into()), ready, total: 100, ports, ..SliceFact::default() };
     builder.apply(Change::Slice(Key::new("web", "many-1"), Some(slice.into())));
     builder.apply(Change::Namespace("web".into(), Some(NamespaceFact::default())));
     builder.set_synced();

@@ -7,6 +7,7 @@ mod forwarding;
 mod http;
 mod metrics;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -26,8 +27,9 @@ use crate::cluster::publish::SharedStatus;
 use crate::cluster::{self, Events};
 use crate::forward::ForwardCache;
 use crate::lifecycle::Phase;
-use crate::report::clients::ClientEntry;
-use crate::report::{Catalog, Viewer, explain};
+use crate::report::explain::{self, Pasted};
+use crate::report::server::{ClientEntry, ResourceEntry, ServerStatus, UpstreamEntry, UpstreamState};
+use crate::report::{Catalog, Viewer};
 use crate::server::{Clients, EncryptedStatus, Limits, ListenerCounters, Published, StallDetector};
 
 /// Limits of `--health`. A probe is a short connection; a client at its limit loses its own idle connections.
@@ -155,7 +157,8 @@ impl Admin {
                 };
                 match path {
                     "/api/v1/services" => self.services(query, viewer).await,
-                    "/api/v1/clients" => self.clients(&viewer),
+                    "/api/v1/clients" => self.for_operator(&viewer, || json(&self.clients())),
+                    "/api/v1/status" => self.for_operator(&viewer, || json(&self.server_status())),
                     "/api/v1/explain" => self.explain(query, &viewer, from),
                     _ => not_found(),
                 }
@@ -194,18 +197,55 @@ impl Admin {
         http::response(StatusCode::OK, "application/json", Body::listing(catalog, viewer, permit))
     }
 
-    /// Returns the clients that cause most of the upstreams' work, busiest first. They are for operators only.
-    fn clients(&self, viewer: &Viewer) -> Response<Body> {
-        if !matches!(viewer, Viewer::Operator) {
-            return plain(StatusCode::FORBIDDEN, "only for operators\n".to_owned());
+    fn for_operator(&self, viewer: &Viewer, respond: impl FnOnce() -> Response<Body>) -> Response<Body> {
+        match viewer {
+            Viewer::Operator => respond(),
+            Viewer::Caller(_) => plain(StatusCode::FORBIDDEN, "only for operators\n".to_owned()),
         }
+    }
+
+    /// Returns the clients that cause most of the upstreams' work, busiest first.
+    fn clients(&self) -> Vec<ClientEntry> {
         let zone = self.table.load();
         let clients = self.forwarding.iter().flat_map(|cache| cache.busiest.clients());
         let entries = clients.map(|(address, counts)| {
             let namespace = zone.namespace_of(address).0.map(|name| name.text()).unwrap_or_default();
             ClientEntry { address, namespace, misses: counts.misses, refused: counts.refused }
         });
-        json(&entries.collect::<Vec<_>>())
+        entries.collect()
+    }
+
+    /// Returns the state of the source and of the upstreams, with the busiest clients.
+    fn server_status(&self) -> ServerStatus {
+        let status = self.status.status();
+        let (services, endpoints, _) = self.table.load().size();
+        let resources: BTreeSet<_> = status.heard.keys().chain(status.failures.keys()).chain(&status.pending).collect();
+        let source = resources.into_iter().map(|resource| ResourceEntry {
+            resource: resource.as_str().to_owned(),
+            age_seconds: status.heard.get(resource).map(|heard| heard.elapsed().as_secs_f64()),
+            error: status.failures.get(resource).cloned(),
+        });
+        ServerStatus {
+            services,
+            endpoints,
+            source: source.collect(),
+            saved_seconds: status.saved_since.map(|since| since.elapsed().as_secs_f64()),
+            upstreams: self.upstreams(),
+            clients: self.clients(),
+        }
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamEntry> {
+        let upstreams = self.forwarding.iter().flat_map(|cache| cache.upstreams());
+        let entries = upstreams.map(|upstream| UpstreamEntry {
+            server: upstream.server.to_string(),
+            state: match (upstream.looping.load(Relaxed), upstream.down.load(Relaxed)) {
+                (true, _) => UpstreamState::Looping,
+                (_, true) => UpstreamState::Down,
+                _ => UpstreamState::InUse,
+            },
+        });
+        entries.collect()
     }
 
     /// Returns the output of `callsign explain NAME -o json` for `?name=NAME&from=NS|IP&type=TYPE`. Only operators may
@@ -216,8 +256,10 @@ impl Admin {
         };
         let zone = self.table.load_full();
         let explained = || {
-            let name = explain::name_of(&name)?;
-            let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or("A"))?;
+            let pasted = Pasted::parse(&name);
+            let name = explain::name_of(&pasted.name)?;
+            let default = if pasted.is_address { "PTR" } else { "A" };
+            let qtype = explain::type_of(parameter(query, "type").as_deref().unwrap_or(default))?;
             let who = match viewer {
                 Viewer::Operator => explain::CallerSpec::parse(&zone, parameter(query, "from").as_deref())?,
                 Viewer::Caller(namespace) => {
@@ -265,13 +307,8 @@ impl Admin {
             for (part, heard) in &status.heard {
                 let _ = writeln!(text, "{}: last message {:.1} s ago", part.as_str(), heard.elapsed().as_secs_f64());
             }
-            for upstream in self.forwarding.iter().flat_map(|cache| cache.upstreams()) {
-                let state = match (upstream.looping.load(Relaxed), upstream.down.load(Relaxed)) {
-                    (true, _) => "forwarding loop; not queried",
-                    (_, true) => "does not reply",
-                    _ => "in use",
-                };
-                let _ = writeln!(text, "upstream {}: {state}", upstream.server);
+            for upstream in self.upstreams() {
+                let _ = writeln!(text, "upstream {}: {}", upstream.server, upstream.state.as_str());
             }
             for (part, reason) in &status.failures {
                 let _ = writeln!(text, "{}: {reason}", part.as_str());
@@ -288,7 +325,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 fn not_found() -> Response<Body> {
-    let known = "/health, /ready, /metrics, /api/v1/services, /api/v1/explain or /api/v1/clients";
+    let known = "/health, /ready, /metrics, /api/v1/services, /api/v1/explain, /api/v1/clients or /api/v1/status";
     plain(StatusCode::NOT_FOUND, format!("not found; use {known}\n"))
 }
 

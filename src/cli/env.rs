@@ -25,12 +25,15 @@ pub(super) struct EnvArgs {
     /// Generate variables for this Service
     #[arg(long = "for", value_name = "[NS/]SERVICE")]
     service: String,
-    /// Link to this name (repeatable) [default: the names in the Service's annotation callsign.dev/links]
-    #[arg(long = "link", value_name = "NAME", value_delimiter = ',')]
+    /// Link to this name, or NAME:PORT (repeatable) [default: the names in the Service's annotation callsign.dev/links]
+    #[arg(long = "link", value_name = "NAME[:PORT]", value_delimiter = ',')]
     links: Vec<String>,
     /// Generate this set of variables
     #[arg(long, value_enum, default_value_t = Style::Plain)]
     style: Style,
+    /// Use this scheme for all links [default: by appProtocol, the port's name, or its number]
+    #[arg(long, value_name = "SCHEME", value_parser = scheme)]
+    scheme: Option<String>,
     /// Write to this file, atomically, instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -41,6 +44,13 @@ pub(super) struct EnvArgs {
     source: SourceArgs,
     #[command(flatten)]
     names: NameArgs,
+}
+
+/// Checks a scheme (RFC 3986 section 3.1).
+fn scheme(text: &str) -> Result<String, String> {
+    let is_valid = text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'-' | b'.'));
+    if is_valid { Ok(text.to_ascii_lowercase()) } else { Err("write a scheme such as http, without ://".to_owned()) }
 }
 
 /// Prints the variables, or writes them to `--out`.
@@ -61,7 +71,7 @@ fn variables(args: &EnvArgs, catalog: &Catalog, namespace: Option<&str>) -> Resu
     let service = catalog.find(&args.service, namespace).map_err(|error| Failure::new(NO, error))?;
     let given: Vec<String> = args.links.iter().flat_map(|text| written(text)).collect();
     let links = if given.is_empty() { catalog.links_of(&service) } else { given };
-    match catalog.variables(&service, &links, args.style) {
+    match catalog.variables(&service, &links, args.style, args.scheme.as_deref()) {
         Ok(variables) => Ok(variables.iter().map(|(name, value)| format!("{name}={value}\n")).collect()),
         Err(wrong) => {
             let lines: Vec<String> = wrong.iter().map(ToString::to_string).collect();

@@ -12,26 +12,28 @@ use super::source::{self, Cluster};
 use super::{Failure, Output, print};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE, USAGE};
-use crate::report::explain::{self, Audience, CallerSpec, Explanation, FORWARDED, FromServer};
+use crate::report::explain::{self, Audience, CallerSpec, Explanation, FORWARDED, FromServer, Pasted};
 use crate::wire::Name;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   callsign explain api --manifests deploy/demo --from web
+  callsign explain http://api.web:3000/users --manifests deploy/demo
+  callsign explain 10.96.10.20 --manifests deploy/demo
   callsign explain scheduler.backoffice-workers --manifests deploy/demo --server 127.0.0.1:5300
   kubectl get svc,endpointslices,pods,ns -A -o yaml | callsign explain api --manifests - --from web";
 
 /// Flags of `callsign explain`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct ExplainArgs {
-    /// Explain this name, written as in an application
+    /// Explain this name, URL (http://api:3000/x), NAME:PORT or address, written as in an application
     name: String,
     /// Resolve it for this caller: a namespace, a pod (POD or NAMESPACE/POD) or an address
     #[arg(long, value_name = "NS|POD|IP")]
     from: Option<String>,
-    /// Look up this record type
-    #[arg(long = "type", short = 't', value_name = "TYPE", default_value = "A")]
-    qtype: String,
+    /// Look up this record type [default: A, and PTR for an address]
+    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    qtype: Option<String>,
     /// Also query this running server, and report differences
     #[arg(long, value_name = "ADDR[:PORT]")]
     server: Option<String>,
@@ -47,8 +49,10 @@ pub(super) struct ExplainArgs {
 /// Prints the explanation; fails if the name does not resolve or the server differs.
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let usage = |error: explain::ExplainError| Failure::new(USAGE, error);
-    let name = explain::name_of(&args.name).map_err(usage)?;
-    let qtype = explain::type_of(&args.qtype).map_err(usage)?;
+    let pasted = Pasted::parse(&args.name);
+    let name = explain::name_of(&pasted.name).map_err(usage)?;
+    let default = if pasted.is_address { "PTR" } else { "A" };
+    let qtype = explain::type_of(args.qtype.as_deref().unwrap_or(default)).map_err(usage)?;
     let cluster = source::read(&args.source, &args.names)?;
     // Like kubectl, default to the namespace of the kubeconfig's context.
     let context = cluster.selected_namespace(&args.names).filter(|_| args.names.namespace().is_none());
@@ -56,6 +60,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let caller = caller(&cluster, from)?;
     let mut explanation =
         explain::explain(&cluster.catalog.zone, &caller, &name, qtype, Audience::Operator).map_err(usage)?;
+    let reason = |namespace: &str, pod: &str| cluster.reason(namespace, pod);
+    cluster.catalog.complete(&mut explanation, &name, caller.namespace.as_ref(), pasted.port, reason);
+    if explanation.rcode != "NOERROR" {
+        explanation.near.extend(cluster.catalog.near_parts(&name, caller.namespace.as_ref()));
+        explanation.near.dedup();
+    }
     if let Some(server) = &args.server {
         explanation.server = Some(query_server(server, &name, qtype, &explanation)?);
     }
@@ -64,8 +74,14 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         Output::Json => super::json(&explanation)?,
     };
     print(&text)?;
-    match explanation.rcode.as_str() {
-        "NOERROR" | FORWARDED if explanation.server.as_ref().is_none_or(|server| !server.differs) => Ok(()),
+    let resolves = match explanation.rcode.as_str() {
+        "NOERROR" => !explanation.fails,
+        // A name that is nearly one of the cluster is more likely a mistake than a name of the internet.
+        FORWARDED => explanation.near.is_empty(),
+        _ => false,
+    };
+    match resolves {
+        true if explanation.server.as_ref().is_none_or(|server| !server.differs) => Ok(()),
         _ => Err(Failure::silent(NO)),
     }
 }

@@ -205,6 +205,9 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
     print(&String::from_utf8_lossy(&roff))
 }
 
+/// Moves the cursor to the top left and clears the screen below it (ECMA-48 sections 8.3.21 and 8.3.39).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
 /// Aligns rows in columns two spaces apart; the last column is not padded.
 fn table(rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut columns = tabwriter::TabWriter::new(Vec::new()).minwidth(0).padding(2);

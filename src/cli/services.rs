@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 
-use super::{Failure, json, paint, print, source, table};
+use super::{CLEAR, Failure, json, paint, print, source, table};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE};
 use crate::report::Catalog;
@@ -221,6 +221,3 @@ fn screen(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) ->
     });
     Ok(format!("{CLEAR}{}\n", rows.collect::<Vec<_>>().join("\n")))
 }
-
-/// Moves the cursor to the top left and clears the screen below it (ECMA-48 sections 8.3.21 and 8.3.39).
-const CLEAR: &str = "\x1b[H\x1b[J";

@@ -16,10 +16,11 @@ use crate::cluster::kubernetes::{self, Pods, Scope};
 use crate::cluster::object::{ParseOptions, Rejected};
 use crate::cluster::publish::{Publisher, SharedStatus};
 use crate::cluster::source::{OpenSource, Source, SourceError};
-use crate::cluster::{self, Event, Events, publish};
+use crate::cluster::{self, Event, Events, error_chain, publish};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{CONFIG, UNAVAILABLE};
 use crate::report::Catalog;
+use crate::report::lint::Unready;
 use crate::zone::facts::{Change, PodId};
 use crate::zone::{Builder, Diagnostic, Settings, Zone};
 
@@ -52,19 +53,82 @@ pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failu
 }
 
 /// Reads the source once.
-pub(super) fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
-    let mut builder = Builder::new(settings(names)?);
+fn read_silently(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let options = args.options(names);
-    let (events, api) = match &options.source {
-        Source::Manifests(path) => (options.open_manifests(path).map_err(SourceError::from)?.1, None),
-        source @ (Source::Kubeconfig(..) | Source::InCluster | Source::Unspecified) => {
-            let runtime = runtime()?;
-            let client = source.client(runtime.handle())?;
-            let events = runtime.block_on(listed(&client, options.parse_options))?;
-            builder.expect_namespaces();
-            (events, Some((runtime, client)))
+    match &options.source {
+        Source::Manifests(path) => {
+            built(Builder::new(settings(names)?), options.open_manifests(path).map_err(SourceError::from)?.1, None)
         }
-    };
+        api => read_api(api, options.parse_options, names),
+    }
+}
+
+fn read_api(source: &Source, parse_options: ParseOptions, names: &NameArgs) -> Result<Cluster, Failure> {
+    let mut builder = Builder::new(settings(names)?);
+    let runtime = runtime()?;
+    let client = source.client(runtime.handle())?;
+    let events = runtime.block_on(listed(&client, parse_options))?;
+    builder.expect_namespaces();
+    built(builder, events, Some((runtime, client)))
+}
+
+/// Reads the source once, and shows each object as it is written, with its place (`web.yaml:12`; empty for objects of
+/// an API). Returns, too, why parts of the source cannot be read.
+pub(super) fn inspect(
+    args: &SourceArgs,
+    names: &NameArgs,
+    each: &mut dyn FnMut(&str, Value),
+) -> Result<(Cluster, Vec<String>), Failure> {
+    let options = args.options(names);
+    if let Source::Manifests(path) = &options.source {
+        let (events, problems) = options.inspect_manifests(path, each);
+        let cluster = built(Builder::new(settings(names)?), events, None)?;
+        return Ok((cluster, problems.iter().map(ToString::to_string).collect()));
+    }
+    let cluster = read_api(&options.source, options.parse_options, names)?;
+    let mut problems = Vec::new();
+    let (runtime, client) = cluster.api.as_ref().ok_or_else(|| Failure::new(UNAVAILABLE, "the source has no API"))?;
+    for (kind, path) in [
+        ("Service", "/api/v1/services"),
+        ("EndpointSlice", "/apis/discovery.k8s.io/v1/endpointslices"),
+        ("Namespace", "/api/v1/namespaces"),
+        ("Pod", "/api/v1/pods"),
+    ] {
+        if let Err(error) = runtime.block_on(each_page(client, kind, path, each)) {
+            problems.push(format!("cannot list {}: {}", path.rsplit('/').next().unwrap_or(path), error_chain(&error)));
+        }
+    }
+    Ok((cluster, problems))
+}
+
+/// Lists a resource in pages, so that a large cluster is never in memory as a whole.
+async fn each_page(
+    client: &kube::Client,
+    kind: &str,
+    path: &str,
+    each: &mut dyn FnMut(&str, Value),
+) -> Result<(), kube::Error> {
+    let mut next = String::new();
+    loop {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.append_pair("limit", "500").append_pair("continue", &next);
+        let request = http::Request::get(format!("{path}?{}", query.finish())).body(Vec::new());
+        let mut page = client.request::<Value>(request.map_err(kube::Error::HttpError)?).await?;
+        next = page.pointer("/metadata/continue").and_then(Value::as_str).unwrap_or_default().to_owned();
+        for item in page.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+            let mut item = item.take();
+            if let Some(fields) = item.as_object_mut() {
+                fields.insert("kind".to_owned(), kind.into());
+            }
+            each("", item);
+        }
+        if next.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn built(builder: Builder, events: Vec<Event>, api: Option<(Runtime, kube::Client)>) -> Result<Cluster, Failure> {
     let pods = events.iter().filter_map(|event| match event {
         Event::Change(Change::Pod(pod, Some(_))) => Some(*pod),
         _ => None,
@@ -253,6 +317,14 @@ impl Cluster {
     /// Returns the selected namespace: `-n`, else that of the kubeconfig's context.
     pub(super) fn selected_namespace(&self, names: &NameArgs) -> Option<String> {
         selected_namespace(names, self.api.as_ref().map(|(_, client)| client))
+    }
+
+    /// Returns why a pod is not ready, and since when; `None` if the source is not an API, or does not say.
+    pub(super) fn reason(&self, namespace: &str, pod: &str) -> Option<String> {
+        let is_name = |text: &str| text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.'));
+        let (runtime, client) = self.api.as_ref().filter(|_| !pod.is_empty() && is_name(pod) && is_name(namespace))?;
+        let request = http::Request::get(format!("/api/v1/namespaces/{namespace}/pods/{pod}")).body(Vec::new()).ok()?;
+        Unready::of(&runtime.block_on(client.request::<Value>(request)).ok()?).map(|unready| unready.text())
     }
 
     /// Returns the namespace of a pod, found by name or, if the source is an API, by address.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use kube::client::{ClientBuilder, ConfigExt as _};
+use serde_json::Value;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tower::{BoxError, ServiceBuilder};
@@ -129,6 +130,16 @@ impl SourceOptions {
     pub fn open_manifests(&self, path: &Path) -> Result<(Manifests, Vec<Event>), ManifestError> {
         let (parse_options, service_cidrs) = (self.parse_options, self.service_cidrs.clone());
         Manifests::open(ManifestOptions { path: path.to_path_buf(), parse_options, service_cidrs })
+    }
+
+    /// Reads manifests once, and shows each object as it is written. See [`Manifests::inspect`].
+    pub fn inspect_manifests(
+        &self,
+        path: &Path,
+        each: &mut dyn FnMut(&str, Value),
+    ) -> (Vec<Event>, Vec<ManifestError>) {
+        let (parse_options, service_cidrs) = (self.parse_options, self.service_cidrs.clone());
+        Manifests::inspect(ManifestOptions { path: path.to_path_buf(), parse_options, service_cidrs }, each)
     }
 }
 

@@ -112,7 +112,7 @@ impl SourceArgs {
         SourceOptions {
             source: self.source(),
             service_cidrs: self.service_cidrs.clone(),
-            parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names, links: true },
+            parse_options: ParseOptions { endpoint_pod_names: names.endpoint_pod_names, for_commands: true },
             namespace: None,
             pods: Pods::Off,
             self_check: Duration::ZERO,
@@ -266,7 +266,7 @@ impl ServeArgs {
                 namespace: watched.map(str::to_owned),
                 pods,
                 self_check: self.self_check,
-                parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names, links: false },
+                parse_options: ParseOptions { endpoint_pod_names: self.names.endpoint_pod_names, for_commands: false },
                 ..self.source.options(&self.names)
             },
             namespace_budget: self.namespace_budget as usize,

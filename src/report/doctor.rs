@@ -168,7 +168,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
         _ => {}
     }
     let written = catalog.links_of(key);
-    let same = catalog.variables(key, &written, links::Style::Plain).err().into_iter().flatten();
+    let same = catalog.variables(key, &written, links::Style::Plain, None).err().into_iter().flatten();
     for wrong in same.filter(|wrong| matches!(wrong, links::LinkError::Conflict { .. })) {
         all.insert(finding(
             Severity::Error,
@@ -182,20 +182,31 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
         ));
     }
     for text in written {
-        let [code, why] = match catalog.variables(key, std::slice::from_ref(&text), links::Style::Plain) {
-            Err(wrong) if matches!(wrong.first(), Some(links::LinkError::NoPorts { .. })) => {
-                ["link-without-ports", "variables need a port, and the linked Service has none"]
-            }
-            Err(_) => ["broken-link", "the linked name does not resolve for this Service"],
-            Ok(_) => continue,
+        let wrong = catalog.variables(key, std::slice::from_ref(&text), links::Style::Plain, None).err();
+        let Some(wrong) = wrong.into_iter().flatten().next() else { continue };
+        let (code, what, why) = match &wrong {
+            links::LinkError::NoPorts { .. } => (
+                "link-without-ports",
+                "has no ports".to_owned(),
+                "variables need a port, and the linked Service has none",
+            ),
+            links::LinkError::NoSuchPort { has, .. } => (
+                "link-to-missing-port",
+                format!("does not have that port; it has {has}"),
+                "variables would name a port on which nothing listens",
+            ),
+            _ => (
+                "broken-link",
+                "does not exist, or is not visible to it".to_owned(),
+                "the linked name does not resolve for this Service",
+            ),
         };
-        let without = if code == "broken-link" { "does not exist, or is not visible to it" } else { "has no ports" };
         all.insert(finding(
             Severity::Error,
             code,
             key,
             [
-                format!("it links to {text}, which {without}"),
+                format!("it links to {text}, which {what}"),
                 why.into(),
                 format!(
                     "correct callsign.dev/links; `callsign explain {text} --from {}` suggests similar names",

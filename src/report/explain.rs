@@ -8,10 +8,11 @@ use hickory_proto::rr::{Name as WireName, RecordType};
 use serde::Serialize;
 use thiserror::Error;
 
+use super::near;
 use crate::answer::{ForwardReason, Limit, Scratch, Verdict, answer};
 use crate::resolve::{Node, Outcome, Recorded, Step, StepResult, resolve};
 use crate::wire::{Name, NameError, name_from_text, text_of};
-use crate::zone::{Caller, LazyCaller, NamespaceName, Origin, Zone};
+use crate::zone::{Caller, Kind, LazyCaller, NamespaceName, Origin, Zone};
 
 /// Reasons why a name cannot be explained.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -28,6 +29,48 @@ pub enum ExplainError {
     /// The other DNS library cannot parse or encode the message.
     #[error("cannot process the DNS message: {0}")]
     Unreadable(String),
+}
+
+/// What people paste in place of a name: a URL, a name with a port, or an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pasted {
+    /// The name; of an address, its reverse name.
+    pub name: String,
+    /// The port: a number, as written or as the scheme implies.
+    pub port: Option<u16>,
+    /// Whether an address was pasted.
+    pub is_address: bool,
+}
+
+impl Pasted {
+    /// Takes the name and the port out of a text such as `http://api:3000/x`, `[fd00::1]:53` or `sab:8080`.
+    pub fn parse(text: &str) -> Pasted {
+        let (scheme, rest) = text.trim().split_once("://").map_or(("", text.trim()), |(scheme, rest)| (scheme, rest));
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let (name, port) = match host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+            Some((address, port)) => (address, port.strip_prefix(':')),
+            // An IPv6 address without brackets has colons of its own.
+            None if host.parse::<IpAddr>().is_ok() => (host, None),
+            None => host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port))),
+        };
+        let implied = match scheme.to_ascii_lowercase().as_str() {
+            "http" | "ws" => Some(80),
+            "https" | "wss" => Some(443),
+            _ => None,
+        };
+        let port = port.and_then(|port| port.parse().ok()).or(implied);
+        match name.parse::<IpAddr>() {
+            Ok(address) => Pasted { name: reverse_name(address), port, is_address: true },
+            Err(_) => Pasted { name: name.to_owned(), port, is_address: false },
+        }
+    }
+}
+
+/// Returns the name under which the name of an address is looked up (RFC 1035 section 3.5, RFC 3596 section 2.5).
+fn reverse_name(address: IpAddr) -> String {
+    let name: WireName = address.into();
+    name.to_string().trim_end_matches('.').to_owned()
 }
 
 /// Parses a name from text, in the form that the resolver takes.
@@ -108,6 +151,12 @@ pub struct Explanation {
     /// Whether the answer is a CNAME to a name outside of the cluster, whose records come from upstreams.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub leads_out: bool,
+    /// What else there is to know: about the Service's endpoints, the port, or the record type.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// Whether a note says that a connection would fail, although the name resolves.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fails: bool,
     /// Similar names that exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub near: Vec<String>,
@@ -175,7 +224,9 @@ pub fn explain(
     let caller = who.namespace.as_ref().map_or(Caller::Unknown, Caller::Namespace);
     let trace = Recorded::default();
     let lazy_caller = LazyCaller::new(zone, caller);
-    let outcome = describe(&resolve(&lazy_caller, name, &trace));
+    let found = resolve(&lazy_caller, name, &trace);
+    let outcome = describe(&found);
+    let is_port = matches!(found, Outcome::Found(Node::Port(..), _));
     let query = query(name, qtype)?;
     let mut reply = vec![0; 65_535];
     let mut verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::new(0), &mut reply);
@@ -190,7 +241,14 @@ pub fn explain(
         Verdict::Reply { len, .. } => read(&reply[..len])?,
         Verdict::Forward(_) | Verdict::Drop => (FORWARDED.to_owned(), Vec::new()),
     };
-    let nothing = !matches!(rcode.as_str(), "NOERROR" | FORWARDED);
+    let mut notes = Vec::new();
+    if is_port && answers.is_empty() && rcode == "NOERROR" {
+        notes.push("the name of a port has SRV records only; ask with -t SRV".to_owned());
+    }
+    let near = match rcode.as_str() {
+        "NOERROR" => Vec::new(),
+        _ => near(zone, who.namespace.as_ref(), name, audience, &mut notes),
+    };
     Ok(Explanation {
         name: text_of(name.wire()),
         r#type: qtype.to_string(),
@@ -200,7 +258,9 @@ pub fn explain(
         rcode,
         answers,
         leads_out: error == Some(ForwardReason::LeadsOut),
-        near: if nothing { near(zone, who.namespace.as_ref(), name, audience) } else { Vec::new() },
+        notes,
+        fails: false,
+        near,
         server: None,
     })
 }
@@ -281,32 +341,60 @@ fn reason(address: IpAddr, origin: &Origin) -> String {
     }
 }
 
-/// Returns similar names, as this caller would write them.
-fn near(zone: &Zone, own: Option<&NamespaceName>, name: &Name, audience: Audience) -> Vec<String> {
-    let first = text_of(name.label(0));
-    let second = (name.labels() > 1).then(|| text_of(name.label(1)));
+/// Returns similar names, as this caller would write them. If a Service of the very name exists, a note says why it has
+/// no answer.
+fn near(
+    zone: &Zone,
+    own: Option<&NamespaceName>,
+    name: &Name,
+    audience: Audience,
+    notes: &mut Vec<String>,
+) -> Vec<String> {
+    let asked: Vec<String> = (0..name.labels()).map(|index| text_of(name.label(index))).collect();
+    let domain = zone.settings.first_domain();
     let mut near: Vec<(usize, String)> = Vec::new();
     for service in zone.services() {
         let (label, namespace) = (text_of(service.name.service()), text_of(service.name.namespace()));
         let here = own.is_some_and(|own| own.label() == service.name.namespace());
-        let distance = strsim::damerau_levenshtein(&first, &label);
-        let asked_there = second.as_ref().is_some_and(|second| *second == namespace);
-        let allowed = (first.len() / 3).clamp(1, 2);
-        let exact = distance == 0;
-        if !(exact || distance <= allowed && (here || asked_there || second.is_none())) {
-            continue;
-        }
-        let write = if here && second.is_none() { label.clone() } else { format!("{label}.{namespace}") };
+        let (distance, write) = match asked.as_slice() {
+            [] => continue,
+            [first] => match near::distance(first, &label) {
+                // The bare name of another namespace has to be complete there.
+                Some(distance) if here => (distance * 2, label.clone()),
+                Some(distance) => (distance * 2 + 1, format!("{label}.{namespace}")),
+                None => continue,
+            },
+            [first, second, rest @ ..] => {
+                let Some(of_label) = near::distance(first, &label) else { continue };
+                let Some(of_namespace) = near::distance(second, &namespace).or((of_label == 0).then_some(4)) else {
+                    continue;
+                };
+                let rest = rest.join(".");
+                let forms = ["", "svc", &format!("svc.{domain}")].map(str::to_owned);
+                let closest = near::closest(&rest, forms.iter().map(String::as_str).filter(|form| !form.is_empty()));
+                let Some(form) = closest.or(rest.is_empty().then_some("")) else { continue };
+                let dot = if form.is_empty() { "" } else { "." };
+                (2 * (of_label + of_namespace), format!("{label}.{namespace}{dot}{form}"))
+            }
+        };
         let hidden = service.visibility.as_ref().is_some_and(|visibility| !visibility.admits(own));
         if hidden && audience == Audience::Caller {
             continue;
         }
         let note = match (hidden, service.answers()) {
-            (true, _) => "; it exists, but is not visible to this caller",
-            (_, false) => "; it exists, but has no ready endpoint",
+            (true, _) => "exists, but is not visible to this caller",
+            (_, false) if matches!(service.kind, Kind::ExternalName(_)) => {
+                "is an ExternalName to an address or an invalid name; a CNAME needs a name"
+            }
+            (_, false) => "is headless, and has no ready endpoint",
             _ => "",
         };
-        near.push((distance * 2 + usize::from(!here), format!("{write}{note}")));
+        match (write == asked.join("."), note) {
+            (true, "") => {}
+            (true, note) => notes.push(format!("Service {label}.{namespace} {note}")),
+            (false, "") => near.push((distance, write)),
+            (false, note) => near.push((distance, format!("{write}; it {note}"))),
+        }
     }
     near.sort();
     near.dedup();
@@ -335,6 +423,12 @@ impl Explanation {
         }
         if self.leads_out {
             let _ = writeln!(text, "  followed by the records of the target, from upstreams");
+        }
+        if !self.notes.is_empty() {
+            text.push('\n');
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
         }
         if !self.near.is_empty() {
             let _ = writeln!(text, "\ndid you mean");

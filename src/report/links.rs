@@ -39,12 +39,26 @@ pub enum LinkError {
         to: String,
     },
     /// The target of a link has no ports.
-    #[error("{from} links to service: {to} which does not expose any ports")]
+    #[error("{from} links to service: {to} which does not expose any ports{}", given_port(*is_external))]
     NoPorts {
         /// The linking Service.
         from: String,
         /// The link as written.
         to: String,
+        /// Whether the target is an ExternalName, which a link can give a port.
+        is_external: bool,
+    },
+    /// The target of a link does not have the port that the link names.
+    #[error("{from} links to service: {to} which does not have port {port}; it has {has}")]
+    NoSuchPort {
+        /// The linking Service.
+        from: String,
+        /// The name of the target.
+        to: String,
+        /// The port, as written.
+        port: String,
+        /// The ports of the target.
+        has: String,
     },
     /// Two links would set the same variables.
     #[error("{from} links to {first} and {second}, which would both set {variable} variables; link to one by an alias")]
@@ -58,6 +72,10 @@ pub enum LinkError {
         /// The name that both links map to.
         variable: String,
     },
+}
+
+fn given_port(is_external: bool) -> &'static str {
+    if is_external { "; link to NAME:PORT" } else { "" }
 }
 
 /// Splits the value of `callsign.dev/links` into links.
@@ -74,6 +92,8 @@ struct Link<'c> {
     short: String,
     key: Key,
     fact: &'c ServiceFact,
+    /// The ports, that of the link first.
+    ports: Vec<PortFact>,
 }
 
 impl Catalog {
@@ -105,12 +125,14 @@ impl Catalog {
         links.map(written).unwrap_or_default()
     }
 
-    /// Returns the variables for the links of a Service, in the order of the links, or all errors.
+    /// Returns the variables for the links of a Service, in the order of the links, or all errors. A link is a name, or
+    /// `NAME:PORT`. With a scheme, it applies to all links.
     pub fn variables(
         &self,
         from: &Key,
         links: &[String],
         style: Style,
+        scheme: Option<&str>,
     ) -> Result<Vec<(String, String)>, Vec<LinkError>> {
         let mut wrong = Vec::new();
         let mut resolved: Vec<(Link<'_>, &str)> = Vec::new();
@@ -141,17 +163,36 @@ impl Catalog {
         if !wrong.is_empty() {
             return Err(wrong);
         }
-        Ok(resolved.iter().flat_map(|(link, _)| link.variables(style)).collect())
+        Ok(resolved.iter().flat_map(|(link, _)| link.variables(style, scheme)).collect())
     }
 
     fn link(&self, from: &Key, text: &str) -> Result<Link<'_>, LinkError> {
         let missing = || LinkError::Missing { from: from.name.to_string(), to: text.to_owned() };
+        let (text, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
         let namespace = self.zone.settings.namespace_name(&from.namespace).map_err(|_| missing())?;
         let service = self.resolved(text, &namespace).ok_or_else(missing)?;
         let key = key_of(service);
         let fact = &*self.services.get(&key).ok_or_else(missing)?.fact;
-        if fact.ports.is_empty() {
-            return Err(LinkError::NoPorts { from: from.name.to_string(), to: text.to_owned() });
+        let mut ports = fact.ports.clone();
+        let is_external = matches!(fact.service_type, ServiceType::External(_));
+        match (port, port.and_then(|port| port.parse().ok())) {
+            (None, _) => {}
+            // An ExternalName seldom lists its ports.
+            (Some(_), Some(number)) if is_external && ports.iter().all(|port| port.number != number) => {
+                let name = Box::default();
+                ports = vec![PortFact { name, protocol: Protocol::Tcp, number, target: None, app_protocol: None }];
+            }
+            (Some(port), number) => {
+                let wanted = |fact: &PortFact| Some(fact.number) == number || *fact.name == *port;
+                let Some(at) = ports.iter().position(wanted) else {
+                    let (from, to, port) = (from.name.to_string(), text.to_owned(), port.to_owned());
+                    return Err(LinkError::NoSuchPort { from, to, port, has: listed(&ports) });
+                };
+                ports.swap(0, at);
+            }
+        }
+        if ports.is_empty() {
+            return Err(LinkError::NoPorts { from: from.name.to_string(), to: text.to_owned(), is_external });
         }
         let host = self.domain(&key);
         // Variables are named after the first label: `scheduler.backoffice-workers` becomes SCHEDULER.
@@ -161,8 +202,18 @@ impl Catalog {
         } else {
             format!("{}.{}", key.name, key.namespace)
         };
-        Ok(Link { variable: variable(first), host, short, key, fact })
+        Ok(Link { variable: variable(first), host, short, key, fact, ports })
     }
+}
+
+/// Lists ports for messages: `80 (http), 443 (https)`.
+pub(super) fn listed(ports: &[PortFact]) -> String {
+    let texts = ports.iter().map(|port| match &*port.name {
+        "" => port.number.to_string(),
+        name => format!("{} ({name})", port.number),
+    });
+    let texts: Vec<String> = texts.collect();
+    if texts.is_empty() { "no ports".to_owned() } else { texts.join(", ") }
 }
 
 /// Converts a name to the name of a shell variable.
@@ -194,6 +245,9 @@ const SCHEMES: &[(&str, u16)] = &[
     ("mqtt", 1883),
     ("nats", 4222),
 ];
+
+/// Ports on which web servers listen by convention, beside 80 and 443. None belongs to a scheme of its own.
+const WEB: [u16; 6] = [3000, 5000, 8000, 8008, 8080, 8888];
 
 /// Schemes that a port name can imply, without a default port.
 const PLAIN: &[&str] = &["grpc", "tcp", "udp", "sctp"];
@@ -237,9 +291,12 @@ fn scheme_of(port: &PortFact) -> &str {
     if named.is_some() || port.protocol != Protocol::Tcp {
         return udp;
     }
+    // Charts call the port of a user interface so.
+    let is_web = matches!(&*port.name, "web" | "main" | "ui");
     match port.number {
+        443 | 8443 => "https",
         80 => "http",
-        443 => "https",
+        number if is_web || WEB.contains(&number) => "http",
         number => {
             let database = SCHEMES.iter().skip(4).take(7).find(|(_, of)| *of == number);
             database.map_or(udp, |(scheme, _)| scheme)
@@ -257,9 +314,9 @@ impl Link<'_> {
         }
     }
 
-    fn variables(&self, style: Style) -> Vec<(String, String)> {
-        let Some(port) = self.fact.ports.first() else { return Vec::new() };
-        let (scheme, number) = (scheme(port), self.number(port));
+    fn variables(&self, style: Style, given: Option<&str>) -> Vec<(String, String)> {
+        let Some(port) = self.ports.first() else { return Vec::new() };
+        let (scheme, number) = (given.map_or_else(|| scheme(port), str::to_owned), self.number(port));
         let name = &self.variable;
         let host = if style == Style::Cloud66 { &self.short } else { &self.host };
         let default = SCHEMES.iter().any(|(known, port)| *known == scheme && *port == number);
@@ -285,7 +342,7 @@ impl Link<'_> {
                 };
                 let host = &address.unwrap_or_else(|| host.clone());
                 let mut all = vec![one("_SERVICE_HOST", host.clone()), one("_SERVICE_PORT", number.to_string())];
-                let named = self.fact.ports.iter().filter(|port| !port.name.is_empty());
+                let named = self.ports.iter().filter(|port| !port.name.is_empty());
                 all.extend(named.map(|port| {
                     one(&format!("_SERVICE_PORT_{}", variable(&port.name)), self.number(port).to_string())
                 }));
@@ -298,7 +355,7 @@ impl Link<'_> {
     /// Returns Docker's variables: `API_PORT=tcp://host:3000`, and the URL and its parts for each port.
     fn docker(&self, host: &str) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        for (index, port) in self.fact.ports.iter().enumerate() {
+        for (index, port) in self.ports.iter().enumerate() {
             let (number, upper) = (self.number(port), port.protocol.as_str());
             let protocol = upper.to_ascii_lowercase();
             // RFC 3986 section 3.2.2: IPv6 addresses are enclosed in brackets.
@@ -341,7 +398,10 @@ mod tests {
             ("port 443", port("web", tcp, 443, None), "https"),
             ("the port of a database", port("", tcp, 5432, None), "postgres"),
             ("a name of tcp overrides the number", port("tcp", tcp, 80, None), "tcp"),
-            ("an unknown name and number", port("main", tcp, 9000, None), "tcp"),
+            ("the user interface of a chart", port("main", tcp, 9091, None), "http"),
+            ("a port of web servers", port("", tcp, 3000, None), "http"),
+            ("a port of web servers with TLS", port("", tcp, 8443, None), "https"),
+            ("an unknown name and number", port("metrics", tcp, 9000, None), "tcp"),
             ("upper case", port("", tcp, 443, Some("HTTPS")), "https"),
             ("UDP", port("dns", Protocol::Udp, 53, None), "udp"),
             ("port 22 does not imply a scheme", port("", tcp, 22, None), "tcp"),

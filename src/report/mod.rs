@@ -2,10 +2,12 @@
 //! findings. They are pure functions of the table and the facts. Commands print the results, and the admin address
 //! serves them.
 
-pub mod clients;
 pub mod doctor;
 pub mod explain;
 pub mod links;
+pub mod lint;
+pub mod near;
+pub mod server;
 pub mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +15,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
-use crate::wire::{Name, label_of, name_from_text};
-use crate::zone::facts::{Key, ServiceFact};
+use crate::wire::{Name, label_of, name_from_text, text_of};
+use crate::zone::facts::{Key, PortFact, ServiceFact, ServiceType, UnreadyFact};
 use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Service, Zone};
 
 /// A consistent snapshot of the facts, sorted, with the table built from them.
@@ -70,7 +72,12 @@ struct ServiceView {
     ready: BTreeSet<IpAddr>,
     /// Whether it has any slices. In manifests they are optional.
     has_slices: bool,
+    /// Endpoints that are not ready.
+    unready: Vec<UnreadyFact>,
 }
+
+/// Number of endpoints that are not ready, of which an explanation says why.
+const MAX_UNREADY: usize = 5;
 
 impl Catalog {
     /// Builds a catalog. The order of the facts does not matter.
@@ -78,7 +85,9 @@ impl Catalog {
         let mut services: BTreeMap<Key, ServiceView> = facts
             .services
             .into_iter()
-            .map(|(key, fact)| (key, ServiceView { fact, total: 0, ready: BTreeSet::new(), has_slices: false }))
+            .map(|(key, fact)| {
+                (key, ServiceView { fact, total: 0, ready: BTreeSet::new(), has_slices: false, unready: Vec::new() })
+            })
             .collect();
         let mut namespaces: BTreeSet<Box<str>> = facts.namespaces.into_iter().map(|(name, _)| name).collect();
         namespaces.extend(services.keys().map(|key| key.namespace.clone()));
@@ -91,6 +100,7 @@ impl Catalog {
                 let repeated = slice.ready.len() - (known.ready.len() - before);
                 known.total += slice.total.saturating_sub(repeated as u32);
                 known.has_slices = true;
+                known.unready.extend(slice.unready.iter().cloned());
             }
         }
         Catalog { zone, services, namespaces }
@@ -143,6 +153,101 @@ impl Catalog {
         (!found.answers() && lazy_caller.sees(&found.visibility)).then_some(found)
     }
 
+    /// Adds to the explanation of a name what the facts know of its Service: endpoints that are not ready, and whether
+    /// the port is one of its ports. `reason` says why a pod is not ready.
+    pub fn complete(
+        &self,
+        explanation: &mut explain::Explanation,
+        name: &Name,
+        from: Option<&NamespaceName>,
+        port: Option<u16>,
+        mut reason: impl FnMut(&str, &str) -> Option<String>,
+    ) {
+        let Some((key, known)) = self.meant(name, from) else { return };
+        let notes = &mut explanation.notes;
+        if matches!(known.fact.service_type, ServiceType::Cluster(_)) && known.has_slices && known.ready.is_empty() {
+            notes.push(format!("none of the {} endpoints of Service {key} is ready: connections fail", known.total));
+            explanation.fails = true;
+        }
+        for endpoint in known.unready.iter().take(MAX_UNREADY) {
+            let pod = if endpoint.pod.is_empty() { String::new() } else { format!(" (pod {})", endpoint.pod) };
+            let why = match endpoint.is_terminating {
+                true => "it is being deleted".to_owned(),
+                false => reason(&key.namespace, &endpoint.pod)
+                    .unwrap_or_else(|| "its readiness probe fails, or it is starting".to_owned()),
+            };
+            notes.push(format!("  {}{pod} is not ready: {why}", endpoint.address));
+        }
+        if let Some(more) = known.unready.len().checked_sub(MAX_UNREADY).filter(|more| *more > 0) {
+            notes.push(format!("  and {more} more"));
+        }
+        let Some(port) = port else { return };
+        // Clients of a headless Service connect to the pods themselves.
+        let is_headless = matches!(known.fact.service_type, ServiceType::Headless);
+        let is_target = |fact: &PortFact| is_headless && fact.target.as_deref() == Some(&*port.to_string());
+        let found = known.fact.ports.iter().find(|fact| fact.number == port || is_target(fact));
+        match found {
+            Some(fact) => {
+                let name = if fact.name.is_empty() { String::new() } else { format!(" ({})", fact.name) };
+                let target = fact.target.as_ref().map(|target| format!(", which leads to port {target} of its pods"));
+                notes.push(format!("port {port}{name} is a port of Service {key}{}", target.unwrap_or_default()));
+            }
+            None if known.fact.ports.is_empty() => notes.push(format!("Service {key} lists no ports")),
+            None => {
+                notes.push(format!(
+                    "port {port} is not a port of Service {key}; it has {}",
+                    links::listed(&known.fact.ports)
+                ));
+                explanation.fails = true;
+            }
+        }
+    }
+
+    /// Returns the Service that a name means, whether or not it has an answer.
+    fn meant(&self, name: &Name, from: Option<&NamespaceName>) -> Option<(&Key, &ServiceView)> {
+        let caller = from.map_or(Caller::Unknown, Caller::Namespace);
+        let lazy_caller = LazyCaller::new(&self.zone, caller);
+        let found = self.service_of(name, &lazy_caller).map(|service| key_of(service)).or_else(|| {
+            let label = |index: usize| text_of(name.label(index));
+            let namespace = match name.labels() {
+                1 => from?.text(),
+                _ => label(1),
+            };
+            let is_plain = name.labels() <= 2 || label(2) == "svc";
+            let key = is_plain.then(|| Key::new(&namespace, &label(0)))?;
+            let entry = self.entry(&key)?;
+            // A name that does not resolve, for a caller who may not see the Service, is explained by its trace.
+            (!entry.answers() && lazy_caller.sees(&entry.visibility)).then_some(key)
+        })?;
+        self.services.get_key_value(&found)
+    }
+
+    /// Returns names that nearly equal an alias or the name of a port.
+    pub fn near_parts(&self, name: &Name, from: Option<&NamespaceName>) -> Vec<String> {
+        let asked = text_of(name.wire());
+        let asked = asked.trim_end_matches('.');
+        let (first, rest) = asked.split_once('.').unwrap_or((asked, ""));
+        if let Some(port) = first.strip_prefix('_') {
+            // The name of a port: `_http._tcp.api`.
+            let mut labels = rest.splitn(2, '.');
+            let (protocol, service) = (labels.next().unwrap_or_default(), labels.next().unwrap_or_default());
+            let parsed = name_from_text(service).ok().and_then(|wire| Name::parse(&wire, 0).ok());
+            let known = parsed.as_ref().and_then(|service| self.meant(service, from));
+            let ports = known.iter().flat_map(|(_, known)| &known.fact.ports).map(|port| &*port.name);
+            let meant = near::closest(port, ports.filter(|name| !name.is_empty()));
+            return meant.map(|meant| format!("_{meant}.{protocol}.{service}")).into_iter().collect();
+        }
+        let own = from.map(NamespaceName::text);
+        let aliases = self.services.iter().filter(|(key, _)| match rest {
+            "" => own.as_deref() == Some(&*key.namespace),
+            namespace => *key.namespace == *namespace,
+        });
+        let aliases = aliases.flat_map(|(_, known)| &known.fact.aliases).map(|alias| &**alias);
+        let dot = if rest.is_empty() { "" } else { "." };
+        let found = near::closest(first, aliases).filter(|alias| *alias != first);
+        found.map(|alias| format!("{alias}{dot}{rest}")).into_iter().collect()
+    }
+
     /// Resolves a name to a Service for a caller without a known namespace.
     fn means(&self, name: &str) -> Option<Key> {
         let wire = name_from_text(name).ok()?;
@@ -184,6 +289,5 @@ impl Catalog {
 
 /// Returns the key under which the facts hold a Service of the table.
 fn key_of(service: &Service) -> Key {
-    use crate::wire::text_of;
     Key::new(&text_of(service.name.namespace()), &text_of(service.name.service()))
 }

@@ -138,6 +138,17 @@ pub struct EndpointFact {
     pub name: Option<Box<str>>,
 }
 
+/// An endpoint that is not ready.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UnreadyFact {
+    /// Its first address, as written.
+    pub address: Box<str>,
+    /// Its pod; empty if it has none.
+    pub pod: Box<str>,
+    /// Whether its pod is being deleted.
+    pub is_terminating: bool,
+}
+
 /// An EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceFact {
@@ -147,6 +158,9 @@ pub struct SliceFact {
     pub ready: Vec<EndpointFact>,
     /// Number of endpoints in the slice, ready or not.
     pub total: u32,
+    /// Endpoints that are not ready, for commands; a server has none.
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub unready: Box<[UnreadyFact]>,
     /// Ports with a number.
     pub ports: Vec<PortFact>,
     /// Ready endpoints of an `addressType: FQDN` slice: names in wire format.

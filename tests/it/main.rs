@@ -10,6 +10,7 @@
     missing_docs
 )]
 
+mod advice;
 mod api;
 mod attacks;
 mod command;

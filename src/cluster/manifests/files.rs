@@ -35,7 +35,7 @@ impl Stamp {
 pub(super) struct Found {
     pub(super) files: BTreeSet<PathBuf>,
     /// The folders that were searched.
-    folders: Vec<PathBuf>,
+    pub(super) folders: Vec<PathBuf>,
     /// Folders that could not be searched.
     pub(super) problems: Vec<ManifestError>,
 }
@@ -148,19 +148,21 @@ pub(super) fn is_stream(path: &Path) -> bool {
 /// The file cannot be read, is too long, or is not text.
 pub(super) fn text(path: &Path) -> Result<String, ManifestError> {
     let is_input = path == Path::new("-");
-    let name = if is_input { Path::new("standard input") } else { path };
+    let name = super::name_of(path);
     let read = || -> std::io::Result<Vec<u8>> {
         let mut octets = Vec::new();
         if is_input {
             std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut octets)?;
         } else {
-            std::fs::File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut octets)?;
+            let file = std::fs::File::open(path)?;
+            // Growing to fit would need twice the memory.
+            octets.reserve_exact(file.metadata()?.len().min(MAX_FILE) as usize + 1);
+            file.take(MAX_FILE + 1).read_to_end(&mut octets)?;
         }
         Ok(octets)
     };
-    let octets = read().map_err(|source| unreadable(name, source))?;
-    let bad =
-        |line: Option<u64>, reason: String| ManifestError::Syntax { path: name.display().to_string(), line, reason };
+    let octets = read().map_err(|source| ManifestError::Unreadable { path: name.clone(), source })?;
+    let bad = |line: Option<u64>, reason: String| ManifestError::Syntax { path: name.clone(), line, reason };
     if octets.len() as u64 > MAX_FILE {
         return Err(bad(None, format!("longer than {} MiB; split it", MAX_FILE >> 20)));
     }

@@ -3,15 +3,17 @@
 mod files;
 mod parse;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use thiserror::Error;
 
 use self::files::{Found, Stamp};
+use self::parse::Parsed;
 use super::object::{ParseOptions, Rejected};
 use super::{Event, Events, Resource};
 use crate::watched::FolderWatch;
@@ -88,11 +90,11 @@ struct File {
 }
 
 /// The kind and key of an object.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Identity {
-    Namespace(Box<str>),
-    Service(Key),
-    Slice(Key),
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Identity<'c> {
+    Namespace(&'c str),
+    Service(&'c Key),
+    Slice(&'c Key),
     Pod(PodId),
 }
 
@@ -100,7 +102,8 @@ enum Identity {
 pub struct Manifests {
     options: ManifestOptions,
     files: BTreeMap<PathBuf, File>,
-    sent: HashMap<Identity, Change>,
+    /// Sorted by identity. A list needs a third of a map's memory.
+    sent: Vec<Change>,
     /// Objects that several files declare, as reported.
     repeated: BTreeSet<String>,
 }
@@ -112,11 +115,12 @@ impl Manifests {
     /// When the path cannot be read, or is a single file that does not parse. In a folder, such a file becomes an
     /// [`Event::Health`], and the other files still apply.
     pub fn open(options: ManifestOptions) -> Result<(Manifests, Vec<Event>), ManifestError> {
-        let mut manifests =
-            Manifests { options, files: BTreeMap::new(), sent: HashMap::new(), repeated: BTreeSet::new() };
+        let mut manifests = Manifests { options, files: BTreeMap::new(), sent: Vec::new(), repeated: BTreeSet::new() };
         let path = manifests.options.path.clone();
         if files::is_stream(&path) || path.is_file() {
-            let file = manifests.load(&path)?;
+            // The stamp is older than the text, so that no change in between is missed.
+            let stamp = files::stamp(&path).ok();
+            let file = File { stamp, ..manifests.load(&path)? };
             manifests.files.insert(path, file);
             return Ok(manifests.events()).map(|events| (manifests, events));
         }
@@ -125,6 +129,36 @@ impl Manifests {
         let mut events = manifests.events();
         events.push(manifests.health(&found));
         Ok((manifests, events))
+    }
+
+    /// Reads all manifests once, and shows each object as it is written, with its place (`web.yaml:12`). Returns the
+    /// events of everything that can be read, and why the rest cannot.
+    pub fn inspect(options: ManifestOptions, each: &mut dyn FnMut(&str, Value)) -> (Vec<Event>, Vec<ManifestError>) {
+        let mut manifests = Manifests { options, files: BTreeMap::new(), sent: Vec::new(), repeated: BTreeSet::new() };
+        let path = manifests.options.path.clone();
+        let found = match files::is_stream(&path) {
+            true => Ok(Found { files: BTreeSet::from([path]), ..Found::default() }),
+            false => files::find(&path),
+        };
+        let Found { files, mut problems, .. } = match found {
+            Ok(found) => found,
+            Err(problem) => return (Vec::new(), vec![problem]),
+        };
+        for path in files {
+            let name = name_of(&path);
+            let read = |each: &mut dyn FnMut(&str, Value)| {
+                let text = files::text(&path)?;
+                parse::inspect(&name, &text, &mut |line, object| each(&format!("{name}:{line}"), object))?;
+                parse::parse(&name, &text, manifests.options.parse_options)
+            };
+            match read(each) {
+                Ok(Parsed { objects, rejected }) => {
+                    manifests.files.insert(path, File { objects, rejected, ..File::default() });
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (manifests.events(), problems)
     }
 
     /// Returns the event that reports the current errors of all files, or that there are none.
@@ -240,9 +274,8 @@ impl Manifests {
 
     fn load(&self, path: &Path) -> Result<File, ManifestError> {
         let text = files::text(path)?;
-        let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
-        let parse::Parsed { objects, rejected } = parse::parse(&name, &text, self.options.parse_options)?;
-        Ok(File { objects, rejected, ..File::default() })
+        let Parsed { objects, rejected } = parse::parse(&name_of(path), &text, self.options.parse_options)?;
+        Ok(File { objects: objects.into_boxed_slice().into_vec(), rejected, ..File::default() })
     }
 
     /// Returns the changes since the last call, and the objects rejected since then.
@@ -250,38 +283,43 @@ impl Manifests {
         let mut events: Vec<Event> =
             self.files.values_mut().flat_map(|file| file.rejected.drain(..)).map(Event::Rejected).collect();
         self.generate_addresses();
-        // Of an object that is declared twice, the last declaration counts, as with kubectl.
-        let mut all: BTreeMap<Identity, (&Path, &Change)> = BTreeMap::new();
+        // Sorting is stable: of an object that is declared twice, the last declaration counts, as with kubectl.
+        let mut all: Vec<(&Path, &Change)> = Vec::new();
+        all.extend(
+            self.files.iter().flat_map(|(path, file)| file.objects.iter().map(move |object| (&**path, &object.change))),
+        );
+        let stated: BTreeSet<&str> = all.iter().filter_map(|(_, change)| namespace(change)).collect();
+        let implied: Vec<Change> =
+            stated.iter().map(|name| Change::Namespace((*name).into(), Some(NamespaceFact::default()))).collect();
+        all.splice(0..0, implied.iter().map(|change| (Path::new(""), change)));
+        all.sort_by(|a, b| identity(a.1).cmp(&identity(b.1)));
         let mut repeated = BTreeSet::new();
-        for (path, file) in &self.files {
-            for object in &file.objects {
-                let before = all.insert(identity(&object.change), (path, &object.change));
-                if let Some((before, _)) = before.filter(|(_, change)| !matches!(change, Change::Namespace(..))) {
-                    let rejected = again(&object.change, before, path);
-                    if repeated.insert(rejected.to_string()) && !self.repeated.contains(&rejected.to_string()) {
-                        events.push(Event::Rejected(rejected));
-                    }
+        let mut now: Vec<&Change> = Vec::with_capacity(all.len());
+        for same in all.chunk_by(|a, b| identity(a.1) == identity(b.1)) {
+            now.extend(same.last().map(|(_, change)| *change));
+            for pair in same.windows(2).filter(|pair| !matches!(pair[0].1, Change::Namespace(..))) {
+                let rejected = again(pair[1].1, pair[0].0, pair[1].0);
+                if repeated.insert(rejected.to_string()) && !self.repeated.contains(&rejected.to_string()) {
+                    events.push(Event::Rejected(rejected));
                 }
             }
         }
-        let mut namespaces: BTreeSet<&str> = all.values().filter_map(|(_, change)| namespace(change)).collect();
-        namespaces.retain(|name| !all.contains_key(&Identity::Namespace((*name).into())));
-        let implied: Vec<Change> =
-            namespaces.into_iter().map(|name| Change::Namespace(name.into(), Some(NamespaceFact::default()))).collect();
-        for change in &implied {
-            all.insert(identity(change), (&self.options.path, change));
-        }
-        let gone: Vec<Identity> = self.sent.keys().filter(|id| !all.contains_key(id)).cloned().collect();
-        for id in gone {
-            self.sent.remove(&id);
-            events.push(Event::Change(removal(id)));
-        }
-        for (id, (_, change)) in all {
-            if self.sent.get(&id).is_none_or(|sent| !same(sent, change)) {
-                self.sent.insert(id, change.clone());
-                events.push(Event::Change(change.clone()));
+        // Both lists are sorted, so one pass compares them.
+        let mut before = std::mem::take(&mut self.sent).into_iter().peekable();
+        self.sent.reserve_exact(now.len());
+        for change in now {
+            while let Some(gone) = before.next_if(|sent| identity(sent) < identity(change)) {
+                events.push(Event::Change(removal(gone)));
+            }
+            match before.next_if(|sent| identity(sent) == identity(change)) {
+                Some(sent) if same(&sent, change) => self.sent.push(sent),
+                _ => {
+                    events.push(Event::Change(change.clone()));
+                    self.sent.push(change.clone());
+                }
             }
         }
+        events.extend(before.map(removal).map(Event::Change));
         self.repeated = repeated;
         events
     }
@@ -301,7 +339,7 @@ impl Manifests {
             .flat_map(|file| &mut file.objects)
             .filter(|object| object.lacks_address())
             .collect();
-        without.sort_by_key(|object| identity(&object.change));
+        without.sort_by(|a, b| identity(&a.change).cmp(&identity(&b.change)));
         for object in without {
             let Change::Service(key, Some(fact)) = &mut object.change else { continue };
             let mut addresses = Vec::new();
@@ -333,6 +371,11 @@ impl ParsedObject {
     }
 }
 
+/// Returns the name of a file for messages.
+fn name_of(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
+}
+
 /// Returns the complaint about an object that is declared twice.
 fn again(change: &Change, first: &Path, second: &Path) -> Rejected {
     let (kind, name) = match change {
@@ -348,21 +391,21 @@ fn again(change: &Change, first: &Path, second: &Path) -> Rejected {
     Rejected { kind, name, reason }
 }
 
-fn identity(change: &Change) -> Identity {
+fn identity(change: &Change) -> Identity<'_> {
     match change {
-        Change::Namespace(name, _) => Identity::Namespace(name.clone()),
-        Change::Service(key, _) => Identity::Service(key.clone()),
-        Change::Slice(key, _) => Identity::Slice(key.clone()),
+        Change::Namespace(name, _) => Identity::Namespace(name),
+        Change::Service(key, _) => Identity::Service(key),
+        Change::Slice(key, _) => Identity::Slice(key),
         Change::Pod(pod, _) => Identity::Pod(*pod),
     }
 }
 
-fn removal(id: Identity) -> Change {
-    match id {
-        Identity::Namespace(name) => Change::Namespace(name, None),
-        Identity::Service(key) => Change::Service(key, None),
-        Identity::Slice(key) => Change::Slice(key, None),
-        Identity::Pod(pod) => Change::Pod(pod, None),
+fn removal(change: Change) -> Change {
+    match change {
+        Change::Namespace(name, _) => Change::Namespace(name, None),
+        Change::Service(key, _) => Change::Service(key, None),
+        Change::Slice(key, _) => Change::Slice(key, None),
+        Change::Pod(pod, _) => Change::Pod(pod, None),
     }
 }
 

@@ -38,6 +38,21 @@ pub(super) fn parse(path: &str, text: &str, options: ParseOptions) -> Result<Par
     Ok(parsed)
 }
 
+/// Calls `each` for each document of a text, as it is written, with the line on which it begins.
+///
+/// # Errors
+/// As for [`parse`].
+pub(super) fn inspect(path: &str, text: &str, each: &mut dyn FnMut(u64, Value)) -> Result<(), ManifestError> {
+    each_document(path, text, |line, document| {
+        let before = match &document {
+            Document::Json(_) => 0,
+            Document::Yaml(text) => text.lines().take_while(|line| !has_contents(line)).count() as u64,
+        };
+        each(line + before, document.read(std::marker::PhantomData::<Value>)?);
+        Ok(())
+    })
+}
+
 /// One document of a text.
 pub(super) enum Document<'a, 't> {
     Json(&'a mut serde_json::Deserializer<serde_json::de::StrRead<'t>>),
@@ -126,15 +141,8 @@ pub(super) fn each_document<'t>(
 /// Splits YAML at its document markers, each of which is part of the document that it begins (YAML 1.2 section 9.1.4:
 /// a line that begins with `---` is always one). Returns the documents with contents, and the lines that they begin on.
 fn documents(text: &str) -> impl Iterator<Item = (u64, &str)> {
-    fn is_marker(line: &str) -> bool {
-        line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-    }
-    let has_contents = |document: &str| {
-        let mut lines = document.lines().map(|line| if is_marker(line) { &line[3..] } else { line }.trim());
-        lines.any(|line| !line.is_empty() && !line.starts_with(['#', '%']) && line != "...")
-    };
     let mut rest = Some((1, text));
-    let mut next = move || {
+    let next = move || {
         let (first, text) = rest.take()?;
         let (mut at, mut line) = (0, first);
         for each in text.split_inclusive('\n') {
@@ -147,7 +155,17 @@ fn documents(text: &str) -> impl Iterator<Item = (u64, &str)> {
         }
         Some((first, text))
     };
-    std::iter::from_fn(move || next()).filter(move |(_, document)| has_contents(document))
+    std::iter::from_fn(next).filter(|(_, document)| document.lines().any(has_contents))
+}
+
+fn is_marker(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+}
+
+/// Whether a line is more than a marker, a comment or a directive.
+fn has_contents(line: &str) -> bool {
+    let line = if is_marker(line) { line.trim_start_matches('-') } else { line }.trim();
+    !line.is_empty() && !line.starts_with(['#', '%']) && line != "..."
 }
 
 /// Deserializes a document and adds its objects.
@@ -216,7 +234,8 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
             }
             return Ok(());
         }
-        take(&kind.to_owned(), fields, self.options, self.parsed);
+        let kind = kind.to_owned();
+        take(&kind, fields, self.options, self.parsed);
         Ok(())
     }
 }

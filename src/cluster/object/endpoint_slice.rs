@@ -9,7 +9,7 @@ use super::meta::Meta;
 use super::ports::{PortObject, ports};
 use super::{MAX_ADDRESSES, Object, ParseOptions, key_of, label, quoted};
 use crate::wire::name_from_text;
-use crate::zone::facts::{Change, EndpointFact, Key, SliceFact};
+use crate::zone::facts::{Change, EndpointFact, Key, SliceFact, UnreadyFact};
 
 /// `discovery.k8s.io/v1` EndpointSlice.
 #[derive(Debug, Deserialize)]
@@ -35,6 +35,7 @@ struct SliceEndpoint {
 #[derive(Debug, Deserialize)]
 struct Conditions {
     ready: Option<bool>,
+    terminating: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,12 +95,15 @@ impl Object for EndpointSliceObject {
             ports: ports(&self.ports, notes)?,
             ..SliceFact::default()
         };
-        let mut left_out = 0_usize;
+        let (mut left_out, mut unready) = (0_usize, Vec::new());
         let fqdn = self.address_type.as_deref() == Some("FQDN");
         for endpoint in self.endpoints.iter().flatten().flatten() {
             fact.total += 1;
             // `ready: null` means ready (API documentation of EndpointConditions).
             if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
+                if parse_options.for_commands {
+                    unready.push(endpoint.unready());
+                }
                 continue;
             }
             for listed in endpoint.addresses.iter().flatten() {
@@ -134,6 +138,9 @@ impl Object for EndpointSliceObject {
         // The order has no meaning. Sorting makes slices with the same endpoints compare as equal.
         fact.ready.sort_unstable();
         fact.ready.dedup();
+        fact.ready.shrink_to_fit();
+        unready.sort_unstable();
+        fact.unready = unready.into();
         Ok(Change::Slice(key, Some(fact.into())))
     }
 
@@ -143,6 +150,19 @@ impl Object for EndpointSliceObject {
 }
 
 impl SliceEndpoint {
+    fn unready(&self) -> UnreadyFact {
+        let address = self.addresses.iter().flatten().next().map(|address| match address {
+            EndpointAddress::Address(address) => address.to_string(),
+            EndpointAddress::Text(text) => quoted(text),
+        });
+        let pod = self.target_ref.as_ref().filter(|target| target.kind == Some(TargetKind::Pod));
+        UnreadyFact {
+            address: address.unwrap_or_default().into(),
+            pod: pod.and_then(|target| target.name.as_deref()).map(quoted).unwrap_or_default().into(),
+            is_terminating: self.conditions.as_ref().and_then(|conditions| conditions.terminating) == Some(true),
+        }
+    }
+
     /// Returns the endpoint's label; `None` if its address serves as its name.
     fn name(&self, parse_options: ParseOptions, notes: &mut Vec<String>) -> Option<Box<str>> {
         if let Some(hostname) = self.hostname.as_deref().filter(|hostname| !hostname.is_empty()) {

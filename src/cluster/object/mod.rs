@@ -40,8 +40,8 @@ pub struct Rejected {
 pub struct ParseOptions {
     /// `--endpoint-pod-names`.
     pub endpoint_pod_names: bool,
-    /// Whether `callsign.dev/links` is kept. Only commands need it; a server would hold it for nothing.
-    pub links: bool,
+    /// Whether to retain what only commands need: `callsign.dev/links` and the endpoints that are not ready.
+    pub for_commands: bool,
 }
 
 // Bounds on what one object can hold. They are far above honest use; what is over them is left out, with one complaint.

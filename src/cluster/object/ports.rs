@@ -31,8 +31,8 @@ fn protocol(text: Option<&str>) -> Result<Protocol, String> {
 /// # Errors
 /// A port is invalid.
 pub(super) fn ports(ports: &Option<Vec<PortObject>>, notes: &mut Vec<String>) -> Result<Vec<PortFact>, String> {
-    let mut facts = Vec::new();
     let count = ports.as_ref().map_or(0, Vec::len);
+    let mut facts = Vec::with_capacity(count.min(MAX_PORTS));
     if count > MAX_PORTS {
         notes.push(format!("it has {count} ports; only the first {MAX_PORTS} are used"));
     }

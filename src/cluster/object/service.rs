@@ -65,7 +65,7 @@ impl Object for ServiceObject {
         } else if addresses.contains(&"None") {
             ServiceType::Headless
         } else {
-            let mut parsed = Vec::new();
+            let mut parsed = Vec::with_capacity(addresses.len());
             for text in addresses {
                 let address = address(text)?;
                 if !parsed.contains(&address) {
@@ -76,7 +76,8 @@ impl Object for ServiceObject {
         };
         let annotations = meta.annotations.as_ref();
         let labels = meta.labels.as_ref();
-        let links = annotations.and_then(|annotations| annotations.links.as_ref()).filter(|_| parse_options.links);
+        let links =
+            annotations.and_then(|annotations| annotations.links.as_ref()).filter(|_| parse_options.for_commands);
         if let Some(length) = links.map(|links| links.0.len()).filter(|length| *length > MAX_ANNOTATION) {
             notes.push(format!("callsign.dev/links is ignored: it has {length} octets; the limit is {MAX_ANNOTATION}"));
         }

@@ -158,7 +158,7 @@ impl Files {
             _ => PathBuf::from("."),
         });
         let watched = FolderWatch::new("certificates").and_then(|watched| {
-            folders.map(|folder| watched.add(&folder)).collect::<std::io::Result<()>>()?;
+            folders.into_iter().try_for_each(|folder| watched.add(&folder))?;
             Ok(watched)
         });
         watched.inspect_err(|error| tracing::warn!(%error, "cannot watch certificate folders; polling instead")).ok()

@@ -23,7 +23,7 @@ use crate::lifecycle::{self, LameDuck, Phase, Signals};
 use crate::server::encrypted::ListenUrl;
 use crate::server::{self, BindError, Counters, Handler, ListenError, Published, Servers};
 use crate::zone::{Builder, OwnPod, Zone};
-use crate::{exit, forward};
+use crate::{exit, forward, watched};
 
 /// Capacity of the publisher's event queue. Beyond it, backpressure reaches the connections to the API.
 const EVENTS: usize = 4096;
@@ -129,6 +129,11 @@ pub fn start(config: Config) -> Result<Running, StartError> {
     };
     // Probes have a thread of their own: neither a large table nor a scrape may make them late.
     let (control, admin_runtime, health_runtime) = (runtime("control")?, runtime("admin")?, runtime("health")?);
+    // SIGHUP must not end a server that is still reading its source.
+    {
+        let _runtime = control.enter();
+        control.spawn(lifecycle::on_hangup(watched::wake_all).map_err(system("a signal handler"))?);
+    }
     let (events, incoming) = mpsc::channel(EVENTS);
     let status = SharedStatus::default();
     let OpenSource { resources, first, .. } = config.source.follow(control.handle(), &events)?;

@@ -20,6 +20,20 @@ pub enum Phase {
     Draining,
 }
 
+/// Calls `reload` for each SIGHUP, which no longer ends the process once this has been called.
+///
+/// # Errors
+/// The signal handler cannot be installed.
+pub fn on_hangup(reload: fn()) -> std::io::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP; reading manifests, certificates and resolv.conf again");
+            reload();
+        }
+    })
+}
+
 /// The signals that end a server. Once they exist, a signal no longer ends the process at once.
 pub struct Signals {
     terminate: Signal,

@@ -16,19 +16,11 @@ fn main() -> ExitCode {
     let cli = match cli::parse(arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            // Errors take one line, without clap's usage text.
-            let text = error.to_string();
             if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
                 eprintln!("callsign: no command given; `callsign --help` lists the commands");
                 return ExitCode::from(exit::USAGE);
             }
-            let line = text
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-            let line = line.collect::<Vec<_>>().join(" ");
-            eprintln!("{line}");
+            eprintln!("{}", cli::message_of(error));
             return ExitCode::from(exit::USAGE);
         }
         Err(help) => {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
@@ -12,6 +12,20 @@ use tokio::time::{Instant, timeout_at};
 
 /// How many times the quiet period a stream of changes may last before [`FolderWatch::settled`] returns nevertheless.
 const PATIENCE: u32 = 10;
+
+/// All watches of the process, for [`wake_all`].
+static WATCHES: Mutex<Vec<Weak<Notify>>> = Mutex::new(Vec::new());
+
+/// Wakes everything that waits for changes, as if there had been some: after SIGHUP, all files are read again.
+pub(crate) fn wake_all() {
+    let mut watches = WATCHES.lock().unwrap_or_else(PoisonError::into_inner);
+    watches.retain(|watch| {
+        watch.upgrade().is_some_and(|changed| {
+            changed.notify_one();
+            true
+        })
+    });
+}
 
 /// Folders watched by the kernel. Clones watch together.
 #[derive(Clone)]
@@ -28,6 +42,7 @@ impl FolderWatch {
     pub(crate) fn new(thread: &str) -> io::Result<FolderWatch> {
         let descriptor = Arc::new(init(CreateFlags::CLOEXEC)?);
         let changed = Arc::new(Notify::new());
+        WATCHES.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&changed));
         let (listener, events_of) = (Arc::downgrade(&changed), descriptor.clone());
         // A blocking thread costs nothing while the folders are quiet: only a change wakes it.
         std::thread::Builder::new().name(thread.to_owned()).stack_size(64 * 1024).spawn(move || {

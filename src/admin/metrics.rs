@@ -1,16 +1,21 @@
 //! Metrics in the OpenMetrics text format, read from the counters on each scrape.
 
-use std::fmt::Error;
+use std::collections::HashMap;
+use std::fmt::{Error, Write as _};
 use std::sync::atomic::Ordering::Relaxed;
 
+use hyper::header::ACCEPT;
+use hyper::{HeaderMap, Response, StatusCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::Admin;
+use super::body::Body;
 use super::encode::{counter, counter_of, gauge, histogram};
 use super::forwarding::ForwardingMetrics;
+use super::http::typed;
 use crate::answer::ZoneClass;
 use crate::cluster::publish::PUBLISH_BOUNDS;
 use crate::lifecycle::Phase;
@@ -26,6 +31,40 @@ pub(super) fn render(admin: &Admin, for_operators: bool) -> Result<String, Error
     registry.register_collector(Box::new(Process));
     text::encode(&mut out, &registry)?;
     Ok(out)
+}
+
+/// Returns the metrics in the format that the client accepts: OpenMetrics if it asks for that, as Prometheus does, else
+/// the text format that every client reads.
+pub(super) fn negotiated(text: String, headers: &HeaderMap) -> Response<Body> {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if accepted.into_iter().any(|value| value.contains("application/openmetrics-text")) {
+        return typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text);
+    }
+    typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", prometheus_text(&text))
+}
+
+/// Converts OpenMetrics to the older text format, in which a counter's name includes its suffix and the types are fewer
+/// (Prometheus documentation, "Exposition formats").
+fn prometheus_text(text: &str) -> String {
+    let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let kinds: HashMap<&str, &str> = kinds.collect();
+    let mut out = String::with_capacity(text.len() + 4096);
+    for line in text.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(what @ ("HELP" | "TYPE")), Some(name), Some(rest)) => {
+                let is_counter = kinds.get(name) == Some(&"counter");
+                let suffix = if is_counter && !name.ends_with("_total") { "_total" } else { "" };
+                let rest = if what == "TYPE" && rest == "unknown" { "untyped" } else { rest };
+                let _ = writeln!(out, "# {what} {name}{suffix} {rest}");
+            }
+            (Some("#"), ..) => {}
+            _ => {
+                let _ = writeln!(out, "{line}");
+            }
+        }
+    }
+    out
 }
 
 /// The values of one scrape, copied so that they are consistent.

@@ -145,7 +145,7 @@ impl Admin {
         let query = request.uri().query().unwrap_or("");
         match path {
             "/metrics" => match metrics::render(self, self.access.check(request.headers(), from).is_ok()) {
-                Ok(text) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text),
+                Ok(text) => metrics::negotiated(text, request.headers()),
                 Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot encode the metrics\n".to_owned()),
             },
             path if path.starts_with("/api/") => {

@@ -201,6 +201,8 @@ pub fn answer(
                 (rcode::SERVFAIL, ZoneClass::Other)
             }
             Outcome::NotOurs if *may_forward && settings.is_forwarded(name) => return forward(ForwardReason::Outside),
+            // The root exists, whatever other names do.
+            Outcome::NotOurs if settings.others_are_missing && name.labels() > 0 => (rcode::NXDOMAIN, ZoneClass::Other),
             Outcome::NotOurs => (rcode::REFUSED, ZoneClass::Other),
         }
     };

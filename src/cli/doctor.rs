@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{CLEAR, Failure, Output, json, paint, print, source};
+use super::{CLEAR, Failure, Output, json, paint, print, source, warn};
 use crate::cluster::object::Rejected;
 use crate::cluster::source::Source;
 use crate::config::{NameArgs, SourceArgs};
@@ -128,7 +128,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
             }
             Ok(_) => {}
             Err(failure) if shown.is_none() => return Err(failure),
-            Err(failure) => tracing::warn!("{}; checking again", failure.line),
+            Err(failure) => warn(format!("{}; checking again", failure.line)),
         }
         #[allow(clippy::disallowed_methods, reason = "a command waits on its only thread")]
         std::thread::sleep(interval);

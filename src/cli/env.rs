@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Failure, print, source};
+use super::{Failure, print, source, warn};
 use crate::atomic_file::{self, Readers};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE, USAGE};
@@ -117,7 +117,7 @@ fn watch(args: &EnvArgs) -> Result<(), Failure> {
                     write(path, text)?;
                     print(&format!("{}: {} variables\n", path.display(), text.lines().count()))?;
                 }
-                Err(error) => tracing::warn!(file = %path.display(), error = error, "leaving the file unchanged"),
+                Err(error) => warn(format!("leaving {} unchanged: {error}", path.display())),
             }
             last = Some(found);
         }

@@ -118,6 +118,11 @@ impl Failure {
     }
 }
 
+/// Warns in one plain line on standard error.
+fn warn(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "callsign: warning: {line}");
+}
+
 /// Writes to standard output. A closed pipe is not an error; any other failure, such as a full disk, is.
 fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
@@ -158,7 +163,7 @@ impl Cli {
             return serve::run(args);
         }
         // The command reports failures of its source in its own error line.
-        serve::log(crate::config::LogFormat::Text, "warn,kube_client=off,callsign::cluster::publish=off");
+        serve::log_of_command("warn,kube_client=off,callsign::cluster::publish=off");
         match self.command {
             Command::Serve(_) => Ok(()),
             Command::Explain(args) => explain::run(&args),
@@ -245,6 +250,32 @@ fn as_plugin(mut arguments: Vec<String>) -> Vec<String> {
         arguments.insert(2, format!("--kubeconfig={}", path.display()));
     }
     arguments
+}
+
+/// Returns the message of a usage error: clap's lines without the usage, the best suggestion first.
+pub fn message_of(mut error: clap::Error) -> String {
+    use clap::error::{ContextKind, ContextValue};
+    let text = |kind: ContextKind, error: &clap::Error| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    for (written, suggested) in [
+        (ContextKind::InvalidArg, ContextKind::SuggestedArg),
+        (ContextKind::InvalidSubcommand, ContextKind::SuggestedSubcommand),
+        (ContextKind::InvalidValue, ContextKind::SuggestedValue),
+    ] {
+        let Some(wrong) = text(written, &error) else { continue };
+        if let Some(ContextValue::Strings(mut all)) = error.get(suggested).cloned() {
+            all.sort_by_key(|other| strsim::damerau_levenshtein(&wrong, other));
+            all.truncate(1);
+            let best = all.pop().map_or(ContextValue::None, ContextValue::String);
+            error.insert(suggested, best);
+        }
+    }
+    let text = error.to_string();
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    lines.collect::<Vec<_>>().join("\n").replacen("error: ", "callsign: ", 1)
 }
 
 /// Parses the arguments, together with the flags of `--config FILE` that neither command line nor environment set.

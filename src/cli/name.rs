@@ -58,9 +58,8 @@ pub(super) fn run(args: &AppArgs) -> Result<(), Failure> {
         _ => false,
     };
     let found = services.iter().find(exists);
-    print(&full(found.map_or(first, String::as_str)))?;
     match found {
-        Some(_) => Ok(()),
+        Some(service) => print(&full(service)),
         None => Err(Failure::new(
             NO,
             format!("no Service {first} in namespace {namespace}; `callsign explain {}` lists similar names", args.app),

@@ -22,7 +22,7 @@ Examples:
 /// Runs the server until a signal stops it.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
     let format = args.log_format;
-    log(format, "info,kube_client=off,hickory_net=error");
+    log(format, args.log_level.as_deref())?;
     let config = args.config().map_err(|error| Failure::new(CONFIG, error))?;
     let source = match &config.source.source {
         Source::Manifests(path) => format!("manifests {}", path.display()),
@@ -73,9 +73,33 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
-/// Sets up logging to stderr, filtered by `CALLSIGN_LOG`, else by `default`.
-pub(super) fn log(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_env("CALLSIGN_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+/// What a server logs by default. Libraries repeat what Callsign says itself.
+const DEFAULT_LEVEL: &str = "info,kube_client=off,hickory_net=error";
+
+/// Sets up the log of a command, which has no timestamps: warnings in words, for a person.
+pub(super) fn log_of_command(default: &str) {
+    let given = std::env::var("CALLSIGN_LOG").unwrap_or_default();
+    let filter = EnvFilter::try_new(format!("{default},{given}")).unwrap_or_else(|_| EnvFilter::new(default));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    let _ = logs.with_target(false).with_ansi(super::paint::supports_colours(&std::io::stderr())).finish().try_init();
+}
+
+/// Sets up logging to stderr: `--log-level` adds to the default.
+fn log(format: LogFormat, given: Option<&str>) -> Result<(), Failure> {
+    let given = given.unwrap_or_default();
+    let bad = |error: &dyn std::fmt::Display| {
+        let words = "write error, warn, info, debug, trace, or TARGET=LEVEL such as callsign::cluster=debug";
+        Failure::new(CONFIG, format!("--log-level '{given}': {error}; {words}"))
+    };
+    // A word alone would be taken for a target.
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let words = given.split(',').map(str::trim).filter(|word| !word.is_empty());
+    for word in words.filter(|word| !word.contains(['=', ':', '['])) {
+        if !levels.contains(&word.to_ascii_lowercase().as_str()) {
+            return Err(bad(&format!("'{word}' is not a level")));
+        }
+    }
+    let filter = EnvFilter::try_new(format!("{DEFAULT_LEVEL},{given}")).map_err(|error| bad(&error))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -85,6 +109,7 @@ pub(super) fn log(format: LogFormat, default: &str) {
         LogFormat::Text => logs.with_target(false).finish().try_init(),
         LogFormat::Json => logs.json().finish().try_init(),
     };
+    Ok(())
 }
 
 /// Returns the flags of a configuration file as arguments, without those set on the command line or in the environment.

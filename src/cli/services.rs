@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 use clap::{Args, ValueEnum};
 
-use super::{CLEAR, Failure, json, paint, print, source, table};
+use super::{CLEAR, Failure, json, paint, print, source, table, warn};
 use crate::config::{NameArgs, SourceArgs};
 use crate::exit::{NO, UNAVAILABLE};
 use crate::report::Catalog;
@@ -105,8 +105,9 @@ fn render(args: &ServicesArgs, lines: &[ServiceEntry], colours: bool) -> Result<
         ListOutput::Json => json(&lines),
         ListOutput::Yaml => serde_saphyr::to_string(&lines).map_err(|error| failed(&error)),
         ListOutput::Table | ListOutput::Wide => {
-            let rows = std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line)));
-            Ok(paint::heading(&table(rows), colours))
+            let rows: Vec<_> =
+                std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))).collect();
+            Ok(paint::heading(&table(fitted(rows).into_iter()), colours))
         }
         ListOutput::Csv => {
             comma_separated(std::iter::once(heading(args)).chain(lines.iter().map(|line| cells(args, line))))
@@ -117,8 +118,7 @@ fn render(args: &ServicesArgs, lines: &[ServiceEntry], colours: bool) -> Result<
 fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Failure> {
     let failed =
         |error: &dyn std::fmt::Display| Failure::new(UNAVAILABLE, format!("cannot format the output: {error}"));
-    // The row of a deleted Service has one cell more than the heading.
-    let mut out = csv::WriterBuilder::new().flexible(true).from_writer(Vec::new());
+    let mut out = csv::WriterBuilder::new().from_writer(Vec::new());
     for row in rows {
         let plain = row.iter().map(|cell| if cell == NONE { "" } else { cell.as_str() });
         out.write_record(plain).map_err(|error| failed(&error))?;
@@ -126,6 +126,40 @@ fn comma_separated(rows: impl Iterator<Item = Vec<String>>) -> Result<String, Fa
     let octets = out.into_inner().map_err(|error| failed(&error))?;
     String::from_utf8(octets).map_err(|error| failed(&error))
 }
+
+/// Shortens the widest cells of a table in the middle, until its rows fit the terminal. In a pipe, nothing is lost.
+fn fitted(mut rows: Vec<Vec<String>>) -> Vec<Vec<String>> {
+    let Some(terminal) = terminal_width() else { return rows };
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |cell: Option<&String>| cell.map_or(0, |cell| cell.chars().count());
+    let mut widths: Vec<usize> =
+        (0..columns).map(|column| rows.iter().map(|row| width(row.get(column))).max().unwrap_or(0)).collect();
+    while widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1) > terminal {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > MIN_WIDTH => *widest -= 1,
+            _ => break,
+        }
+    }
+    for (cell, width) in rows.iter_mut().flat_map(|row| row.iter_mut().zip(&widths)) {
+        let count = cell.chars().count();
+        if count > *width {
+            let (start, end) = (width / 2, (width - 1) / 2);
+            let characters: Vec<char> = cell.chars().collect();
+            let (start, end) = (&characters[..start], &characters[count - end..]);
+            *cell = start.iter().chain(&['…']).chain(end).collect();
+        }
+    }
+    rows
+}
+
+/// Returns the number of columns of the terminal; `None` if standard output is not one.
+fn terminal_width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Columns are not made narrower than this.
+const MIN_WIDTH: usize = 8;
 
 /// Placeholder for an empty table cell.
 const NONE: &str = "-";
@@ -157,7 +191,8 @@ fn cells(args: &ServicesArgs, line: &ServiceEntry) -> Vec<String> {
     cells
 }
 
-/// On a terminal, redraws the whole list after each change. In a pipe, prints the list and then one line per change.
+/// On a terminal, redraws the whole list after each change. In a pipe, prints the list and then one line per change,
+/// which begins with `new`, `changed` or `gone`.
 fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     let live = source::follow(&args.source, &args.names)?;
     let namespace = live.selected_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
@@ -169,7 +204,7 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
             Ok((lines, _)) => lines,
             // The namespace or its Services may appear later.
             Err(error) if shown.is_none() && !terminal => {
-                tracing::warn!(error = error.line, "nothing to list yet; waiting");
+                warn(format!("nothing to list yet, waiting: {}", error.line));
                 Vec::new()
             }
             Err(_) => Vec::new(),
@@ -177,6 +212,7 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
         if shown.as_ref() != Some(&lines) {
             let text = match (&shown, terminal) {
                 (_, true) => screen(args, shown.as_deref().unwrap_or(&lines), &lines)?,
+                (None, false) if is_marked(args) => changes(args, &[], &lines)?,
                 (None, false) => render(args, &lines, false)?,
                 (Some(before), false) => changes(args, before, &lines)?,
             };
@@ -193,19 +229,26 @@ fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     }
 }
 
-/// Returns new and changed Services as rows, then deleted ones with an extra cell, `gone`.
+/// Whether the rows of `--watch` say what has changed: programs that read JSON or YAML get whole lists.
+fn is_marked(args: &ServicesArgs) -> bool {
+    !matches!(args.output, ListOutput::Json | ListOutput::Yaml)
+}
+
+/// Returns a row for each Service that is new, changed or gone. The first cell says which; the first time, a heading
+/// comes before.
 fn changes(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) -> Result<String, Failure> {
-    if matches!(args.output, ListOutput::Json | ListOutput::Yaml) {
+    if !is_marked(args) {
         return render(args, now, false);
     }
     let same = |a: &ServiceEntry, b: &ServiceEntry| a.namespace == b.namespace && a.service == b.service;
-    let new = now.iter().filter(|line| !before.contains(line)).map(|line| cells(args, line));
-    let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other))).map(|line| {
-        let mut cells = cells(args, line);
-        cells.push("gone".to_owned());
-        cells
+    let row = |word: &str, rest: Vec<String>| -> Vec<String> { std::iter::once(word.to_owned()).chain(rest).collect() };
+    let current = now.iter().filter(|line| !before.contains(line)).map(|line| {
+        let word = if before.iter().any(|other| same(line, other)) { "changed" } else { "new" };
+        row(word, cells(args, line))
     });
-    let rows = new.chain(gone);
+    let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other)));
+    let heading = before.is_empty().then(|| row("CHANGE", heading(args)));
+    let rows = heading.into_iter().chain(current).chain(gone.map(|line| row("gone", cells(args, line))));
     if args.output == ListOutput::Csv { comma_separated(rows) } else { Ok(table(rows)) }
 }
 

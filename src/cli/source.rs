@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::Failure;
+use super::{Failure, warn};
 use crate::cluster::kubernetes::{self, Pods, Scope};
 use crate::cluster::object::{ParseOptions, Rejected};
 use crate::cluster::publish::{Publisher, SharedStatus};
@@ -47,7 +47,11 @@ pub(super) struct Cluster {
 pub(super) fn read(args: &SourceArgs, names: &NameArgs) -> Result<Cluster, Failure> {
     let cluster = read_silently(args, names)?;
     if !cluster.rejected.is_empty() {
-        tracing::warn!(objects = cluster.rejected.len(), "ignoring invalid objects; `callsign doctor` lists them");
+        let count = cluster.rejected.len();
+        let objects = if count == 1 { "object" } else { "objects" };
+        warn(format!(
+            "{count} {objects} or annotations ignored, because they are not valid; `callsign doctor` lists them"
+        ));
     }
     Ok(cluster)
 }
@@ -139,7 +143,7 @@ fn built(builder: Builder, events: Vec<Event>, api: Option<(Runtime, kube::Clien
     for event in others {
         match event {
             Event::Rejected(object) => rejected.push(object),
-            Event::Health(_, Some(reason)) => tracing::warn!(error = reason, "ignoring unreadable part of the source"),
+            Event::Health(_, Some(reason)) => warn(format!("part of the source ignored: {reason}")),
             _ => {}
         }
     }
@@ -222,8 +226,10 @@ impl Live {
         let now = self.problem();
         let before = self.failures.replace(now.clone());
         match (before, now) {
-            (None, Some(error)) => tracing::warn!(error = error, "cannot follow the cluster; the output may be stale"),
-            (Some(_), None) => tracing::warn!("following the cluster again"),
+            (None, Some(error)) => {
+                warn(format!("the output may be stale, because the cluster cannot be followed: {error}"))
+            }
+            (Some(_), None) => warn("the cluster is followed again"),
             _ => {}
         }
     }
@@ -343,7 +349,7 @@ impl Cluster {
         query.append_pair("fieldSelector", &format!("{field}={name}"));
         let request = http::Request::get(format!("/api/v1/pods?{}", query.finish())).body(Vec::new()).ok()?;
         let list = runtime.block_on(client.request::<Value>(request));
-        let list = list.inspect_err(|error| tracing::warn!(error = %error, "cannot list pods")).ok()?;
+        let list = list.inspect_err(|error| warn(format!("cannot list pods: {error}"))).ok()?;
         let items = list.get("items")?.as_array()?;
         let namespaces = items.iter().filter_map(|item| item.get("metadata")?.get("namespace")?.as_str());
         namespaces.filter(|found| namespace.is_none_or(|namespace| namespace == *found)).map(str::to_owned).next()

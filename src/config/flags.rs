@@ -119,6 +119,16 @@ pub enum RebindProtectionArg {
     On,
 }
 
+/// Values of `--other-names`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OtherNamesArg {
+    /// REFUSED: another server may know them.
+    #[default]
+    Refused,
+    /// NXDOMAIN: they do not exist.
+    Nxdomain,
+}
+
 /// Values of `--log-format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -172,6 +182,10 @@ pub struct ServeArgs {
     /// Count and log, or also refuse, names that upstreams resolve to private addresses; stub zones are exempt
     #[arg(long, value_enum, default_value_t = RebindProtectionArg::Off, help_heading = FORWARDING)]
     pub rebind_protection: RebindProtectionArg,
+    /// Answer names outside the cluster like this, where no upstream is asked: Alpine's resolver waits five seconds after
+    /// REFUSED, but a client with a second nameserver asks that
+    #[arg(long, value_enum, default_value_t = OtherNamesArg::Refused, help_heading = FORWARDING)]
+    pub other_names: OtherNamesArg,
     /// Trust the authorities in this PEM file for upstreams over TLS [default: the system's trust store]
     #[arg(long, value_name = "FILE", help_heading = FORWARDING)]
     pub upstream_ca: Option<PathBuf>,
@@ -240,8 +254,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = LIMITS)]
     pub tcp_idle: Duration,
     /// Serve metrics and the JSON API on this address; the API only to clients on this host, unless there is a token
-    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:9153", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
-    pub admin: String,
+    /// [default: [::]:9153, with --manifests 127.0.0.1:9153]
+    #[arg(long, value_name = "ADDR:PORT", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
+    pub admin: Option<String>,
     /// Serve /health and /ready on this address, for probes
     #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:8080", env = "CALLSIGN_HEALTH", help_heading = ADMIN)]
     pub health: String,
@@ -269,6 +284,9 @@ pub struct ServeArgs {
     /// Write logs in this format
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "CALLSIGN_LOG_FORMAT", help_heading = ADMIN)]
     pub log_format: LogFormat,
+    /// Log at this level: error, warn, info, debug, trace, or TARGET=LEVEL such as callsign::cluster=debug (comma-separated)
+    #[arg(long, value_name = "LEVEL", env = "CALLSIGN_LOG", help_heading = ADMIN)]
+    pub log_level: Option<String>,
     /// Start metric names with this prefix; coredns selects the names and labels that CoreDNS dashboards expect
     #[arg(long, value_name = "PREFIX", default_value = "callsign", help_heading = ADMIN)]
     pub metrics_prefix: String,

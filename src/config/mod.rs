@@ -25,7 +25,8 @@ use crate::zone::{CallerBlock, Cidr, Domain, NamespaceName, PodNames, Settings};
 
 pub use addresses::{UpstreamLoop, advertised, refuse_loops};
 pub use flags::{
-    ApplicationCallers, LogFormat, NameArgs, PodNamesArg, PodsArg, RebindProtectionArg, ServeArgs, SourceArgs,
+    ApplicationCallers, LogFormat, NameArgs, OtherNamesArg, PodNamesArg, PodsArg, RebindProtectionArg, ServeArgs,
+    SourceArgs,
 };
 
 /// The longest duration of a flag: a week.
@@ -196,6 +197,14 @@ impl ServeArgs {
         if forwarding.upstreams.is_empty() && forwarding.file.is_none() {
             settings.forwarded_only = settings.stubs.clone();
         }
+        settings.others_are_missing = self.other_names == OtherNamesArg::Nxdomain;
+        if settings.others_are_missing && self.watch_namespace.as_deref().is_some_and(|text| !text.is_empty()) {
+            return Err(BadConfig(
+                "--other-names nxdomain denies the names of other namespaces, which --watch-namespace leaves to the \
+                 upstreams; remove one of them"
+                    .into(),
+            ));
+        }
         settings.complete_search = self.complete_search && forwarding.is_on();
         // An empty environment variable counts as unset.
         let watched = self.watch_namespace.as_deref().filter(|text| !text.is_empty());
@@ -284,7 +293,12 @@ impl ServeArgs {
                 },
             },
             rate_limit: self.rate_limit.unwrap_or(if is_in_pod() { 0 } else { RATE_LIMIT }),
-            admin: address("--admin", &self.admin)?,
+            admin: match (&self.admin, &self.source.manifests) {
+                (Some(text), _) => address("--admin", text)?,
+                // Manifests are served on a developer's machine, where nobody else scrapes.
+                (None, Some(_)) => SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)),
+                (None, None) => SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, ADMIN_PORT)),
+            },
             health: address("--health", &self.health)?,
             access: self.access()?,
             lame_duck: LameDuck { least: self.lame_duck, most: self.lame_duck_max },
@@ -395,6 +409,8 @@ impl ServeArgs {
     }
 }
 
+/// Port of `--admin`, as in CoreDNS.
+const ADMIN_PORT: u16 = 9153;
 /// The namespace of a pod with a service account.
 const POD_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 

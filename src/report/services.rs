@@ -85,9 +85,23 @@ impl ServiceEntry {
         }
     }
 
-    /// Formats the ports as `80:3000 443:3000`.
+    /// Formats the ports as `80:3000 443:3000`. A number of several protocols is listed with them: `53/UDP,53/TCP`.
     pub fn ports_text(&self) -> String {
-        self.ports.iter().map(PortJson::text).collect::<Vec<_>>().join(" ")
+        let mut groups: Vec<(u16, Vec<String>)> = Vec::new();
+        for port in &self.ports {
+            let of_number = || self.ports.iter().filter(|other| other.port == port.port);
+            let is_plain = port.protocol == "TCP" && of_number().all(|other| other.protocol == "TCP");
+            let text = if is_plain { port.text() } else { format!("{}/{}", port.text(), port.protocol) };
+            match groups.iter_mut().find(|(number, _)| *number == port.port) {
+                Some((_, texts)) => texts.push(text),
+                None => groups.push((port.port, vec![text])),
+            }
+        }
+        let texts = groups.into_iter().map(|(_, mut texts)| {
+            texts.dedup();
+            texts.join(",")
+        });
+        texts.collect::<Vec<_>>().join(" ")
     }
 
     /// Formats the endpoints as ready/total (`2/3`); empty if there are no EndpointSlices.

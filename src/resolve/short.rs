@@ -71,7 +71,10 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
                 let (label, namespace) = (at(0), at(1));
                 match self.own_endpoint(namespace) {
                     Some(node) => RuleMatch::Found(node),
-                    None => RuleMatch::service(self.dotted(label, namespace)),
+                    None => match RuleMatch::service(self.dotted(label, namespace)) {
+                        RuleMatch::Unmatched if self.is_own_headless(namespace) => RuleMatch::Missing,
+                        found => found,
+                    },
                 }
             }
             3 if is_svc => match self.in_namespace(at(0), at(1)) {
@@ -204,6 +207,15 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         let own = self.caller.namespace()?.as_label();
         let service = self.service("endpoint", label, own)?;
         self.below_headless(service)
+    }
+
+    /// Whether a label is a headless Service of the caller's namespace. An endpoint of it that is not ready has a name
+    /// of the cluster nevertheless, which must not leave it.
+    fn is_own_headless(self, label: Label<'_>) -> bool {
+        let own = self.caller.namespace().map(NamespaceName::as_label);
+        let found = own.and_then(|own| self.zone().service(label, own));
+        let is_headless = found.is_some_and(|service| matches!(service.kind, Kind::Headless));
+        is_headless && !tld::is_public_label(label.octets)
     }
 
     /// Resolves the first label below a Service: a protocol or, if the Service is headless, an endpoint.

@@ -13,9 +13,19 @@ const QUEUE: usize = 4 << 20;
 /// Length of a listener's accept queue.
 const PENDING: i32 = 1024;
 
+/// Says what to do if a privileged port is denied (ip(7), capabilities(7)).
+fn cures(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; use a port above 1023, grant CAP_NET_BIND_SERVICE, or set net.ipv4.ip_unprivileged_port_start"
+        }
+        _ => "",
+    }
+}
+
 /// An address could not be bound.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({transport}): {source}")]
+#[error("cannot listen on {address} ({transport}): {source}{}", cures(source))]
 pub struct BindError {
     /// The address.
     pub address: SocketAddr,

@@ -175,6 +175,9 @@ pub struct Settings {
     pub watched: Option<NamespaceName>,
     /// Whether queries for names outside the cluster are forwarded.
     pub forwarding: bool,
+    /// Whether names outside the cluster that are not forwarded do not exist (`--other-names nxdomain`), instead of being
+    /// refused.
+    pub others_are_missing: bool,
     /// If not empty, forwards only names under these domains (`--stub` without `--upstream`).
     pub forwarded_only: Vec<Domain>,
     /// Zones with their own upstream, forwarded even if names of their kind are otherwise not.
@@ -266,6 +269,7 @@ impl Settings {
             pod_names: PodNames::Off,
             watched: None,
             forwarding: false,
+            others_are_missing: false,
             forwarded_only: Vec::new(),
             stubs: Vec::new(),
             complete_search: false,

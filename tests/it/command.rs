@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::process::{Server, callsign, run};
-use crate::common::{Scratch, process};
+use crate::common::{Scratch, exchange, process};
 
 const API: &str = "kind: Service\nmetadata: {name: api, namespace: web}\nspec: {clusterIP: 10.96.0.10}\n";
 
@@ -44,8 +44,15 @@ fn every_error_is_one_line_and_an_exit_status() {
             78,
             vec!["--admin-token-file", "empty"],
         ),
-        ("an admin port in use", vec!["--manifests", good, "--admin", &taken], 69, vec![taken.as_str(), "in use"]),
-        ("an unknown flag", vec!["--manifest", good], 64, vec!["--manifest"]),
+        ("an admin port in use", vec!["--manifests", good, "--admin", &taken], 69, vec!["another --admin", "in use"]),
+        ("an unknown flag", vec!["--manifest", good], 64, vec!["\n  tip: a similar argument exists: '--manifests'"]),
+        ("a level that is none", vec!["--manifests", good, "--log-level", "loud"], 78, vec!["'loud' is not a level"]),
+        (
+            "names of other namespaces that are denied",
+            vec!["--manifests", good, "--other-names", "nxdomain", "--watch-namespace", "web"],
+            78,
+            vec!["--other-names", "--watch-namespace"],
+        ),
         ("a TTL out of range", vec!["--manifests", good, "--ttl", "4000"], 64, vec!["4000", "3600"]),
         (
             "an invalid network",
@@ -92,7 +99,10 @@ fn every_error_is_one_line_and_an_exit_status() {
         let output = run(&all);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{case}: {error}");
-        assert_eq!(error.trim().lines().count(), 1, "{case}: not one line: {error}");
+        // The parser of flags adds its suggestion on a line of its own.
+        let lines = error.trim().lines().filter(|line| !line.trim_start().starts_with("tip: ")).count();
+        assert_eq!(lines, 1, "{case}: not one line: {error}");
+        assert!(error.starts_with("callsign: "), "{case}: {error}");
         for word in words {
             assert!(error.contains(word), "{case}: no '{word}' in {error}");
         }
@@ -377,7 +387,7 @@ fn name_prints_the_domain_name_of_an_app() {
             &["--app", "sab", "--chart", "plex"],
             true,
             1,
-            "sab-plex.ix-sab.svc.cluster.local\n",
+            "",
             "callsign: no Service sab-plex in namespace ix-sab; `callsign explain sab` lists similar names\n",
         ),
         ("an empty label", &["--app", "", "--chart", "x", "--service", ""], false, 64, "", "not a valid DNS label"),
@@ -481,4 +491,87 @@ fn a_server_gives_up_what_it_does_not_need() {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+}
+
+#[test]
+fn sighup_reads_everything_again_and_never_ends_the_server() {
+    let scratch = Scratch::folder("hangup");
+    let path = scratch.file("api.yaml", API);
+    let server = Server::start(&["--manifests", path.to_str().unwrap(), "--log-level", "warn,callsign=info"], None);
+    for _ in 0..3 {
+        server.signal("-HUP");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"));
+    server.signal("-INT");
+    let (status, log) = server.wait();
+    assert!(
+        status == Some(0) && log.contains("SIGHUP; reading manifests, certificates and resolv.conf again"),
+        "{log}"
+    );
+}
+
+#[test]
+fn log_levels_add_to_the_default() {
+    let level = |level: &str| {
+        let server = Server::start(&["--manifests", "-", "--log-level", level], Some(API));
+        server.signal("-INT");
+        server.wait().1
+    };
+    assert!(level("callsign::cluster=debug").contains("INFO synced"), "the default stays");
+    assert!(!level("warn").contains("INFO"), "a level alone replaces it");
+}
+
+#[test]
+fn other_names_are_refused_or_denied_as_asked() {
+    for (flags, expected) in [(&[][..], "REFUSED"), (&["--other-names", "nxdomain"], "NXDOMAIN")] {
+        let server = Server::start(&[&["--manifests", "-"], flags].concat(), Some(API));
+        for name in ["www.example.com. A", "www.example.com. AAAA"] {
+            assert!(server.ask(name).contains(expected), "{flags:?}: {}", server.ask(name));
+        }
+        assert!(server.ask(". NS").contains("REFUSED"), "the root exists");
+        assert!(server.ask("api.web.svc.cluster.local A").contains("10.96.0.10"));
+    }
+}
+
+#[test]
+fn metrics_come_in_the_format_that_the_client_accepts() {
+    let server = Server::start(&["--manifests", "-"], Some(API));
+    let plain = server.get("/metrics");
+    assert!(plain.contains("content-type: text/plain; version=0.0.4"), "{plain}");
+    assert!(plain.contains("# TYPE callsign_dns_requests_total counter") && !plain.contains("# EOF"), "{plain}");
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
+    let open = exchange::http_get_with(server.admin, "/metrics", &format!("Accept: {accept}\r\n"));
+    assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0"), "{open}");
+    assert!(open.contains("# TYPE callsign_dns_requests counter") && open.contains("# EOF"), "{open}");
+}
+
+#[test]
+fn the_admin_address_of_manifests_is_loopback() {
+    let config = |flags: &[&str]| crate::common::config(flags).admin.to_string();
+    assert_eq!(config(&["--manifests", "deploy/demo"]), "127.0.0.1:9153");
+    assert_eq!(config(&["--kubeconfig", "x"]), "[::]:9153");
+    assert_eq!(config(&["--manifests", "deploy/demo", "--admin", "[::]:1"]), "[::]:1");
+}
+
+#[test]
+fn privileged_ports_name_their_cures() {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let mut command = match is_root {
+        true => {
+            let mut command = std::process::Command::new("setpriv");
+            command.args(["--reuid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]);
+            command.arg(env!("CARGO_BIN_EXE_callsign"));
+            command
+        }
+        false => callsign(),
+    };
+    let output = command.args(["serve", "--manifests", "deploy/demo", "--listen", "127.0.0.1:53"]).output();
+    let Some(output) = output.ok().filter(|output| output.status.code() == Some(69)) else {
+        return eprintln!("not tested: port 53 is not privileged here, or setpriv is missing");
+    };
+    let error = String::from_utf8(output.stderr).unwrap();
+    for cure in ["a port above 1023", "CAP_NET_BIND_SERVICE", "net.ipv4.ip_unprivileged_port_start"] {
+        assert!(error.contains(cure), "{error}");
+    }
 }

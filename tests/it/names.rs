@@ -237,6 +237,8 @@ fn names_with_two_or_more_labels_follow_the_rules_in_order() {
         "service web/api 10.0.0.1 alias=backend
          service orders/web 10.0.0.2
          headless web/db db-0=10.0.3.1 api=10.0.3.2
+         headless web/cache cache-0=10.0.3.7
+         headless web/com c=10.0.3.8
          service db/db-0 10.0.0.3
          service db/other 10.0.0.4
          service orders/mysql-default 10.0.0.5
@@ -253,6 +255,8 @@ fn names_with_two_or_more_labels_follow_the_rules_in_order() {
         &zone,
         &[
             ("rule 1, an endpoint of the caller's own headless Service", "db-0.db", "web", "10.0.3.1", "10.0.0.3"),
+            ("an endpoint that is not ready never leaves the cluster", "cache-2.cache", "web", "NXDOMAIN", "REFUSED"),
+            ("a headless Service called com captures no public name", "www.com", "web", "REFUSED", "REFUSED"),
             ("rule 2 if that Service has no such endpoint", "other.db", "web", "10.0.0.4", "10.0.0.4"),
             ("only rule 1 finds endpoints", "api.db", "web", "10.0.3.2", "NXDOMAIN"),
             ("rule 2", "web.orders", "web", "10.0.0.2", "10.0.0.2"),

@@ -65,8 +65,13 @@ pub fn tcp(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 
 /// Sends a GET request over HTTP; returns the whole response, without chunks (RFC 9112 section 7.1).
 pub fn http_get(server: SocketAddr, path: &str) -> String {
+    http_get_with(server, path, "")
+}
+
+/// As [`http_get`], with these lines in the header, each ending in a line break.
+pub fn http_get_with(server: SocketAddr, path: &str, lines: &str) -> String {
     let mut stream = TcpStream::connect(server).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\n{lines}Connection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let Some((head, mut chunks)) = text.split_once("\r\n\r\n").filter(|(head, _)| head.contains("chunked")) else {

@@ -371,7 +371,11 @@ impl Publisher {
             Event::Health(resource, Some(reason)) => {
                 let before = self.status.lock().failures.insert(resource, reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    tracing::warn!(resource = resource.as_str(), reason, "source failed; serving the last snapshot");
+                    let resource = resource.as_str();
+                    match self.table.load().synced {
+                        true => tracing::warn!(resource, reason, "source failed; serving the last snapshot"),
+                        false => tracing::warn!(resource, reason, "source failed; there is nothing to serve yet"),
+                    }
                 }
                 // A restart of the API server is expected, so it is only a warning.
                 let (since, is_reported) = self.failing.entry(resource).or_insert((Instant::now(), false));

@@ -189,11 +189,14 @@ fn client(config: kube::Config) -> kube::Result<kube::Client> {
     connector.set_tcp_user_timeout(Some(dead));
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
+    let api = config.cluster_url.to_string();
+    let api = api.trim_end_matches('/').to_owned();
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .map_err(BoxError::from)
+        // The system's errors do not say which address they are about.
+        .map_err(move |error| BoxError::from(format!("{api}: {}", error_chain(&error))))
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
 }

@@ -76,6 +76,8 @@ struct ParsedObject {
     families: (bool, bool),
     /// Whether its addresses were generated.
     is_generated: bool,
+    /// Whether this declaration has been sent, and counts.
+    is_sent: bool,
 }
 
 #[derive(Default)]
@@ -102,20 +104,32 @@ enum Identity<'c> {
 pub struct Manifests {
     options: ManifestOptions,
     files: BTreeMap<PathBuf, File>,
-    /// Sorted by identity. A list needs a third of a map's memory.
-    sent: Vec<Change>,
+    /// Objects of files that have been replaced or removed since the last events.
+    gone: Vec<Change>,
+    /// Namespaces that objects have but no file declares.
+    implied: BTreeSet<Box<str>>,
     /// Objects that several files declare, as reported.
     repeated: BTreeSet<String>,
 }
 
 impl Manifests {
+    fn new(options: ManifestOptions) -> Manifests {
+        Manifests {
+            options,
+            files: BTreeMap::new(),
+            gone: Vec::new(),
+            implied: BTreeSet::new(),
+            repeated: BTreeSet::new(),
+        }
+    }
+
     /// Reads all manifests once; returns their events.
     ///
     /// # Errors
     /// When the path cannot be read, or is a single file that does not parse. In a folder, such a file becomes an
     /// [`Event::Health`], and the other files still apply.
     pub fn open(options: ManifestOptions) -> Result<(Manifests, Vec<Event>), ManifestError> {
-        let mut manifests = Manifests { options, files: BTreeMap::new(), sent: Vec::new(), repeated: BTreeSet::new() };
+        let mut manifests = Manifests::new(options);
         let path = manifests.options.path.clone();
         if files::is_stream(&path) || path.is_file() {
             // The stamp is older than the text, so that no change in between is missed.
@@ -134,7 +148,7 @@ impl Manifests {
     /// Reads all manifests once, and shows each object as it is written, with its place (`web.yaml:12`). Returns the
     /// events of everything that can be read, and why the rest cannot.
     pub fn inspect(options: ManifestOptions, each: &mut dyn FnMut(&str, Value)) -> (Vec<Event>, Vec<ManifestError>) {
-        let mut manifests = Manifests { options, files: BTreeMap::new(), sent: Vec::new(), repeated: BTreeSet::new() };
+        let mut manifests = Manifests::new(options);
         let path = manifests.options.path.clone();
         let found = match files::is_stream(&path) {
             true => Ok(Found { files: BTreeSet::from([path]), ..Found::default() }),
@@ -245,7 +259,12 @@ impl Manifests {
             is_waiting |= !is_lost;
             is_lost
         };
-        self.files.retain(|path, file| found.files.contains(path) || !is_lost(&mut file.losing));
+        let lost = self.files.iter_mut().filter(|(path, _)| !found.files.contains(*path));
+        let lost: Vec<PathBuf> =
+            lost.filter_map(|(path, file)| is_lost(&mut file.losing).then(|| path.clone())).collect();
+        for path in lost {
+            self.replace(path, None);
+        }
         for path in &found.files {
             let known = self.files.entry(path.clone()).or_default();
             let stamp = match files::stamp(path) {
@@ -261,13 +280,14 @@ impl Manifests {
             if is_shorter && !is_lost(&mut known.losing) {
                 continue;
             }
-            let loaded = self.load(path);
-            let known = self.files.entry(path.clone()).or_default();
-            match loaded {
-                Ok(file) => *known = file,
-                Err(problem) => known.problem = Some(problem.to_string()),
+            match self.load(path) {
+                Ok(file) => self.replace(path.clone(), Some(File { stamp, ..file })),
+                Err(problem) => {
+                    let known = self.files.entry(path.clone()).or_default();
+                    (known.stamp, known.losing) = (stamp, None);
+                    known.problem = Some(problem.to_string());
+                }
             }
-            (known.stamp, known.losing) = (stamp, None);
         }
         is_waiting
     }
@@ -284,44 +304,58 @@ impl Manifests {
             self.files.values_mut().flat_map(|file| file.rejected.drain(..)).map(Event::Rejected).collect();
         self.generate_addresses();
         // Sorting is stable: of an object that is declared twice, the last declaration counts, as with kubectl.
-        let mut all: Vec<(&Path, &Change)> = Vec::new();
-        all.extend(
-            self.files.iter().flat_map(|(path, file)| file.objects.iter().map(move |object| (&**path, &object.change))),
-        );
-        let stated: BTreeSet<&str> = all.iter().filter_map(|(_, change)| namespace(change)).collect();
-        let implied: Vec<Change> =
-            stated.iter().map(|name| Change::Namespace((*name).into(), Some(NamespaceFact::default()))).collect();
-        all.splice(0..0, implied.iter().map(|change| (Path::new(""), change)));
-        all.sort_by(|a, b| identity(a.1).cmp(&identity(b.1)));
+        let mut all: Vec<(&Path, &mut ParsedObject)> = Vec::new();
+        for (path, file) in &mut self.files {
+            all.extend(file.objects.iter_mut().map(|object| (path.as_path(), object)));
+        }
+        all.sort_by(|a, b| identity(&a.1.change).cmp(&identity(&b.1.change)));
+        let gone: BTreeMap<Identity<'_>, &Change> = self.gone.iter().map(|change| (identity(change), change)).collect();
+        // What is removed comes first: a new object may have its address.
+        let is_declared = |id: &Identity<'_>| all.binary_search_by(|other| identity(&other.1.change).cmp(id)).is_ok();
+        let removed = gone.iter().filter(|(id, _)| !is_declared(id)).map(|(_, change)| removal(change));
+        events.extend(removed.map(Event::Change));
         let mut repeated = BTreeSet::new();
-        let mut now: Vec<&Change> = Vec::with_capacity(all.len());
-        for same in all.chunk_by(|a, b| identity(a.1) == identity(b.1)) {
-            now.extend(same.last().map(|(_, change)| *change));
-            for pair in same.windows(2).filter(|pair| !matches!(pair[0].1, Change::Namespace(..))) {
-                let rejected = again(pair[1].1, pair[0].0, pair[1].0);
+        for same in all.chunk_by_mut(|a, b| identity(&a.1.change) == identity(&b.1.change)) {
+            for at in 1..same.len() {
+                let (first, second) = (same[at - 1].0, same[at].0);
+                same[at - 1].1.is_sent = false;
+                if matches!(same[at].1.change, Change::Namespace(..)) {
+                    continue;
+                }
+                let rejected = again(&same[at].1.change, first, second);
                 if repeated.insert(rejected.to_string()) && !self.repeated.contains(&rejected.to_string()) {
                     events.push(Event::Rejected(rejected));
                 }
             }
-        }
-        // Both lists are sorted, so one pass compares them.
-        let mut before = std::mem::take(&mut self.sent).into_iter().peekable();
-        self.sent.reserve_exact(now.len());
-        for change in now {
-            while let Some(gone) = before.next_if(|sent| identity(sent) < identity(change)) {
-                events.push(Event::Change(removal(gone)));
-            }
-            match before.next_if(|sent| identity(sent) == identity(change)) {
-                Some(sent) if same(&sent, change) => self.sent.push(sent),
-                _ => {
-                    events.push(Event::Change(change.clone()));
-                    self.sent.push(change.clone());
-                }
+            let Some((_, object)) = same.last_mut().filter(|(_, object)| !object.is_sent) else { continue };
+            object.is_sent = true;
+            if gone.get(&identity(&object.change)).is_none_or(|gone| !self::same(gone, &object.change)) {
+                events.push(Event::Change(object.change.clone()));
             }
         }
-        events.extend(before.map(removal).map(Event::Change));
-        self.repeated = repeated;
+        let declared =
+            |name: &str| all.binary_search_by(|other| identity(&other.1.change).cmp(&Identity::Namespace(name)));
+        let stated: BTreeSet<&str> = all.iter().filter_map(|(_, object)| namespace(&object.change)).collect();
+        let implied: BTreeSet<Box<str>> =
+            stated.into_iter().filter(|name| declared(name).is_err()).map(Box::from).collect();
+        let vanished = self.implied.difference(&implied).filter(|name| declared(name).is_err());
+        events.extend(vanished.map(|name| Event::Change(Change::Namespace(name.clone(), None))));
+        let appeared = implied.difference(&self.implied);
+        let appeared = appeared.map(|name| Change::Namespace(name.clone(), Some(NamespaceFact::default())));
+        events.extend(appeared.map(Event::Change));
+        self.gone = Vec::new();
+        (self.implied, self.repeated) = (implied, repeated);
         events
+    }
+
+    /// Takes the place of a file's objects, or removes them if there is no other file.
+    fn replace(&mut self, path: PathBuf, file: Option<File>) {
+        let before = match file {
+            Some(file) => self.files.insert(path, file),
+            None => self.files.remove(&path),
+        };
+        let sent = before.into_iter().flat_map(|file| file.objects).filter(|object| object.is_sent);
+        self.gone.extend(sent.map(|object| object.change));
     }
 
     /// Generates addresses for Services that have none. They derive from the Service's name, so they survive a restart.
@@ -352,6 +386,7 @@ impl Manifests {
             }
             if fact.service_type != ServiceType::Cluster(addresses.clone()) {
                 Arc::make_mut(fact).service_type = ServiceType::Cluster(addresses);
+                object.is_sent = false;
             }
             object.is_generated = true;
         }
@@ -400,12 +435,12 @@ fn identity(change: &Change) -> Identity<'_> {
     }
 }
 
-fn removal(change: Change) -> Change {
+fn removal(change: &Change) -> Change {
     match change {
-        Change::Namespace(name, _) => Change::Namespace(name, None),
-        Change::Service(key, _) => Change::Service(key, None),
-        Change::Slice(key, _) => Change::Slice(key, None),
-        Change::Pod(pod, _) => Change::Pod(pod, None),
+        Change::Namespace(name, _) => Change::Namespace(name.clone(), None),
+        Change::Service(key, _) => Change::Service(key.clone(), None),
+        Change::Slice(key, _) => Change::Slice(key.clone(), None),
+        Change::Pod(pod, _) => Change::Pod(*pod, None),
     }
 }
 

@@ -313,7 +313,12 @@ fn add<O: Object>(
         Ok(object) => match object::read(&object, options) {
             Ok((change, notes)) => {
                 parsed.rejected.extend(notes);
-                parsed.objects.push(ParsedObject { change, families: families(&object), is_generated: false });
+                parsed.objects.push(ParsedObject {
+                    change,
+                    families: families(&object),
+                    is_generated: false,
+                    is_sent: false,
+                });
             }
             Err(error) => parsed.rejected.push(error),
         },

@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +11,7 @@ use super::{CLEAR, Failure, Output, json, paint, print, source, warn};
 use crate::cluster::object::Rejected;
 use crate::cluster::source::Source;
 use crate::config::{NameArgs, SourceArgs};
-use crate::exit::{NO, UNAVAILABLE};
+use crate::exit::{NO, UNAVAILABLE, USAGE};
 use crate::report::doctor::{self, Finding, Severity};
 use crate::report::lint::Lint;
 use crate::report::near;
@@ -34,8 +34,8 @@ pub(super) struct DoctorArgs {
     #[arg(long, short = 'o', value_enum, default_value_t = Output::Text)]
     output: Output,
     /// Also check a running server, by the address of its --admin: its source, upstreams and busiest clients
-    #[arg(long, value_name = "ADDR:PORT")]
-    server: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    server: Option<String>,
     /// Keep running, and print the findings whenever they change
     #[arg(long, short = 'w')]
     watch: bool,
@@ -57,9 +57,13 @@ const CHECK_CLUSTER: Duration = Duration::from_secs(30);
 const LISTED: usize = 10;
 
 /// Reads the state of a server from its admin address.
-fn status_of(server: SocketAddr) -> Result<ServerStatus, Failure> {
+fn status_of(server: &str) -> Result<ServerStatus, Failure> {
+    let found = server.to_socket_addrs().map(|mut all| all.next());
+    let Ok(Some(address)) = found else {
+        return Err(Failure::new(USAGE, format!("--server '{server}' is not an address; write HOST:PORT")));
+    };
     let get = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
+        let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         // HTTP/1.0: the response is neither chunked nor followed by another one.
         write!(stream, "GET /api/v1/status HTTP/1.0\r\nHost: {server}\r\n\r\n")?;
@@ -136,7 +140,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
 }
 
 fn check(args: &DoctorArgs) -> Result<Report, Failure> {
-    let server = args.server.map(status_of).transpose()?;
+    let server = args.server.as_deref().map(status_of).transpose()?;
     let mut findings: Vec<Finding> = server.iter().flat_map(server::findings).collect();
     // A server alone can be asked without access to its cluster.
     let is_server_alone = server.is_some() && matches!(args.source.source(), Source::Unspecified);

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use callsign::report::explain::Pasted;
+use callsign::report::lint::Lint;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::common::process::{Server, run};
@@ -345,4 +348,73 @@ fn env_takes_ports_and_schemes() {
         assert_eq!(env(&arguments), (status, expected.to_owned()), "{case}");
     }
     assert_eq!(env(&["--link", "ui", "--scheme", "http://"]).0, 64);
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_pasted_is_taken_apart_without_a_panic(text in "\\PC{0,80}") {
+        let pasted = Pasted::parse(&text);
+        prop_assert!(pasted.is_address || text.contains(&pasted.name));
+    }
+
+    #[test]
+    fn any_object_can_be_examined(object in object()) {
+        let mut lint = Lint::default();
+        lint.add("any.yaml:1", &object);
+        lint.add("any.yaml:2", &json!({"kind": "List", "items": [object]}));
+        let (findings, _) = lint.findings(&["cluster.local".to_owned()]);
+        // Of each object, only so many findings are listed, and so much of it is quoted.
+        prop_assert!(findings.len() <= 60, "{}", findings.len());
+        for finding in findings {
+            prop_assert!(finding.what.len() < 1000, "{}", finding.what);
+        }
+    }
+}
+
+/// Objects of any shape, with the names of fields that have a meaning.
+fn object() -> impl Strategy<Value = Value> {
+    let words = [
+        "kind",
+        "Service",
+        "EndpointSlice",
+        "Pod",
+        "Deployment",
+        "metadata",
+        "name",
+        "namespace",
+        "labels",
+        "annotations",
+        "spec",
+        "selector",
+        "ports",
+        "port",
+        "targetPort",
+        "clusterIP",
+        "clusterIPs",
+        "externalName",
+        "template",
+        "containers",
+        "endpoints",
+        "conditions",
+        "status",
+        "callsign.dev/alais",
+        "é",
+        "",
+    ];
+    let word = prop::sample::select(words.to_vec());
+    let leaf = prop_oneof![word.clone().prop_map(Value::from), any::<i64>().prop_map(Value::from), Just(Value::Null)];
+    let any = leaf.prop_recursive(5, 64, 8, move |inner| {
+        let key = prop::sample::select(words.to_vec());
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(key.prop_map(str::to_owned), inner, 0..8)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    });
+    (any, word).prop_map(|(mut object, kind)| {
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("kind".to_owned(), kind.into());
+        }
+        object
+    })
 }

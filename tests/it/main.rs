@@ -25,6 +25,7 @@ mod manifests;
 mod messages;
 mod names;
 mod publish;
+mod readme;
 mod replies;
 mod tenants;
 mod transport;

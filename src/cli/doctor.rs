@@ -156,8 +156,7 @@ fn check(args: &DoctorArgs) -> Result<Report, Failure> {
 /// Adds the findings about the source; returns the number of its Services.
 fn examine(args: &DoctorArgs, findings: &mut Vec<Finding>) -> Result<usize, Failure> {
     let mut lint = Lint::default();
-    let (cluster, problems) =
-        source::inspect(&args.source, &args.names, &mut |place, object| lint.add(place, &object))?;
+    let (cluster, problems) = source::inspect(&args.source, &args.names, &mut |place, object| lint.add(place, object))?;
     let domains: Vec<String> =
         args.names.cluster_domains.iter().map(|domain| domain.trim_end_matches('.').to_lowercase()).collect();
     let (written, causes) = lint.findings(&domains);

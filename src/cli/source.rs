@@ -81,7 +81,7 @@ fn read_api(source: &Source, parse_options: ParseOptions, names: &NameArgs) -> R
 pub(super) fn inspect(
     args: &SourceArgs,
     names: &NameArgs,
-    each: &mut dyn FnMut(&str, Value),
+    each: &mut dyn FnMut(&str, &Value),
 ) -> Result<(Cluster, Vec<String>), Failure> {
     let options = args.options(names);
     if let Source::Manifests(path) = &options.source {
@@ -110,7 +110,7 @@ async fn each_page(
     client: &kube::Client,
     kind: &str,
     path: &str,
-    each: &mut dyn FnMut(&str, Value),
+    each: &mut dyn FnMut(&str, &Value),
 ) -> Result<(), kube::Error> {
     let mut next = String::new();
     loop {
@@ -124,7 +124,7 @@ async fn each_page(
             if let Some(fields) = item.as_object_mut() {
                 fields.insert("kind".to_owned(), kind.into());
             }
-            each("", item);
+            each("", &item);
         }
         if next.is_empty() {
             return Ok(());

@@ -374,7 +374,7 @@ impl Publisher {
                     let resource = resource.as_str();
                     match self.table.load().synced {
                         true => tracing::warn!(resource, reason, "source failed; serving the last snapshot"),
-                        false => tracing::warn!(resource, reason, "source failed; there is nothing to serve yet"),
+                        false => tracing::warn!(resource, reason, "source failed before the first sync"),
                     }
                 }
                 // A restart of the API server is expected, so it is only a warning.

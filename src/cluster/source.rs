@@ -136,7 +136,7 @@ impl SourceOptions {
     pub fn inspect_manifests(
         &self,
         path: &Path,
-        each: &mut dyn FnMut(&str, Value),
+        each: &mut dyn FnMut(&str, &Value),
     ) -> (Vec<Event>, Vec<ManifestError>) {
         let (parse_options, service_cidrs) = (self.parse_options, self.service_cidrs.clone());
         Manifests::inspect(ManifestOptions { path: path.to_path_buf(), parse_options, service_cidrs }, each)

@@ -254,7 +254,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = LIMITS)]
     pub tcp_idle: Duration,
     /// Serve metrics and the JSON API on this address; the API only to clients on this host, unless there is a token
-    /// [default: [::]:9153, with --manifests 127.0.0.1:9153]
+    /// [default: port 9153 of all addresses, with --manifests of loopback]
     #[arg(long, value_name = "ADDR:PORT", env = "CALLSIGN_ADMIN", help_heading = ADMIN)]
     pub admin: Option<String>,
     /// Serve /health and /ready on this address, for probes

@@ -1,7 +1,7 @@
 //! Finds and reads the files of manifests, within bounds.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Read as _;
+use std::io::{BufRead, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,8 @@ use crate::watched::FolderWatch;
 
 /// Largest file that is read, in octets.
 const MAX_FILE: u64 = 256 << 20;
+/// How much of a file is read at a time, in octets.
+const BUFFER: usize = 256 << 10;
 /// Maximum number of files, and of folders.
 const MAX_FILES: usize = 20_000;
 /// Maximum number of symbolic links on the way to the manifests.
@@ -142,35 +144,20 @@ pub(super) fn is_stream(path: &Path) -> bool {
     path == Path::new("-") || std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
 }
 
-/// Reads the text of a file.
+/// Opens a file, or standard input.
 ///
 /// # Errors
-/// The file cannot be read, is too long, or is not text.
-pub(super) fn text(path: &Path) -> Result<String, ManifestError> {
-    let is_input = path == Path::new("-");
-    let name = super::name_of(path);
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut octets = Vec::new();
-        if is_input {
-            std::io::stdin().lock().take(MAX_FILE + 1).read_to_end(&mut octets)?;
-        } else {
-            let file = std::fs::File::open(path)?;
-            // Growing to fit would need twice the memory.
-            octets.reserve_exact(file.metadata()?.len().min(MAX_FILE) as usize + 1);
-            file.take(MAX_FILE + 1).read_to_end(&mut octets)?;
-        }
-        Ok(octets)
-    };
-    let octets = read().map_err(|source| ManifestError::Unreadable { path: name.clone(), source })?;
-    let bad = |line: Option<u64>, reason: String| ManifestError::Syntax { path: name.clone(), line, reason };
-    if octets.len() as u64 > MAX_FILE {
-        return Err(bad(None, format!("longer than {} MiB; split it", MAX_FILE >> 20)));
+/// The file cannot be read, or is too long.
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, ManifestError> {
+    if path == Path::new("-") {
+        return Ok(Box::new(std::io::stdin().lock().take(MAX_FILE)));
     }
-    String::from_utf8(octets).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let octets = error.into_bytes();
-        let line = 1 + octets.iter().take(valid).filter(|octet| **octet == b'\n').count() as u64;
-        let odd = octets.get(valid).copied().unwrap_or_default();
-        bad(Some(line), format!("not text in UTF-8 (octet 0x{odd:02x})"))
-    })
+    let file = std::fs::File::open(path).map_err(|source| unreadable(path, source))?;
+    let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
+    if length > MAX_FILE {
+        let reason = format!("longer than {} MiB; split it", MAX_FILE >> 20);
+        return Err(ManifestError::Syntax { path: super::name_of(path), line: None, reason });
+    }
+    // A pipe has no length.
+    Ok(Box::new(BufReader::with_capacity(BUFFER, file.take(MAX_FILE))))
 }

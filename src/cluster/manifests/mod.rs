@@ -147,7 +147,7 @@ impl Manifests {
 
     /// Reads all manifests once, and shows each object as it is written, with its place (`web.yaml:12`). Returns the
     /// events of everything that can be read, and why the rest cannot.
-    pub fn inspect(options: ManifestOptions, each: &mut dyn FnMut(&str, Value)) -> (Vec<Event>, Vec<ManifestError>) {
+    pub fn inspect(options: ManifestOptions, each: &mut dyn FnMut(&str, &Value)) -> (Vec<Event>, Vec<ManifestError>) {
         let mut manifests = Manifests::new(options);
         let path = manifests.options.path.clone();
         let found = match files::is_stream(&path) {
@@ -160,10 +160,9 @@ impl Manifests {
         };
         for path in files {
             let name = name_of(&path);
-            let read = |each: &mut dyn FnMut(&str, Value)| {
-                let text = files::text(&path)?;
-                parse::inspect(&name, &text, &mut |line, object| each(&format!("{name}:{line}"), object))?;
-                parse::parse(&name, &text, manifests.options.parse_options)
+            let read = |each: &mut dyn FnMut(&str, &Value)| {
+                let each = &mut |line: u64, object: &Value| each(&format!("{name}:{line}"), object);
+                parse::inspect(&name, &mut *files::open(&path)?, manifests.options.parse_options, each)
             };
             match read(each) {
                 Ok(Parsed { objects, rejected }) => {
@@ -293,8 +292,8 @@ impl Manifests {
     }
 
     fn load(&self, path: &Path) -> Result<File, ManifestError> {
-        let text = files::text(path)?;
-        let Parsed { objects, rejected } = parse::parse(&name_of(path), &text, self.options.parse_options)?;
+        let input = &mut *files::open(path)?;
+        let Parsed { objects, rejected } = parse::parse(&name_of(path), input, self.options.parse_options)?;
         Ok(File { objects: objects.into_boxed_slice().into_vec(), rejected, ..File::default() })
     }
 
@@ -493,6 +492,6 @@ fn free_address(block: &Cidr, key: &Key, taken: &HashSet<IpAddr>) -> Option<IpAd
 /// # Errors
 /// When the text is neither YAML nor JSON.
 pub fn read_text(text: &str) -> Result<(Vec<Change>, Vec<Rejected>), ManifestError> {
-    let parsed = parse::parse("text", text, ParseOptions::default())?;
+    let parsed = parse::parse("text", &mut text.as_bytes(), ParseOptions::default())?;
     Ok((parsed.objects.into_iter().map(|object| object.change).collect(), parsed.rejected))
 }

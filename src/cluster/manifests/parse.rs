@@ -1,6 +1,10 @@
 //! Parses the text of manifests, one object after another: of each, only the facts are retained.
 
+use std::io::BufRead;
+use std::marker::PhantomData;
+
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::de::IoRead;
 use serde_json::{Map, Value};
 
 use super::{ManifestError, ParsedObject};
@@ -28,40 +32,45 @@ impl Parsed {
     }
 }
 
-/// Parses the documents of a text: YAML or JSON, including `List` kinds. Kinds without DNS names are ignored.
+/// Parses the documents of a file: YAML or JSON, including `List` kinds. Kinds without DNS names are ignored.
 ///
 /// # Errors
 /// The first document that does not parse, or is not an object.
-pub(super) fn parse(path: &str, text: &str, options: ParseOptions) -> Result<Parsed, ManifestError> {
+pub(super) fn parse(path: &str, input: &mut dyn BufRead, options: ParseOptions) -> Result<Parsed, ManifestError> {
     let mut parsed = Parsed::default();
-    each_document(path, text, |_, document| document.read(Objects { options, parsed: &mut parsed }))?;
+    each_document(path, input, |_, document| document.read(Objects { options, parsed: &mut parsed }))?;
     Ok(parsed)
 }
 
-/// Calls `each` for each document of a text, as it is written, with the line on which it begins.
+/// As [`parse`], and calls `each` for each document as it is written, with the line on which it begins.
 ///
 /// # Errors
 /// As for [`parse`].
-pub(super) fn inspect(path: &str, text: &str, each: &mut dyn FnMut(u64, Value)) -> Result<(), ManifestError> {
-    each_document(path, text, |line, document| {
-        let before = match &document {
-            Document::Json(_) => 0,
-            Document::Yaml(text) => text.lines().take_while(|line| !has_contents(line)).count() as u64,
-        };
-        each(line + before, document.read(std::marker::PhantomData::<Value>)?);
-        Ok(())
-    })
+pub(super) fn inspect(
+    path: &str,
+    input: &mut dyn BufRead,
+    options: ParseOptions,
+    each: &mut dyn FnMut(u64, &Value),
+) -> Result<Parsed, ManifestError> {
+    let mut parsed = Parsed::default();
+    each_document(path, input, |line, document| {
+        let value: Value = document.read(PhantomData::<Value>)?;
+        each(line, &value);
+        let objects = Objects { options, parsed: &mut parsed };
+        objects.deserialize(&value).map_err(|error| Problem { line: Some(1), reason: error.to_string() })
+    })?;
+    Ok(parsed)
 }
 
-/// One document of a text.
-pub(super) enum Document<'a, 't> {
-    Json(&'a mut serde_json::Deserializer<serde_json::de::StrRead<'t>>),
-    Yaml(&'t str),
+/// One document of a file.
+enum Document<'a, 'i> {
+    Json(&'a mut serde_json::Deserializer<IoRead<&'i mut dyn BufRead>>),
+    Yaml(&'a str),
 }
 
-impl<'t> Document<'_, 't> {
+impl Document<'_, '_> {
     /// Deserializes the document.
-    pub(super) fn read<S: DeserializeSeed<'t>>(self, seed: S) -> Result<S::Value, Problem> {
+    fn read<T, S: for<'de> DeserializeSeed<'de, Value = T>>(self, seed: S) -> Result<T, Problem> {
         match self {
             Document::Json(json) => seed.deserialize(json).map_err(|error| {
                 let text = error.to_string();
@@ -69,7 +78,7 @@ impl<'t> Document<'_, 't> {
                 Problem { line: Some(error.line() as u64), reason }
             }),
             Document::Yaml(text) => {
-                let read = |yaml: serde_saphyr::Deserializer<'t, '_>| seed.deserialize(yaml);
+                let read = |yaml: serde_saphyr::Deserializer<'_, '_>| seed.deserialize(yaml);
                 serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), read).map_err(|error| {
                     // An error about the document as a whole has no location.
                     let line = Some(error.location().map_or(1, |location| location.line()));
@@ -88,7 +97,7 @@ impl<'t> Document<'_, 't> {
 }
 
 /// Why a document does not parse.
-pub(super) struct Problem {
+struct Problem {
     /// Line within the document, counted from 1; for JSON, within the whole text.
     line: Option<u64>,
     reason: String,
@@ -107,55 +116,94 @@ fn yaml_options() -> serde_saphyr::Options {
     serde_saphyr::options! { budget: budget, alias_limits: limits, with_snippet: false }
 }
 
-/// Calls `take` for each document of a text, with the line on which it begins.
+/// Calls `take` for each document of a file, with the line on which it begins. Only one document of YAML is in memory at
+/// a time, and of JSON less.
 ///
 /// # Errors
-/// The first error of `take`, with its line in the text.
-pub(super) fn each_document<'t>(
+/// The first error of `take`, with its line in the file.
+fn each_document(
     path: &str,
-    text: &'t str,
-    mut take: impl FnMut(u64, Document<'_, 't>) -> Result<(), Problem>,
+    input: &mut dyn BufRead,
+    mut take: impl FnMut(u64, Document<'_, '_>) -> Result<(), Problem>,
 ) -> Result<(), ManifestError> {
     let failed = |before: u64, problem: Problem| ManifestError::Syntax {
         path: path.to_owned(),
         line: problem.line.map(|line| before + line),
         reason: problem.reason,
     };
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    // JSON is also YAML, but its own parser is faster. The quote after the brace rules out YAML such as
-    // `{kind: Service}`.
-    let trimmed = text.trim_start();
-    if trimmed.strip_prefix('{').is_some_and(|rest| rest.trim_start().starts_with('"')) {
-        let mut json = serde_json::Deserializer::from_str(text);
+    let unreadable = |source| ManifestError::Unreadable { path: path.to_owned(), source };
+    if input.fill_buf().map_err(unreadable)?.starts_with(BYTE_ORDER_MARK) {
+        input.consume(BYTE_ORDER_MARK.len());
+    }
+    if is_json(input.fill_buf().map_err(unreadable)?) {
+        let mut json = serde_json::Deserializer::from_reader(input);
         while json.end().is_err() {
             take(1, Document::Json(&mut json)).map_err(|problem| failed(0, problem))?;
         }
         return Ok(());
     }
-    for (line, document) in documents(text) {
-        take(line, Document::Yaml(document)).map_err(|problem| failed(line - 1, problem))?;
+    let mut documents = Documents { input, first: 1, next: 1, marker: String::new() };
+    while let Some((first, text)) = documents.next_document().map_err(|error| match error {
+        Ok(source) => unreadable(source),
+        Err(problem) => failed(0, problem),
+    })? {
+        let before = text.lines().take_while(|line| !has_contents(line)).count() as u64;
+        take(first + before, Document::Yaml(&text)).map_err(|problem| failed(first - 1, problem))?;
     }
     Ok(())
 }
 
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// JSON is also YAML, but its own parser is faster. The quote after the brace rules out YAML such as `{kind: Service}`.
+fn is_json(start: &[u8]) -> bool {
+    let start = start.trim_ascii_start();
+    start.strip_prefix(b"{").is_some_and(|rest| rest.trim_ascii_start().starts_with(b"\""))
+}
+
 /// Splits YAML at its document markers, each of which is part of the document that it begins (YAML 1.2 section 9.1.4:
-/// a line that begins with `---` is always one). Returns the documents with contents, and the lines that they begin on.
-fn documents(text: &str) -> impl Iterator<Item = (u64, &str)> {
-    let mut rest = Some((1, text));
-    let next = move || {
-        let (first, text) = rest.take()?;
-        let (mut at, mut line) = (0, first);
-        for each in text.split_inclusive('\n') {
-            if at > 0 && is_marker(each) {
-                rest = Some((line, text.get(at..)?));
-                return Some((first, text.get(..at)?));
+/// a line that begins with `---` is always one).
+struct Documents<'i> {
+    input: &'i mut dyn BufRead,
+    /// Line on which the next document begins, and the next line that is read.
+    first: u64,
+    next: u64,
+    /// The marker that the next document begins with, if it has been read.
+    marker: String,
+}
+
+impl Documents<'_> {
+    /// Returns the next document with contents, and the line that it begins on.
+    fn next_document(&mut self) -> Result<Option<(u64, String)>, Result<std::io::Error, Problem>> {
+        let (mut text, mut is_full) = (std::mem::take(&mut self.marker), false);
+        is_full |= has_contents(&text);
+        loop {
+            let mut line = Vec::new();
+            if self.input.read_until(b'\n', &mut line).map_err(Ok)? == 0 {
+                let first = std::mem::replace(&mut self.first, self.next);
+                return Ok(is_full.then_some((first, text)));
             }
-            at += each.len();
-            line += 1;
+            let line = String::from_utf8(line).map_err(|error| {
+                let at = error.utf8_error().valid_up_to();
+                let odd = error.as_bytes().get(at).copied().unwrap_or_default();
+                Err(Problem { line: Some(self.next), reason: format!("not text in UTF-8 (octet 0x{odd:02x})") })
+            })?;
+            let number = self.next;
+            self.next += 1;
+            if !is_marker(&line) || text.is_empty() && number == self.first {
+                is_full |= has_contents(&line);
+                text += &line;
+                continue;
+            }
+            let first = std::mem::replace(&mut self.first, number);
+            if is_full {
+                self.marker = line;
+                return Ok(Some((first, text)));
+            }
+            is_full = has_contents(&line);
+            text = line;
         }
-        Some((first, text))
-    };
-    std::iter::from_fn(next).filter(|(_, document)| document.lines().any(has_contents))
+    }
 }
 
 fn is_marker(line: &str) -> bool {
@@ -341,7 +389,15 @@ mod tests {
             ("carriage returns", "a: 1\r\n---\r\nb: 2\r\n", vec![(1, "a: 1\r\n"), (2, "---\r\nb: 2\r\n")]),
             ("nothing", "\n\n", vec![]),
         ] {
-            assert_eq!(documents(text).collect::<Vec<_>>(), expected, "{case}");
+            let mut input = text.as_bytes();
+            let mut documents = Documents { input: &mut input, first: 1, next: 1, marker: String::new() };
+            let mut found = Vec::new();
+            while let Some(document) = documents.next_document().unwrap_or_else(|_| panic!("{case}")) {
+                found.push(document);
+            }
+            let expected: Vec<(u64, String)> =
+                expected.into_iter().map(|(line, text)| (line, text.to_owned())).collect();
+            assert_eq!(found, expected, "{case}");
         }
     }
 }

@@ -72,7 +72,10 @@ fn status_of(server: &str) -> Result<ServerStatus, Failure> {
         Ok(response)
     };
     let failed = |reason: &dyn Display| Failure::new(UNAVAILABLE, format!("cannot ask {server}: {reason}"));
-    let response = get().map_err(|error| failed(&error))?;
+    let response = get().map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => failed(&"it does not reply over HTTP; use the address of --admin"),
+        _ => failed(&error),
+    })?;
     let Some((head, body)) = response.split_once("\r\n\r\n") else {
         return Err(failed(&"it does not speak HTTP; use the address of --admin"));
     };
@@ -126,8 +129,12 @@ pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
     loop {
         match check(args) {
             Ok(report) if shown.as_ref() != Some(&report.findings) => {
-                let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
-                print(&format!("{clear}{}", report.render(args)?))?;
+                let before = match (std::io::stdout().is_terminal(), &shown) {
+                    (true, _) => CLEAR.to_owned(),
+                    (false, None) => String::new(),
+                    (false, Some(_)) => format!("\n--- {:.0}\n", jiff::Timestamp::now()),
+                };
+                print(&format!("{before}{}", report.render(args)?))?;
                 shown = Some(report.findings);
             }
             Ok(_) => {}
@@ -224,11 +231,12 @@ fn unreadable(problem: String) -> Finding {
         what: if what.is_empty() { "it cannot be read".to_owned() } else { what.to_owned() },
         why: match is_api {
             true => "what depends on it is not checked".to_owned(),
-            false => "none of its objects is checked, and a server ignores them".to_owned(),
+            false => "none of its objects is checked; a running server uses the last valid text, one that starts none"
+                .to_owned(),
         },
         fix: match is_api {
             true => "allow the user to list it, in all namespaces".to_owned(),
-            false => "correct the file, or remove it from the folder".to_owned(),
+            false => "correct or restore it, or remove it from the folder".to_owned(),
         },
     }
 }

@@ -50,6 +50,12 @@ pub(super) struct ExplainArgs {
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let usage = |error: explain::ExplainError| Failure::new(USAGE, error);
     let pasted = Pasted::parse(&args.name);
+    if pasted.name.is_empty() && args.name.trim() != "." {
+        return Err(Failure::new(
+            USAGE,
+            format!("'{}' has no name in it; write a name, a URL or an address", args.name),
+        ));
+    }
     let name = explain::name_of(&pasted.name).map_err(usage)?;
     let default = if pasted.is_address { "PTR" } else { "A" };
     let qtype = explain::type_of(args.qtype.as_deref().unwrap_or(default)).map_err(usage)?;
@@ -142,7 +148,7 @@ fn query_server(server: &str, name: &Name, qtype: RecordType, explained: &Explan
     };
     let reply =
         exchange().map_err(|error| Failure::new(UNAVAILABLE, format!("no reply from --server {address}: {error}")))?;
-    let (rcode, answers) = explain::read(&reply).map_err(|error| Failure::new(UNAVAILABLE, error))?;
+    let (rcode, answers, is_own) = explain::read(&reply).map_err(|error| Failure::new(UNAVAILABLE, error))?;
     // Ignore TTLs and the order of records: rotation and caching change them.
     let records = |answers: &[String]| -> BTreeSet<String> {
         answers
@@ -158,9 +164,9 @@ fn query_server(server: &str, name: &Name, qtype: RecordType, explained: &Explan
             .collect()
     };
     let (own, theirs) = (records(&explained.answers), records(&answers));
-    // Records from upstreams cannot be predicted.
+    // Records from upstreams cannot be predicted, but they are not authoritative.
     let differs = match () {
-        () if explained.rcode == FORWARDED => false,
+        () if explained.rcode == FORWARDED => is_own,
         () if explained.leads_out => !own.is_subset(&theirs),
         () => rcode != explained.rcode || own != theirs,
     };

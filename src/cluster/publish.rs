@@ -373,6 +373,9 @@ impl Publisher {
                 if before.as_ref() != Some(&reason) {
                     let resource = resource.as_str();
                     match self.table.load().synced {
+                        _ if resource == Resource::Manifests.as_str() => {
+                            tracing::warn!(reason, "cannot read all manifests; what they last said remains in effect");
+                        }
                         true => tracing::warn!(resource, reason, "source failed; serving the last snapshot"),
                         false => tracing::warn!(resource, reason, "source failed before the first sync"),
                     }

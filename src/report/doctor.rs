@@ -184,6 +184,15 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
     for text in written {
         let wrong = catalog.variables(key, std::slice::from_ref(&text), links::Style::Plain, None).err();
         let Some(wrong) = wrong.into_iter().flatten().next() else { continue };
+        let fix = match &wrong {
+            links::LinkError::NoPorts { is_external: true, .. } => format!("write {text}:PORT in callsign.dev/links"),
+            links::LinkError::NoPorts { .. } => "add the Service's ports, or remove the link".to_owned(),
+            links::LinkError::NoSuchPort { to, .. } => format!("write {to}:PORT with one of its ports"),
+            _ => format!(
+                "correct callsign.dev/links; `callsign explain {text} --from {}` says what was looked for",
+                key.namespace
+            ),
+        };
         let (code, what, why) = match &wrong {
             links::LinkError::NoPorts { .. } => (
                 "link-without-ports",
@@ -201,19 +210,7 @@ fn services(catalog: &Catalog, key: &Key, known: &super::ServiceView, all: &mut 
                 "the linked name does not resolve for this Service",
             ),
         };
-        all.insert(finding(
-            Severity::Error,
-            code,
-            key,
-            [
-                format!("it links to {text}, which {what}"),
-                why.into(),
-                format!(
-                    "correct callsign.dev/links; `callsign explain {text} --from {}` suggests similar names",
-                    key.namespace
-                ),
-            ],
-        ));
+        all.insert(finding(Severity::Error, code, key, [format!("it links to {text}, which {what}"), why.into(), fix]));
     }
 }
 

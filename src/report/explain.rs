@@ -238,7 +238,7 @@ pub fn explain(
         verdict = answer(zone, caller, &query, Limit::Stream, &mut Scratch::zone_only(0), &mut reply);
     }
     let (rcode, answers) = match verdict {
-        Verdict::Reply { len, .. } => read(&reply[..len])?,
+        Verdict::Reply { len, .. } => read(&reply[..len]).map(|(rcode, answers, _)| (rcode, answers))?,
         Verdict::Forward(_) | Verdict::Drop => (FORWARDED.to_owned(), Vec::new()),
     };
     let mut notes = Vec::new();
@@ -317,18 +317,18 @@ pub fn query(name: &Name, qtype: RecordType) -> Result<Vec<u8>, ExplainError> {
     message.to_vec().map_err(|error| failed(&error))
 }
 
-/// Parses a reply into its rcode and answers.
+/// Parses a reply into its rcode, its answers, and whether the server answered from its own zone.
 ///
 /// # Errors
 /// If the reply cannot be parsed.
-pub fn read(reply: &[u8]) -> Result<(String, Vec<String>), ExplainError> {
+pub fn read(reply: &[u8]) -> Result<(String, Vec<String>, bool), ExplainError> {
     let message = Message::from_vec(reply).map_err(|error| ExplainError::Unreadable(error.to_string()))?;
     let rcode = format!("{:?}", message.metadata.response_code).to_uppercase();
     let answers = message
         .answers
         .iter()
         .map(|record| format!("{} {} {} {}", record.name, record.ttl, record.record_type(), record.data));
-    Ok((rcode, answers.collect()))
+    Ok((rcode, answers.collect(), message.metadata.authoritative))
 }
 
 fn reason(address: IpAddr, origin: &Origin) -> String {

@@ -80,7 +80,7 @@ fn given_port(is_external: bool) -> &'static str {
 
 /// Splits the value of `callsign.dev/links` into links.
 pub fn written(text: &str) -> Vec<String> {
-    let parts = text.split(|c: char| c == ',' || c.is_whitespace());
+    let parts = text.split(|c: char| matches!(c, ',' | ';') || c.is_whitespace());
     parts.filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
@@ -168,6 +168,8 @@ impl Catalog {
 
     fn link(&self, from: &Key, text: &str) -> Result<Link<'_>, LinkError> {
         let missing = || LinkError::Missing { from: from.name.to_string(), to: text.to_owned() };
+        // A URL is taken for what it means.
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest.split('/').next().unwrap_or(rest));
         let (text, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
         let namespace = self.zone.settings.namespace_name(&from.namespace).map_err(|_| missing())?;
         let service = self.resolved(text, &namespace).ok_or_else(missing)?;

@@ -17,7 +17,23 @@ const MAX_QUOTED: usize = 60;
 /// Maximum number of findings about one object.
 const MAX_FINDINGS: usize = 20;
 /// Kinds that this report knows. A kind that is nearly one of them is misspelt.
-const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Namespace", "Pod"];
+const KINDS: [&str; 10] = [
+    "Service",
+    "EndpointSlice",
+    "Namespace",
+    "Pod",
+    "Deployment",
+    "StatefulSet",
+    "DaemonSet",
+    "ReplicaSet",
+    "Job",
+    "CronJob",
+];
+/// Types of a Service.
+const TYPES: [&str; 4] = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+/// Namespaces that every cluster has.
+const GIVEN: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const CONTAINER_PORT: [&str; 5] = ["containerPort", "hostIP", "hostPort", "name", "protocol"];
 /// Annotations that Callsign reads.
 const ANNOTATIONS: [&str; 4] =
     ["callsign.dev/alias", "callsign.dev/default", "callsign.dev/visible-to", "callsign.dev/links"];
@@ -137,6 +153,8 @@ pub struct Lint {
     /// By namespace.
     workloads: HashMap<String, Vec<Workload>>,
     unready: HashMap<(String, String), Unready>,
+    /// Names of the Namespaces that are declared.
+    namespaces: BTreeSet<String>,
     findings: BTreeSet<Finding>,
     /// Kinds and names of the objects, with the place of each, to find those that are declared twice.
     places: HashMap<(String, Key), String>,
@@ -194,9 +212,9 @@ impl Lint {
             "Namespace" => self.namespace(place, &name, object),
             "Pod" => self.pod(&key, object),
             "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => {
-                self.template(&namespace, object.pointer("/spec/template"));
+                self.workload(place, &key, object, "/spec/template");
             }
-            "CronJob" => self.template(&namespace, object.pointer("/spec/jobTemplate/spec/template")),
+            "CronJob" => self.workload(place, &key, object, "/spec/jobTemplate/spec/template"),
             _ => {}
         }
         while self.findings.len() > before + MAX_FINDINGS {
@@ -207,6 +225,7 @@ impl Lint {
     /// Returns all findings.
     pub fn findings(mut self, domains: &[String]) -> (BTreeSet<Finding>, BTreeMap<Key, String>) {
         self.same_addresses();
+        self.undeclared_namespaces();
         self.selectors();
         self.external_names(domains);
         let mut causes: BTreeMap<Key, String> = BTreeMap::new();
@@ -312,7 +331,8 @@ impl Lint {
     }
 
     fn service(&mut self, place: &str, key: Key, object: &Value) {
-        let (label, metadata, spec) = (key.to_string(), object.get("metadata"), object.get("spec"));
+        let label = if key.name.is_empty() { place.to_owned() } else { key.to_string() };
+        let (metadata, spec) = (object.get("metadata"), object.get("spec"));
         self.annotations(place, &label, metadata);
         self.fields(place, &label, "it", Some(object), &OBJECT);
         self.fields(place, &label, "metadata", metadata, &METADATA);
@@ -321,6 +341,27 @@ impl Lint {
         self.name(place, "namespace", &key.namespace, &label);
         let empty = Value::Null;
         let spec = spec.unwrap_or(&empty);
+        let selector = spec.get("selector").and_then(Value::as_object);
+        for (field, _) in selector.into_iter().flatten().filter(|(_, value)| !value.is_string()) {
+            let what = format!("its selector has '{}', which is not a label with a text{}", quoted(field), at(place));
+            let why = "Kubernetes would refuse it: unlike a Deployment's, it is a plain map of labels".to_owned();
+            let fix = "write the labels directly below selector, with quotes around numbers".to_owned();
+            self.insert(Severity::Error, "invalid-selector", &label, [what, why, fix]);
+        }
+        if let Some(unknown) = text(spec, "type").filter(|kind| !TYPES.contains(kind)) {
+            let meant = near::closest(unknown, TYPES).map(|meant| format!("write {meant}"));
+            let what = format!("its type '{}' does not exist{}", quoted(unknown), at(place));
+            let fix = meant.unwrap_or_else(|| format!("the types are {}", TYPES.join(", ")));
+            let words = [what, "Kubernetes would refuse it".to_owned(), fix];
+            self.insert(Severity::Error, "misspelt-field", &label, words);
+        }
+        let names: Vec<&str> = array(spec, "ports").map(|port| text(port, "name").unwrap_or_default()).collect();
+        let distinct: BTreeSet<&str> = names.iter().copied().collect();
+        if names.len() > 1 && (distinct.contains("") || distinct.len() < names.len()) {
+            let what = format!("its {} ports do not all have a name of their own{}", names.len(), at(place));
+            let why = "Kubernetes would refuse it, and SRV names could not tell them apart".to_owned();
+            self.insert(Severity::Error, "ports-without-names", &label, [what, why, "name each port".to_owned()]);
+        }
         let mut ports = Vec::new();
         for port in array(spec, "ports") {
             self.fields(place, &label, "a port", Some(port), &SERVICE_PORT);
@@ -356,8 +397,10 @@ impl Lint {
     }
 
     fn namespace(&mut self, place: &str, name: &str, object: &Value) {
+        self.namespaces.insert(name.to_owned());
         self.annotations(place, name, object.get("metadata"));
-        self.fields(place, name, "metadata", object.get("metadata"), &METADATA);
+        let label = if name.is_empty() { place } else { name };
+        self.fields(place, label, "metadata", object.get("metadata"), &METADATA);
         self.name(place, "namespace", name, name);
     }
 
@@ -369,6 +412,49 @@ impl Lint {
         self.template(&key.namespace, Some(object));
         if let Some(unready) = Unready::of(object) {
             self.unready.insert((key.namespace.to_string(), key.name.to_string()), unready);
+        }
+    }
+
+    fn workload(&mut self, place: &str, key: &Key, object: &Value, template: &str) {
+        let (label, template) = (key.to_string(), object.pointer(template));
+        self.fields(place, &label, "it", Some(object), &OBJECT);
+        self.fields(place, &label, "metadata", object.get("metadata"), &METADATA);
+        let empty = Value::Null;
+        let spec = template.and_then(|template| template.get("spec")).unwrap_or(&empty);
+        for container in array(spec, "containers").chain(array(spec, "initContainers")) {
+            let fields = container.as_object().into_iter().flatten().map(|(field, _)| field.as_str());
+            let odd = fields.filter(|field| *field != "ports" && near::closest(field, ["ports"]).is_some()).map(quoted);
+            for field in odd.collect::<Vec<_>>() {
+                let what = format!("a container has an unknown field '{field}'{}", at(place));
+                let words = [what, "the field is ignored".to_owned(), "write 'ports'".to_owned()];
+                self.insert(Severity::Error, "misspelt-field", &label, words);
+            }
+            for port in array(container, "ports") {
+                self.fields(place, &label, "a container's port", Some(port), &CONTAINER_PORT);
+            }
+        }
+        self.template(&key.namespace, template);
+    }
+
+    /// Checks that manifests that declare Namespaces declare those of all Services.
+    fn undeclared_namespaces(&mut self) {
+        let services = self.services.iter().filter(|(_, service)| !service.place.is_empty());
+        let used: BTreeMap<&str, String> =
+            services.map(|(key, service)| (&*key.namespace, at(&service.place))).collect();
+        let mut found = Vec::new();
+        for (namespace, place) in used {
+            if self.namespaces.is_empty() || self.namespaces.contains(namespace) || GIVEN.contains(&namespace) {
+                continue;
+            }
+            let fix = match near::closest(namespace, self.namespaces.iter().map(String::as_str)) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => "declare the Namespace too, if the cluster does not have it".to_owned(),
+            };
+            found.push((namespace.to_owned(), format!("Services are in it, but no manifest declares it{place}"), fix));
+        }
+        for (namespace, what, fix) in found {
+            let why = "kubectl apply fails if the namespace does not exist".to_owned();
+            self.insert(Severity::Warning, "undeclared-namespace", &namespace, [what, why, fix]);
         }
     }
 

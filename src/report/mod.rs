@@ -76,6 +76,8 @@ struct ServiceView {
     unready: Vec<UnreadyFact>,
 }
 
+/// Number of names that are suggested.
+const MAX_SUGGESTED: usize = 5;
 /// Number of endpoints that are not ready, of which an explanation says why.
 const MAX_UNREADY: usize = 5;
 
@@ -238,6 +240,20 @@ impl Catalog {
             return meant.map(|meant| format!("_{meant}.{protocol}.{service}")).into_iter().collect();
         }
         let own = from.map(NamespaceName::text);
+        if rest.is_empty() {
+            // An alias, a database or an app of which the caller would have to say the namespace.
+            let is_own = |namespace: &&str| own.as_deref() == Some(*namespace);
+            let others = self
+                .namespaces()
+                .filter(|namespace| !is_own(namespace))
+                .map(|namespace| format!("{first}.{namespace}"));
+            let app = self.means(first).map(|key| format!("{}.{}", key.name, key.namespace));
+            let found = app.into_iter().chain(others.filter(|name| self.means(name).is_some()));
+            let found: Vec<String> = found.take(MAX_SUGGESTED).collect();
+            if !found.is_empty() {
+                return found;
+            }
+        }
         let aliases = self.services.iter().filter(|(key, _)| match rest {
             "" => own.as_deref() == Some(&*key.namespace),
             namespace => *key.namespace == *namespace,

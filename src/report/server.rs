@@ -102,8 +102,17 @@ pub fn findings(status: &ServerStatus) -> impl Iterator<Item = Finding> {
             (None, Some(age)) if age > SILENCE => format!("the server last heard of it {age:.0} s ago"),
             _ => return None,
         };
-        let why = "the server answers from what it knew before".to_owned();
-        let fix = "check that the server reaches its source, and may list and watch it".to_owned();
+        let [why, fix] = match entry.resource.as_str() {
+            "manifests" => [
+                "of each file, the last valid text since the start remains in effect; the other files apply",
+                "correct or restore the file or folder",
+            ],
+            _ => [
+                "the server answers from what it knew before",
+                "check that the server reaches its source, and may list and watch it",
+            ],
+        };
+        let (why, fix) = (why.to_owned(), fix.to_owned());
         Some(finding(Severity::Error, "source-failing", &entry.resource, [what, why, fix]))
     });
     let upstreams = status.upstreams.iter().filter_map(move |entry| {

@@ -121,6 +121,37 @@ fn doctor_finds_mistakes_in_manifests() {
             service("api", ip) + "---\nkind: EndpointSlice\nmetadata: {name: api-1, namespace: web, labels: {kubernetes.io/service-name: api}}\naddressType: IPv4\nendpoints: [{addresses: [10.1.0.1], conditions: {ready: false}, targetRef: {kind: Pod, name: api-0}}]\n---\nkind: Pod\nmetadata: {name: api-0, namespace: web}\nstatus:\n  podIP: 10.1.0.1\n  conditions: [{type: Ready, status: 'False', lastTransitionTime: '2026-01-02T03:04:05Z'}]\n  containerStatuses: [{state: {waiting: {reason: CrashLoopBackOff}}}]\n",
             "warning no-ready-endpoint web/api: none of its 1 endpoints is ready: pod api-0: CrashLoopBackOff since 2026-01-02T03:04:05Z",
         ),
+        (
+            "a selector as of a Deployment",
+            service("api", "clusterIP: 10.96.1.1, selector: {matchLabels: {app: api}}"),
+            "error invalid-selector web/api: its selector has 'matchLabels', which is not a label with a text (PATH:2)",
+        ),
+        (
+            "a misspelt type",
+            service("api", "clusterIP: 10.96.1.1, type: Loadbalancer"),
+            "error misspelt-field web/api: its type 'Loadbalancer' does not exist (PATH:2) | write LoadBalancer",
+        ),
+        (
+            "ports without names",
+            service("api", "clusterIP: 10.96.1.1, ports: [{port: 80}, {port: 81}]"),
+            "error ports-without-names web/api: its 2 ports do not all have a name of their own (PATH:2)",
+        ),
+        (
+            "a misspelt port of a container",
+            service("api", "clusterIP: 10.96.1.1, selector: {app: api}")
+                + &DEPLOYMENT.replace("containerPort", "containerport"),
+            "error misspelt-field web/api: a container's port has an unknown field 'containerport' (PATH:6) | write 'containerPort'",
+        ),
+        (
+            "a misspelt kind of workload",
+            service("api", ip) + &DEPLOYMENT.replace("kind: Deployment", "kind: Deploymnet"),
+            "error misspelt-field web/api: this object (PATH:6) has the kind 'Deploymnet' | write kind: Deployment",
+        ),
+        (
+            "a namespace that is not declared",
+            service("api", ip) + "---\nkind: Namespace\nmetadata: {name: wbe}\n",
+            "warning undeclared-namespace web: Services are in it, but no manifest declares it (PATH:2) | did you mean wbe?",
+        ),
         ("broken YAML", service("api", ip) + "---\nkind: [\n", "error unreadable PATH:6: "),
         ("no YAML at all", "hello\n".to_owned(), "error unreadable PATH:1: "),
         ("an empty file", "# nothing\n".to_owned(), "error no-services PATH: it has no Services"),
@@ -195,6 +226,8 @@ fn doctor_watches_and_asks_a_running_server() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     assert_eq!(lines.next().unwrap().unwrap(), "1 Service: 0 errors, 0 warnings");
     scratch.file("api.yaml", &service("api", "clusterip: 10.96.1.1"));
+    assert_eq!(lines.next().unwrap().unwrap(), "");
+    assert!(lines.next().unwrap().unwrap().starts_with("--- 2"), "the time of the next report");
     assert!(lines.next().unwrap().unwrap().contains("misspelt-field"));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -256,6 +289,9 @@ fn explain_takes_what_people_paste() {
         ("a misspelt alias", "bakend --from web", 1, vec!["  backend\n"]),
         ("a misspelt port", "_htp._tcp.api.web", 1, vec!["  _http._tcp.api.web\n"]),
         ("the name of a port without SRV", "_http._tcp.api.web", 0, vec!["ask with -t SRV"]),
+        ("a database of another namespace", "mysql --from backoffice-workers", 1, vec!["  mysql.web\n"]),
+        ("an app, for a caller that is none", "sab --from web", 1, vec!["  sab-sabnzbd.ix-sab\n"]),
+        ("nothing", "http://", 64, vec!["'http://' has no name in it"]),
         ("a name of the internet", "www.example.com", 0, vec!["FORWARDED"]),
         (
             "an endpoint that is not ready",
@@ -320,6 +356,7 @@ fn env_takes_ports_and_schemes() {
         ("the first port", vec!["--link", "ui"], 0, "UI_URL=tcp://ui.default.svc.cluster.local:9100\n"),
         ("a port by number", vec!["--link", "ui:8989"], 0, "UI_URL=http://ui.default.svc.cluster.local:8989\n"),
         ("a port by name", vec!["--link", "ui:main"], 0, "UI_URL=http://ui.default.svc.cluster.local:8989\n"),
+        ("a URL", vec!["--link", "http://ui:8989/x"], 0, "UI_URL=http://ui.default.svc.cluster.local:8989\n"),
         (
             "a scheme",
             vec!["--link", "ui", "--scheme", "https"],

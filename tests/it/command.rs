@@ -314,6 +314,10 @@ fn explain_shows_each_rule_and_the_reason_for_a_failure() {
     let address = server.dns.to_string();
     let (status, text) = explain(&["api", "--from", "web", "--server", &address]);
     assert!(status == 0 && text.contains("agrees: NOERROR"), "{text}");
+    // A name that the manifests would forward, but the server answers itself.
+    let other = Server::start(&["--manifests", "-"], Some(&API.replace("namespace: web", "namespace: elsewhere")));
+    let (status, text) = explain(&["api.elsewhere", "--from", "web", "--server", &other.dns.to_string()]);
+    assert!(status == 1 && text.contains("answers differently: NOERROR"), "{text}");
     let (status, text) = explain(&["api", "--from", "backoffice-workers", "--server", &address]);
     assert!(status == 1 && text.contains("answers differently: NOERROR"), "{text}");
 }

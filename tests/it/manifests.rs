@@ -236,3 +236,30 @@ fn texts_that_are_no_manifests_say_so_in_one_line() {
         assert_eq!((changes.len(), rejected.len()), (count, 0), "{case}");
     }
 }
+
+#[test]
+fn a_renamed_file_changes_no_address() {
+    let scratch = Scratch::folder("renamed");
+    scratch.file("a.yaml", "kind: Service\nmetadata: {name: api, namespace: web}\n");
+    let server = serve(&scratch.0);
+    let before = server.ask(API);
+    assert!(before.contains(" 10.96."), "a generated address: {before}");
+    for (from, to) in [("a.yaml", "b.yaml"), ("b.yaml", "a.yaml")] {
+        std::fs::rename(scratch.0.join(from), scratch.0.join(to)).unwrap();
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(600) {
+            assert_eq!(server.ask(API), before, "{from} becomes {to}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    // Nor does a copy.
+    std::fs::copy(scratch.0.join("a.yaml"), scratch.0.join("c.yaml")).unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(server.ask(API), before);
+    server.signal("-INT");
+    let (_, log) = server.wait();
+    assert!(
+        log.contains("a.yaml and again in") && !log.contains("b.yaml"),
+        "only the copy is a second declaration: {log}"
+    );
+}

@@ -303,11 +303,16 @@ impl Manifests {
             self.files.values_mut().flat_map(|file| file.rejected.drain(..)).map(Event::Rejected).collect();
         self.generate_addresses();
         // Sorting is stable: of an object that is declared twice, the last declaration counts, as with kubectl.
+        // An object of a file that has gone counts only until another file has it: the file may have been renamed.
         let mut all: Vec<(&Path, &mut ParsedObject)> = Vec::new();
         for (path, file) in &mut self.files {
-            all.extend(file.objects.iter_mut().map(|object| (path.as_path(), object)));
+            let path = if file.losing.is_some() { Path::new("") } else { path.as_path() };
+            all.extend(file.objects.iter_mut().map(|object| (path, object)));
         }
-        all.sort_by(|a, b| identity(&a.1.change).cmp(&identity(&b.1.change)));
+        all.sort_by(|a, b| {
+            let stays = |path: &Path| path != Path::new("");
+            identity(&a.1.change).cmp(&identity(&b.1.change)).then(stays(a.0).cmp(&stays(b.0)))
+        });
         let gone: BTreeMap<Identity<'_>, &Change> = self.gone.iter().map(|change| (identity(change), change)).collect();
         // What is removed comes first: a new object may have its address.
         let is_declared = |id: &Identity<'_>| all.binary_search_by(|other| identity(&other.1.change).cmp(id)).is_ok();
@@ -318,7 +323,7 @@ impl Manifests {
             for at in 1..same.len() {
                 let (first, second) = (same[at - 1].0, same[at].0);
                 same[at - 1].1.is_sent = false;
-                if matches!(same[at].1.change, Change::Namespace(..)) {
+                if matches!(same[at].1.change, Change::Namespace(..)) || first == Path::new("") {
                     continue;
                 }
                 let rejected = again(&same[at].1.change, first, second);
@@ -373,16 +378,23 @@ impl Manifests {
             .filter(|object| object.lacks_address())
             .collect();
         without.sort_by(|a, b| identity(&a.change).cmp(&identity(&b.change)));
+        // A Service that is declared twice has one address.
+        let mut last: Option<(Key, Vec<IpAddr>)> = None;
         for object in without {
             let Change::Service(key, Some(fact)) = &mut object.change else { continue };
-            let mut addresses = Vec::new();
+            let same = last.take().filter(|(other, _)| other == key).map(|(_, addresses)| addresses);
+            let is_new = same.is_none();
+            let mut addresses = same.unwrap_or_default();
             for (wanted, v4) in [(object.families.0, true), (object.families.1, false)] {
                 let block = blocks.iter().find(|block| address_of(block.first()).is_ipv4() == v4);
-                if let Some(address) = block.filter(|_| wanted).and_then(|block| free_address(block, key, &taken)) {
+                if let Some(address) =
+                    block.filter(|_| wanted && is_new).and_then(|block| free_address(block, key, &taken))
+                {
                     taken.insert(address);
                     addresses.push(address);
                 }
             }
+            last = Some((key.clone(), addresses.clone()));
             if fact.service_type != ServiceType::Cluster(addresses.clone()) {
                 Arc::make_mut(fact).service_type = ServiceType::Cluster(addresses);
                 object.is_sent = false;

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use callsign::{cli, exit};
 
-/// Parsing a large cluster allocates much and frees most of it. This allocator returns that to the system, and needs a
-/// fifth less for the rest than glibc's; docs/scale.md has the figures. Its third version retains more than either.
+/// Parsing a large cluster allocates much and frees most of it. With this allocator, a quarter less remains resident than
+/// with glibc's; docs/scale.md has the figures. Its third version retains more than either.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -191,8 +191,8 @@ fn cells(args: &ServicesArgs, line: &ServiceEntry) -> Vec<String> {
     cells
 }
 
-/// On a terminal, redraws the whole list after each change. In a pipe, prints the list and then one line per change,
-/// which begins with `new`, `changed` or `gone`.
+/// On a terminal, redraws the whole list after each change. In a pipe, prints the list and then one line per change.
+/// The first column says what is new, changed or gone.
 fn watch(args: &ServicesArgs) -> Result<(), Failure> {
     let live = source::follow(&args.source, &args.names)?;
     let namespace = live.selected_namespace(&args.names).unwrap_or_else(|| "default".to_owned());
@@ -234,33 +234,44 @@ fn is_marked(args: &ServicesArgs) -> bool {
     !matches!(args.output, ListOutput::Json | ListOutput::Yaml)
 }
 
-/// Returns a row for each Service that is new, changed or gone. The first cell says which; the first time, a heading
-/// comes before.
+/// Returns the rows of `--watch`, whose first cell says whether a Service is new, changed or gone: those of all Services,
+/// or only of those.
+fn marked(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry], all: bool) -> Vec<Vec<String>> {
+    let same = |a: &ServiceEntry, b: &ServiceEntry| a.namespace == b.namespace && a.service == b.service;
+    let row = |word: &str, rest: Vec<String>| -> Vec<String> { std::iter::once(word.to_owned()).chain(rest).collect() };
+    let word = |line: &ServiceEntry| match before.iter().find(|other| same(line, other)) {
+        Some(other) if other == line => "",
+        Some(_) => "changed",
+        None => "new",
+    };
+    let current = now.iter().map(|line| (word(line), line)).filter(|(word, _)| all || !word.is_empty());
+    let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other))).map(|line| ("gone", line));
+    let heading = (all || before.is_empty()).then(|| row("CHANGE", heading(args)));
+    heading.into_iter().chain(current.chain(gone).map(|(word, line)| row(word, cells(args, line)))).collect()
+}
+
+/// Returns a row for each change, after a heading the first time.
 fn changes(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) -> Result<String, Failure> {
     if !is_marked(args) {
         return render(args, now, false);
     }
-    let same = |a: &ServiceEntry, b: &ServiceEntry| a.namespace == b.namespace && a.service == b.service;
-    let row = |word: &str, rest: Vec<String>| -> Vec<String> { std::iter::once(word.to_owned()).chain(rest).collect() };
-    let current = now.iter().filter(|line| !before.contains(line)).map(|line| {
-        let word = if before.iter().any(|other| same(line, other)) { "changed" } else { "new" };
-        row(word, cells(args, line))
-    });
-    let gone = before.iter().filter(|line| !now.iter().any(|other| same(line, other)));
-    let heading = before.is_empty().then(|| row("CHANGE", heading(args)));
-    let rows = heading.into_iter().chain(current).chain(gone.map(|line| row("gone", cells(args, line))));
+    let rows = marked(args, before, now, false).into_iter();
     if args.output == ListOutput::Csv { comma_separated(rows) } else { Ok(table(rows)) }
 }
 
-/// Returns the whole list, drawn from the top of the terminal, with new and changed lines in colour.
+/// Returns the whole list, drawn from the top of the terminal, with changes in colour.
 fn screen(args: &ServicesArgs, before: &[ServiceEntry], now: &[ServiceEntry]) -> Result<String, Failure> {
-    let text = render(args, now, paint::is_enabled())?;
-    if !matches!(args.output, ListOutput::Table | ListOutput::Wide) || !paint::is_enabled() {
-        return Ok(format!("{CLEAR}{text}"));
+    if !matches!(args.output, ListOutput::Table | ListOutput::Wide) {
+        return Ok(format!("{CLEAR}{}", render(args, now, false)?));
     }
-    let rows = text.lines().enumerate().map(|(at, row)| {
-        let changed = at.checked_sub(1).and_then(|at| now.get(at)).is_some_and(|line| !before.contains(line));
-        if changed { paint::changed(row) } else { row.to_owned() }
+    let colours = paint::is_enabled();
+    let rows = marked(args, before, now, true);
+    let is_changed: Vec<bool> = rows.iter().map(|row| row.first().is_some_and(|word| !word.is_empty())).collect();
+    let text = table(fitted(rows).into_iter());
+    let lines = text.lines().zip(is_changed).enumerate().map(|(at, (line, is_changed))| match (at, is_changed) {
+        (0, _) => paint::heading(&format!("{line}\n"), colours).trim_end().to_owned(),
+        (_, true) if colours => paint::changed(line),
+        _ => line.to_owned(),
     });
-    Ok(format!("{CLEAR}{}\n", rows.collect::<Vec<_>>().join("\n")))
+    Ok(format!("{CLEAR}{}\n", lines.collect::<Vec<_>>().join("\n")))
 }

@@ -74,10 +74,31 @@ fn commands_of_the_readme_print_what_it_shows() {
 }
 
 #[test]
+fn commands_of_the_documents_have_flags_that_exist() {
+    let mut parsed = 0;
+    for document in documents() {
+        let text = std::fs::read_to_string(&document).unwrap().replace("\\\n", " ");
+        for (command, _) in shown(&text).into_iter().filter(|(command, _)| command.starts_with("callsign ")) {
+            // Explanations stand behind several spaces, and what follows a pipe or a redirection is the shell's.
+            let command = command.split(" | ").next().unwrap().split(" > ").next().unwrap();
+            let command = command.split("   ").next().unwrap();
+            if let Err(error) = callsign::cli::parse(command.split_whitespace().map(str::to_owned).collect()) {
+                assert!(!error.use_stderr(), "{}: {command}: {error}", document.display());
+            }
+            parsed += 1;
+        }
+    }
+    assert!(parsed > 20, "{parsed}");
+}
+
+fn documents() -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(root("docs")).unwrap().map(|entry| entry.unwrap().path());
+    all.filter(|path| path.extension().is_some_and(|end| end == "md")).chain([root("README.md")]).collect()
+}
+
+#[test]
 fn links_of_the_documents_lead_somewhere() {
-    let documents = std::fs::read_dir(root("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let documents = documents.filter(|path| path.extension().is_some_and(|end| end == "md"));
-    for document in documents.chain([root("README.md")]) {
+    for document in documents() {
         let text = std::fs::read_to_string(&document).unwrap();
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         let sources = ["src=\"", "srcset=\""]

@@ -295,7 +295,7 @@ impl ServeArgs {
             rate_limit: self.rate_limit.unwrap_or(if is_in_pod() { 0 } else { RATE_LIMIT }),
             admin: match (&self.admin, &self.source.manifests) {
                 (Some(text), _) => address("--admin", text)?,
-                // Manifests are served on a developer's machine, where nobody else scrapes.
+                // A server of manifests usually runs on a developer's machine, and has no remote scrapers.
                 (None, Some(_)) => SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT)),
                 (None, None) => SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, ADMIN_PORT)),
             },

@@ -32,7 +32,7 @@ pub use stall::StallDetector;
 use crate::zone::Zone;
 
 /// Limit on the unsent replies of one connection, in bytes. At the limit, no more of its queries are answered.
-const MAX_BACKLOG: usize = 256 * 1024;
+const MAX_BACKLOG: usize = 192 * 1024;
 /// Time allowed for closing a connection gracefully.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time for which open connections may finish their queries once the server stops.

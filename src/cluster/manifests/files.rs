@@ -1,7 +1,7 @@
 //! Finds and reads the files of manifests, within bounds.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -150,7 +150,7 @@ pub(super) fn is_stream(path: &Path) -> bool {
 /// The file cannot be read, or is too long.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, ManifestError> {
     if path == Path::new("-") {
-        return Ok(Box::new(std::io::stdin().lock().take(MAX_FILE)));
+        return Ok(Box::new(BufReader::with_capacity(BUFFER, Bounded { input: std::io::stdin(), left: MAX_FILE })));
     }
     let file = std::fs::File::open(path).map_err(|source| unreadable(path, source))?;
     let length = file.metadata().map_err(|source| unreadable(path, source))?.len();
@@ -159,5 +159,37 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>, ManifestError> {
         return Err(ManifestError::Syntax { path: super::name_of(path), line: None, reason });
     }
     // A pipe has no length.
-    Ok(Box::new(BufReader::with_capacity(BUFFER, file.take(MAX_FILE))))
+    Ok(Box::new(BufReader::with_capacity(BUFFER, Bounded { input: file, left: MAX_FILE })))
+}
+
+/// An input that fails at its limit. One that merely ended there would lose objects silently.
+struct Bounded<R> {
+    input: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = self.input.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(length as u64)
+            .ok_or_else(|| std::io::Error::other(format!("longer than {} MiB; split it", MAX_FILE >> 20)))?;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_over_the_limit_fails_instead_of_ending() {
+        for (length, is_read) in [(9, true), (10, true), (11, false)] {
+            let text = vec![b'x'; length];
+            let mut found = Vec::new();
+            let result = Bounded { input: &*text, left: 10 }.read_to_end(&mut found);
+            assert_eq!(result.is_ok(), is_read, "{length} octets");
+        }
+    }
 }

@@ -352,7 +352,7 @@ impl Manifests {
         events
     }
 
-    /// Takes the place of a file's objects, or removes them if there is no other file.
+    /// Replaces a file, or removes it if there is no new one. The objects that it had are remembered as gone.
     fn replace(&mut self, path: PathBuf, file: Option<File>) {
         let before = match file {
             Some(file) => self.files.insert(path, file),

@@ -19,13 +19,12 @@ use hyper::body::{Buf, Bytes};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 
 use super::http::HEAD;
-use crate::server::MAX_BACKLOG;
 use crate::server::handler::MAX_QUERY;
 
 /// Limit on the size of a request, in bytes: its head, its body and any frames of unknown type.
 const MAX_REQUEST: usize = HEAD + 2 * MAX_QUERY;
 /// Limit on the total size of all open requests of a connection, in bytes.
-const MAX_OPEN_REQUESTS: usize = MAX_BACKLOG;
+const MAX_OPEN_REQUESTS: usize = 256 * 1024;
 /// Minimum charge for a chunk, in bytes, because even a tiny chunk has overhead.
 const MIN_CHARGE: usize = 64;
 /// Budget of all control streams together, in bytes, and the credit that each request adds to it. Clients send priority

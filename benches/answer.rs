@@ -4,8 +4,10 @@
 mod cluster;
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use callsign::answer::{Limit, Scratch, answer};
+use callsign::server::prefetch;
 use callsign::zone::Caller;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -34,6 +36,23 @@ fn bench(criterion: &mut Criterion) {
                 answer(&zone, caller, black_box(&queries[at]), Limit::Datagram, &mut scratch, &mut reply)
             });
         });
+        // The same questions as a UDP worker has them: several at once. criterion shows the time of one.
+        for size in [1, 4, 16, 64] {
+            group.bench_function(format!("hit, a different Service each time, {size} at once"), |bencher| {
+                bencher.iter_custom(|count| {
+                    let start = Instant::now();
+                    for _ in 0..count.div_ceil(size as u64) {
+                        at = (at + size) % (queries.len() - size);
+                        let batch = black_box(&queries[at..at + size]);
+                        prefetch::fetch(&zone, batch.iter().map(|query| ([127, 0, 0, 1].into(), &**query)));
+                        for query in batch {
+                            black_box(answer(&zone, caller, query, Limit::Datagram, &mut scratch, &mut reply));
+                        }
+                    }
+                    start.elapsed()
+                });
+            });
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use callsign::answer::{Limit, Scratch, Verdict, answer};
-use callsign::server::Counters;
+use callsign::server::{Counters, prefetch};
 use common::{CLIENT, upstream};
 
 thread_local!(static ALLOCATIONS: Cell<u64> = const { Cell::new(0) });
@@ -111,6 +111,9 @@ fn a_hundred_thousand_answers_allocate_nothing() {
     let before = ALLOCATIONS.get();
     for turn in 0..100_000usize {
         let query = &queries[turn % queries.len()];
+        if turn % 16 == 0 {
+            prefetch::fetch(&zone, queries.iter().map(|query| ([127, 0, 0, 1].into(), &**query)));
+        }
         let limit = if turn % 3 == 0 { Limit::Stream } else { Limit::Datagram };
         let verdict = answer(&zone, CLIENT, query, limit, &mut scratch, &mut reply);
         counters.count(std::net::IpAddr::from([127, 0, 0, 1]), query.len(), &verdict);

@@ -1,5 +1,6 @@
 //! Turns the octets of a query into the octets of a reply: the complete hot path.
 
+mod ahead;
 mod cookie;
 mod records;
 
@@ -11,6 +12,7 @@ use crate::wire::{
 use crate::zone::{Caller, LazyCaller, Zone};
 use records::Writer;
 
+pub use ahead::first_lookup;
 pub use cookie::{COOKIE_LEN, Cookie};
 
 /// The size limit of a reply.
@@ -177,7 +179,7 @@ pub fn answer(
         let lazy_caller = LazyCaller::new(zone, caller);
         match resolve(&lazy_caller, name, NoTrace) {
             // Nearly every answer is one record of a Service.
-            Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, &mut out) => {
+            Outcome::Found(Node::Service(service), space) if service.push_lone(qtype, settings.ttl, &mut out) => {
                 out.set_flags(flags::AA);
                 out.count(Section::Answer, 1);
                 (rcode::NOERROR, zone_class(space))

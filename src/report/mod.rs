@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::resolve::{NoTrace, Node, Outcome, resolve};
 use crate::wire::{Name, label_of, name_from_text, text_of};
 use crate::zone::facts::{Key, PortFact, ServiceFact, ServiceType, UnreadyFact};
-use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Service, Zone};
+use crate::zone::{Caller, Facts, LazyCaller, NamespaceName, Row, Service, Zone};
 
 /// A consistent snapshot of the facts, sorted, with the table built from them.
 pub struct Catalog {
@@ -138,7 +138,7 @@ impl Catalog {
 
     /// Resolves a name to a Service for a caller in a namespace, by the rules of the server. A Service without ready
     /// endpoints is returned too, although its name has no answer at present.
-    fn resolved(&self, text: &str, namespace: &NamespaceName) -> Option<&Arc<Service>> {
+    fn resolved(&self, text: &str, namespace: &NamespaceName) -> Option<&Row> {
         let wire = name_from_text(text).ok()?;
         let name = Name::parse(&wire, 0).ok()?;
         let lazy_caller = LazyCaller::new(&self.zone, Caller::Namespace(namespace));
@@ -272,7 +272,7 @@ impl Catalog {
     }
 
     /// Resolves a name to a Service as the server does.
-    fn service_of(&self, name: &Name, lazy_caller: &LazyCaller<'_>) -> Option<&Arc<Service>> {
+    fn service_of(&self, name: &Name, lazy_caller: &LazyCaller<'_>) -> Option<&Row> {
         match resolve(&lazy_caller.reborrow(), name, NoTrace) {
             Outcome::Found(Node::Service(service), _) => self.zone.service_named(&service.name),
             _ => None,
@@ -292,7 +292,7 @@ impl Catalog {
     }
 
     /// Returns the table's Service for a key.
-    fn entry(&self, key: &Key) -> Option<&Arc<Service>> {
+    fn entry(&self, key: &Key) -> Option<&Row> {
         let (service, namespace) = (label_of(&key.name).ok()?, label_of(&key.namespace).ok()?);
         self.zone.service(self.zone.label(&service), self.zone.label(&namespace))
     }

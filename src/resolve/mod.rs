@@ -14,7 +14,7 @@ pub use trace::{NoTrace, Probes, Recorded, Step, StepResult, Trace};
 
 use crate::wire::Name;
 use crate::zone::facts::Protocol;
-use crate::zone::{Endpoint, Kind, Label, LazyCaller, Service, Zone, dashed};
+use crate::zone::{Endpoint, Kind, Label, LazyCaller, Row, Service, Zone, dashed};
 
 /// The object that a name denotes. The rcode depends on the existence of the name and never on the qtype, so resolution
 /// does not know the qtype.
@@ -29,7 +29,7 @@ pub enum Node<'z> {
     /// `dns-version.Z`.
     Version,
     /// A Service.
-    Service(&'z Service),
+    Service(&'z Row),
     /// `_port._proto` of a Service.
     Port(&'z Service, PortLabels<'z>),
     /// An endpoint of a Service.
@@ -173,18 +173,12 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// Returns the Service `service` in `namespace` if it exists and is visible to the caller.
     #[inline(always)]
-    fn service(self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn service(self, rule: &'static str, service: Label<'_>, namespace: Label<'_>) -> Option<&'z Row> {
         self.trace.probe();
         let found = self.zone().service(service, namespace);
-        let visible = match found {
-            Some(service) if self.caller.sees(&service.visibility) => Some(service),
-            _ => None,
-        };
-        self.trace.note(|| {
-            let found = found.map(|found| &**found);
-            Step::service(rule, service.octets, namespace.octets, found, visible.is_some())
-        });
-        visible.map(|service| &**service)
+        let visible = found.filter(|found| self.caller.sees_service(found));
+        self.trace.note(|| Step::service(rule, service.octets, namespace.octets, found, visible.is_some()));
+        visible
     }
 
     /// Resolves the first `labels` labels of the name below a Service: `_port._proto`, the empty non-terminal `_proto`, or

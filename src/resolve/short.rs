@@ -1,12 +1,10 @@
 //! Short names: `api`, `api.namespace`, `mysql-default`. The first rule that matches wins. A rule matches if its
 //! Service exists: a headless Service without ready endpoints still ends the search.
 
-use std::sync::Arc;
-
 use super::trace::{Step, StepResult, Trace, service_result};
 use super::{EndpointMatch, Node, Outcome, Search, Space, has_named_port, protocol_of};
 use crate::wire::{MAX_LABEL, text_of};
-use crate::zone::{Candidate, Kind, Label, Namespace, NamespaceName, Service, ServiceName, tld};
+use crate::zone::{Candidate, Kind, Label, Namespace, NamespaceName, Row, Service, ServiceName, tld};
 
 /// The result of the rules for a name.
 enum RuleMatch<'z> {
@@ -20,7 +18,7 @@ enum RuleMatch<'z> {
 
 /// The result of the alias and database rules for a label.
 enum AltNameMatch<'z> {
-    Found(&'z Service),
+    Found(&'z Row),
     /// Several Services are marked as the default; choosing one of them would be a guess.
     Ambiguous,
     Unmatched,
@@ -28,7 +26,7 @@ enum AltNameMatch<'z> {
 
 impl<'z> RuleMatch<'z> {
     /// A Service ends the search, whether it has records or not.
-    fn service(found: Option<&'z Service>) -> RuleMatch<'z> {
+    fn service(found: Option<&'z Row>) -> RuleMatch<'z> {
         match found {
             Some(service) if service.answers() => RuleMatch::Found(Node::Service(service)),
             Some(_) => RuleMatch::Missing,
@@ -101,7 +99,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Resolves the first `labels` labels of the name below the Service that the remaining labels denote.
-    fn below_service(self, service: Option<&'z Service>, labels: usize) -> RuleMatch<'z> {
+    fn below_service(self, service: Option<&'z Row>, labels: usize) -> RuleMatch<'z> {
         match service {
             Some(service) => self.below(service, labels).map_or(RuleMatch::Missing, RuleMatch::Found),
             None => RuleMatch::Unmatched,
@@ -109,7 +107,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// `x`: a Service, alias or database of the caller's namespace; else an application.
-    fn bare(self, label: Label<'_>) -> Option<&'z Service> {
+    fn bare(self, label: Label<'_>) -> Option<&'z Row> {
         match self.caller.namespace() {
             Some(own) => {
                 let own = own.as_label();
@@ -151,7 +149,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
 
     /// `x.y`: a Service, alias or database `x` of namespace `y`, or Service `x` of application `y`. Endpoints of the
     /// caller's own Service `y` come before it.
-    fn dotted(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn dotted(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Row> {
         if self.is_guarded(namespace.octets) {
             self.trace.note(|| {
                 let namespace = text_of(namespace.octets);
@@ -179,7 +177,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// Service `x` of namespace `y`. Names that end in `svc` need no guard.
-    fn in_namespace(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Service> {
+    fn in_namespace(self, label: Label<'_>, namespace: Label<'_>) -> Option<&'z Row> {
         self.service("service in namespace", label, namespace)
     }
 
@@ -244,12 +242,10 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         let (zone, caller) = (self.zone(), self.caller);
         self.trace.probe();
         let alt_name = zone.alt_name(label, namespace);
-        let visible = |services: &'z [Arc<Service>]| {
-            services.iter().map(|service| &**service).filter(|service| caller.sees(&service.visibility))
-        };
+        let visible = |services: &'z [Row]| services.iter().filter(|service| caller.sees_service(service));
         let alias = alt_name.and_then(|alt_name| visible(&alt_name.aliases).next());
         self.trace.note(|| {
-            let claim = alt_name.and_then(|alt_name| alt_name.aliases.first()).map(|service| &**service);
+            let claim = alt_name.and_then(|alt_name| alt_name.aliases.first());
             let looked_for = format!("alias {} in namespace {}", text_of(label.octets), text_of(namespace.octets));
             Step::new("alias", looked_for, service_result(alias.or(claim), alias.is_some()))
         });
@@ -274,7 +270,7 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
         &self,
         kind: Label<'_>,
         namespace: Label<'_>,
-        defaults: (Option<&'z Service>, Option<&'z Service>),
+        defaults: (Option<&'z Row>, Option<&'z Row>),
     ) -> AltNameMatch<'z> {
         self.trace.note(|| {
             let result = match defaults {
@@ -327,13 +323,13 @@ impl<'z, T: Trace> Search<'_, 'z, T> {
     }
 
     /// The main Service of an application.
-    fn main_service(self, application: &'z Namespace) -> Option<&'z Service> {
+    fn main_service(self, application: &'z Namespace) -> Option<&'z Row> {
         let main = self.main_name(application)?;
         self.service("application", self.zone().label(main.service()), application.name.as_label())
     }
 
     /// Service `x` of an application: `<main>-x`, else `x` in its namespace.
-    fn service_of_application(self, application: &'z Namespace, label: &[u8]) -> Option<&'z Service> {
+    fn service_of_application(self, application: &'z Namespace, label: &[u8]) -> Option<&'z Row> {
         let namespace = application.name.as_label();
         if let Some(main) = self.main_name(application) {
             let suffix = JoinedLabel::new(b"-", label.get(1..)?);

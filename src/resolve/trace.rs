@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use crate::wire::{Name, text_of};
-use crate::zone::{Kind, Service};
+use crate::zone::{Kind, Row, Service};
 
 /// The result of one rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Step {
         rule: &'static str,
         service: &[u8],
         namespace: &[u8],
-        found: Option<&Service>,
+        found: Option<&Row>,
         seen: bool,
     ) -> Step {
         let looked_for = format!("Service {} in namespace {}", text_of(service), text_of(namespace));
@@ -60,7 +60,7 @@ impl Step {
 }
 
 /// Returns the result for a Service, depending on its visibility to the caller.
-pub(super) fn service_result(found: Option<&Service>, seen: bool) -> StepResult {
+pub(super) fn service_result(found: Option<&Row>, seen: bool) -> StepResult {
     match found {
         None => StepResult::Nothing,
         Some(service) if seen => StepResult::Found(describe(service)),

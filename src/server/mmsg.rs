@@ -1,7 +1,7 @@
 //! Batched datagrams, with recvmmsg(2) and sendmmsg(2).
 //!
 //! # Design
-//! All of the program's `unsafe` code is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and
+//! All of the program's `unsafe` code but a prefetch is in this file, behind [`Batch`], [`ReturnPath`], [`send`] and
 //! [`set_packet_info`]. The standard library, socket2 and rustix do not offer batched calls with control messages. The
 //! batches of quinn-udp (GRO, GSO) need many datagrams from one peer, but a DNS server receives single datagrams from
 //! many peers.
@@ -29,10 +29,12 @@ pub(super) const BATCH: usize = 64;
 const FEWEST: usize = 4;
 /// Largest query that is received whole, in octets: three times a question of 255 octets with every option that clients
 /// send. Buffers that are a power of two apart would evict each other from the cache, so this is an odd number of cache
-/// lines, as is [`REPLY`].
+/// lines.
 const QUERY: usize = 1600;
-/// Room for one reply in octets: `--udp-payload` is at most 4,096.
-const REPLY: usize = 4096 + 64;
+/// Largest reply in octets: `--udp-payload` is at most 4,096. A whole number of [`LINE`]s.
+const REPLY: usize = 4096;
+/// A cache line in octets. Each reply starts in one of its own.
+const LINE: usize = 64;
 /// Room for one IPV6_PKTINFO or IP_PKTINFO control message in octets.
 const CONTROL: usize = 64;
 
@@ -66,12 +68,16 @@ pub(super) struct Datagram<'b> {
 /// The buffers of one UDP worker, allocated once.
 pub(super) struct Batch {
     queries: Box<[[u8; QUERY]]>,
-    replies: Box<[[u8; REPLY]]>,
+    /// The replies, one after the other. There is room for the largest ones, but nearly all are short, and then they
+    /// share a few pages of memory.
+    replies: Box<[u8]>,
+    /// Number of octets of `replies` that are in use.
+    used: usize,
     paths: Box<[ReturnPath]>,
     /// Length of each received query, in octets.
     lengths: [usize; BATCH],
-    /// For each reply, the index of the datagram that it answers, and its length in octets.
-    answered: [(usize, usize); BATCH],
+    /// For each reply, the index of the datagram that it answers, its offset in `replies` and its length.
+    answered: [(usize, usize, usize); BATCH],
     /// Number of replies.
     count: usize,
     /// Whether the socket is bound to a wildcard address, so that replies have to set their source address.
@@ -85,10 +91,11 @@ impl Batch {
     pub(super) fn new(wildcard: bool) -> Batch {
         Batch {
             queries: vec![[0; QUERY]; BATCH].into(),
-            replies: vec![[0; REPLY]; BATCH].into(),
+            replies: vec![0; BATCH * REPLY].into(),
+            used: 0,
             paths: vec![ReturnPath::empty(); BATCH].into(),
             lengths: [0; BATCH],
-            answered: [(0, 0); BATCH],
+            answered: [(0, 0, 0); BATCH],
             count: 0,
             wildcard,
             prepared: FEWEST,
@@ -101,7 +108,7 @@ impl Batch {
     /// # Errors
     /// The error of the socket; `WouldBlock` if nothing has arrived and `wait` is not set.
     pub(super) fn receive(&mut self, socket: &Socket, wait: bool) -> io::Result<usize> {
-        self.count = 0;
+        (self.count, self.used) = (0, 0);
         if !wait {
             // The last batches of a worker: as many datagrams as possible.
             self.prepared = BATCH;
@@ -150,6 +157,12 @@ impl Batch {
         Ok(received)
     }
 
+    /// Iterates over messages `from..to`, with their senders.
+    pub(super) fn messages(&self, from: usize, to: usize) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        let messages = self.queries[from..to].iter().zip(&self.lengths[from..to]).zip(&self.paths[from..to]);
+        messages.filter_map(|((query, length), path)| Some((path.client()?, &query[..*length])))
+    }
+
     /// Returns a received datagram with the buffer for its reply; `None` if a reply cannot be sent.
     #[inline]
     pub(super) fn datagram(&mut self, index: usize) -> Option<Datagram<'_>> {
@@ -160,21 +173,23 @@ impl Batch {
             return None;
         }
         let query = &self.queries[index][..self.lengths[index]];
-        Some(Datagram { from, return_path, query, reply: &mut self.replies[self.count] })
+        Some(Datagram { from, return_path, query, reply: &mut self.replies[self.used..][..REPLY] })
     }
 
     /// Adds the reply to datagram `index`: the first `length` octets of the buffer from [`datagram`](Self::datagram).
     #[inline]
     pub(super) fn reply(&mut self, index: usize, length: usize) {
         self.paths[index].turn_around();
-        self.answered[self.count] = (index, length);
+        self.answered[self.count] = (index, self.used, length);
         self.count += 1;
+        self.used += length.next_multiple_of(LINE);
     }
 
     /// Sends the replies, and calls `unsent` for each that could not be sent. Returns their number.
     pub(super) fn send(&mut self, socket: &Socket, unsent: impl FnMut(Unsent, &ReturnPath, &[u8])) -> usize {
-        let answered = self.answered[..self.count].iter().zip(self.replies.iter());
-        send(socket, answered.map(|(&(index, length), reply)| (&self.paths[index], &reply[..length])), unsent);
+        let answered = self.answered[..self.count].iter();
+        let replies = answered.map(|&(index, start, length)| (&self.paths[index], &self.replies[start..][..length]));
+        send(socket, replies, unsent);
         self.count
     }
 }

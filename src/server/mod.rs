@@ -9,6 +9,7 @@ mod handler;
 mod listen;
 mod mmsg;
 mod neighbours;
+pub mod prefetch;
 mod rate_limit;
 mod shed;
 mod socket;

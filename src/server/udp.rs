@@ -16,6 +16,7 @@ use super::deferred::DeferredReplies;
 use super::handler::{Handled, Handler, Message, TransportCounters};
 use super::mmsg::{Batch, Unsent};
 use super::neighbours::Overflow;
+use super::prefetch::{self, GROUP};
 use super::shed::Shedder;
 use super::socket::{self, BindError};
 use super::{Counters, StallDetector, canonical};
@@ -175,6 +176,11 @@ impl Worker {
         let zone = self.handler.zone();
         let is_shedding = self.shedder.is_needed(received);
         for index in 0..received {
+            // A single question has no other to wait with.
+            if index % GROUP == 0 && received - index > 1 {
+                let messages = batch.messages(index, received);
+                prefetch::fetch(&zone, messages.map(|(from, message)| (canonical(from), message)));
+            }
             let Some(datagram) = batch.datagram(index) else { continue };
             let (from, return_path) = (canonical(datagram.from), datagram.return_path);
             if is_shedding && !self.shedder.admits(from) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::names::NamespaceName;
 use super::namespace::Namespace;
+use super::row::Row;
 use super::visibility::Visibility;
 use super::{Cidr, Zone};
 
@@ -95,6 +96,12 @@ impl<'z> LazyCaller<'z> {
             None => true,
             Some(visibility) => visibility.admits(self.namespace()),
         }
+    }
+
+    /// Whether the caller may see a Service.
+    #[inline(always)]
+    pub fn sees_service(&self, row: &Row) -> bool {
+        row.is_open() || self.sees(&row.visibility)
     }
 
     /// Whether the caller may know that a namespace exists.

@@ -3,6 +3,7 @@
 //! A [`Zone`] never changes. The [`Builder`] creates its successor, which shares all unchanged parts with it and is
 //! published by swapping a pointer. Reads take no lock and do not allocate.
 
+mod alt_name;
 mod application;
 mod builder;
 mod caller;
@@ -14,6 +15,7 @@ mod namespace;
 mod ordered;
 mod owners;
 mod persistent_map;
+mod row;
 pub mod rrset;
 mod service;
 mod settings;
@@ -23,6 +25,7 @@ mod visibility;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use alt_name::AltName;
 pub use application::{Candidate, full_name};
 pub use builder::{Builder, Diagnostic, PublishCost, external_name};
 pub use caller::{Caller, LazyCaller, Origin};
@@ -30,8 +33,9 @@ pub use facts::Facts;
 pub use hash::Seed;
 pub use names::{NamespaceName, ServiceName};
 pub use namespace::Namespace;
+pub use row::Row;
 pub use rrset::{Rrset, Soa};
-pub use service::{AltName, Endpoint, Endpoints, Kind, Port, Service, SrvList};
+pub use service::{Endpoint, Endpoints, Kind, Port, Service, SrvList};
 pub use settings::{
     APPLICATION_PREFIX, CallerBlock, Cidr, DATABASE_KINDS, Domain, InvalidCidr, OwnPod, PodNames, Settings, address_of,
     bits,
@@ -90,7 +94,7 @@ pub struct Zone {
     pub soa: Soa,
     /// Whether the first sync is complete; until then, names that could be in the cluster are answered with SERVFAIL.
     pub synced: bool,
-    services: PersistentMap<(u64, Arc<Service>)>,
+    services: PersistentMap<Row>,
     alt_names: PersistentMap<Arc<AltName>>,
     namespaces: PersistentMap<Arc<Namespace>>,
     owners: Owners,
@@ -128,24 +132,40 @@ impl Zone {
 
     /// Looks up a Service by its label and its namespace's label. Does not check visibility.
     #[inline(always)]
-    pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Arc<Service>> {
-        let hash = self.settings.seed.pair(service.hash, namespace.hash);
+    pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Row> {
+        let hash = self.service_hash(service, namespace);
+        // The prediction is nearly always right or one off.
+        if let Some(row) = self.services.likely(hash).filter(|row| row.hash() == hash && row.is(service, namespace)) {
+            return Some(row);
+        }
         // A loop rather than a closure, so that it is inlined: nearly every answer runs this probe.
-        for slot in self.services.run_from(hash) {
-            if slot.0 != hash {
+        for row in self.services.run_from(hash) {
+            if row.hash() != hash {
                 return None;
             }
-            if slot.1.name.is(service, namespace) {
-                return Some(&slot.1);
+            if row.is(service, namespace) {
+                return Some(row);
             }
         }
         None
     }
 
+    /// The hash under which [`service`](Self::service) looks a Service up.
+    #[inline(always)]
+    pub fn service_hash(&self, service: Label<'_>, namespace: Label<'_>) -> u64 {
+        self.settings.seed.pair(service.hash, namespace.hash)
+    }
+
+    /// The rows that the lookup of a Service with this hash probably reads. They are not read.
+    #[inline(always)]
+    pub fn likely_rows(&self, hash: u64) -> &[Row] {
+        self.services.likely_run(hash)
+    }
+
     /// Looks up a Service by its name.
     #[inline]
-    pub fn service_named(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.get(name.hash(), |slot| *slot.1.name == *name).map(|slot| &slot.1)
+    pub fn service_named(&self, name: &ServiceName) -> Option<&Row> {
+        self.services.get(name.hash(), |row| row.has_name(name))
     }
 
     /// Looks up an alternative name in a namespace.
@@ -187,7 +207,7 @@ impl Zone {
                     || Some(&pod.namespace),
                     |name| {
                         steps -= 1;
-                        let is_own = |service: &&Arc<Service>| {
+                        let is_own = |service: &&Row| {
                             name.namespace() == pod.namespace.label() && matches!(service.kind, Kind::Cluster(_))
                         };
                         found = self.service_named(name).filter(is_own);
@@ -257,8 +277,8 @@ impl Zone {
     }
 
     /// Iterates over all Services, in no particular order.
-    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.iter().map(|slot| &slot.1)
+    pub fn services(&self) -> impl Iterator<Item = &Row> {
+        self.services.iter()
     }
 
     /// Iterates over all namespaces, in no particular order.

@@ -61,9 +61,31 @@ impl<S: Slot> PersistentMap<S> {
     /// The slots of a page, from the first whose hash is at least `hash`.
     #[inline(always)]
     pub fn run_from(&self, hash: u64) -> &[S] {
-        let (upper, lower) = page_index(hash);
-        let Some(page) = self.root[upper].as_ref().and_then(|directory| directory[lower].as_ref()) else { return &[] };
+        let page = self.page(hash);
         page.get(first_at_least(page, hash)..).unwrap_or(&[])
+    }
+
+    /// The page that holds all slots with this hash. Its slots are not read.
+    #[inline(always)]
+    fn page(&self, hash: u64) -> &[S] {
+        let (upper, lower) = page_index(hash);
+        self.root[upper].as_ref().and_then(|directory| directory[lower].as_deref()).unwrap_or(&[])
+    }
+
+    /// The slot at which a search for this hash begins, without reading it: where such a slot is, if there is one, or
+    /// next to it.
+    #[inline(always)]
+    pub fn likely(&self, hash: u64) -> Option<&S> {
+        let page = self.page(hash);
+        page.get(likely_index(page, hash))
+    }
+
+    /// The slots that a search for this hash probably reads, without reading them: the likely one and its neighbours.
+    #[inline(always)]
+    pub fn likely_run(&self, hash: u64) -> &[S] {
+        let page = self.page(hash);
+        let at = likely_index(page, hash);
+        page.get(at.saturating_sub(1)..(at + 2).min(page.len())).unwrap_or(&[])
     }
 
     /// Returns the first slot with this hash that the predicate accepts.
@@ -124,11 +146,17 @@ impl<S: Slot> PersistentMap<S> {
     }
 }
 
-/// Index of the first slot whose hash is at least `hash`. The hashes in a page are evenly distributed: the bits below
-/// those that select the page predict the index to within a step or two.
+/// The index that the bits below those that select the page predict. The hashes in a page are evenly distributed, so it
+/// is right to within a step or two.
+#[inline(always)]
+fn likely_index<S>(page: &[S], hash: u64) -> usize {
+    ((((hash >> 20) & 0xffff_ffff) * page.len() as u64) >> 32) as usize
+}
+
+/// Index of the first slot whose hash is at least `hash`.
 #[inline(always)]
 fn first_at_least<S: Slot>(page: &[S], hash: u64) -> usize {
-    let mut at = ((((hash >> 20) & 0xffff_ffff) * page.len() as u64) >> 32) as usize;
+    let mut at = likely_index(page, hash);
     while at > 0 && page.get(at - 1).is_some_and(|slot| slot.hash() >= hash) {
         at -= 1;
     }

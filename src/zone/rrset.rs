@@ -73,6 +73,14 @@ impl Rrset {
         }
     }
 
+    /// The address, if the rrset is exactly one A record.
+    pub fn lone_a(&self) -> Option<[u8; 4]> {
+        match &self.0 {
+            RrsetBytes::A(record) => record.last_chunk().copied(),
+            _ => None,
+        }
+    }
+
     /// Whether the rrset has no records.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {

@@ -6,10 +6,8 @@ use std::sync::Arc;
 
 use super::facts::Protocol;
 use super::names::ServiceName;
-use super::persistent_map::Slot;
 use super::rrset::Rrset;
 use super::visibility::Visibility;
-use crate::wire::{Reply, rtype};
 
 /// A port, with the labels of its SRV name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -227,16 +225,6 @@ impl Service {
         }
     }
 
-    /// Writes its address if it has exactly one of the query type, and returns whether it did.
-    #[inline(always)]
-    pub fn push_lone(&self, qtype: u16, out: &mut Reply<'_>) -> bool {
-        match qtype {
-            rtype::A => self.a.push_lone(out),
-            rtype::AAAA => self.aaaa.push_lone(out),
-            _ => false,
-        }
-    }
-
     /// Whether `address` is one of its ClusterIPs.
     pub fn has_cluster_ip(&self, address: IpAddr) -> bool {
         match (&self.kind, address) {
@@ -248,31 +236,6 @@ impl Service {
             }
             _ => false,
         }
-    }
-}
-
-impl Slot for (u64, Arc<Service>) {
-    #[inline(always)]
-    fn hash(&self) -> u64 {
-        self.0
-    }
-}
-
-/// An alternative name in a namespace, used if no Service has that name: aliases and marked databases.
-#[derive(Debug)]
-pub struct AltName {
-    /// The name, with the namespace in which it is valid.
-    pub name: ServiceName,
-    /// Services that claim it as an alias; the first one gets it.
-    pub aliases: Box<[Arc<Service>]>,
-    /// Services `name-*` marked `callsign.dev/default`, if the name is a kind of database.
-    pub defaults: Box<[Arc<Service>]>,
-}
-
-impl Slot for Arc<AltName> {
-    #[inline(always)]
-    fn hash(&self) -> u64 {
-        self.name.hash()
     }
 }
 

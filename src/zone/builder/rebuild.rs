@@ -9,9 +9,9 @@ use crate::wire::label_of;
 use crate::zone::facts::{Key, ServiceFact};
 use crate::zone::names::ServiceName;
 use crate::zone::owners::Owner;
-use crate::zone::service::{AltName, Kind, Service};
+use crate::zone::service::{Kind, Service};
 use crate::zone::visibility::Audience;
-use crate::zone::{Candidate, Namespace, Settings, Visibility, bits};
+use crate::zone::{AltName, Candidate, Namespace, Row, Settings, Visibility, bits};
 
 impl Builder {
     pub(super) fn rebuild_service(&mut self, key: &Key) {
@@ -50,9 +50,9 @@ impl Builder {
     fn replace_service(&mut self, key: &Key, old: Option<Arc<Service>>, new: Option<Arc<Service>>) {
         self.changed = true;
         let Some(name) = new.as_ref().or(old.as_ref()).map(|service| service.name.clone()) else { return };
-        let is_match = |slot: &(u64, Arc<Service>)| *slot.1.name == *name;
+        let is_match = |row: &Row| row.has_name(&name);
         self.work.copied += match &new {
-            Some(new) => self.zone.services.insert((name.hash(), new.clone()), is_match),
+            Some(new) => self.zone.services.insert(Row::new(new.clone()), is_match),
             None => self.zone.services.remove(name.hash(), is_match),
         };
         let ready = |service: &Option<Arc<Service>>| service.as_ref().map_or(0, |service| service.endpoints.all.len());
@@ -95,10 +95,10 @@ impl Builder {
             })
             .collect();
         claims.sort_by_key(|(created, name, _)| (*created, *name));
-        let built = |wanted: &dyn Fn(&str, &ServiceFact) -> bool| -> Box<[Arc<Service>]> {
+        let built = |wanted: &dyn Fn(&str, &ServiceFact) -> bool| -> Box<[Row]> {
             let claims =
                 claims.iter().filter(|(_, name, known)| known.fact.as_ref().is_some_and(|fact| wanted(name, fact)));
-            claims.filter_map(|(_, _, known)| known.built.clone()).collect()
+            claims.filter_map(|(_, _, known)| known.built.clone().map(Row::new)).collect()
         };
         let alt_name = AltName {
             name: ServiceName::new(self.zone.settings.seed, &label, namespace.label()),
@@ -207,7 +207,7 @@ fn is_default_of(name: &str, fact: &ServiceFact, kind: &str) -> bool {
 
 fn same_alt_name(a: &AltName, b: &AltName) -> bool {
     let same =
-        |a: &[Arc<Service>], b: &[Arc<Service>]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+        |a: &[Row], b: &[Row]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a.shared(), b.shared()));
     same(&a.aliases, &b.aliases) && same(&a.defaults, &b.defaults)
 }
 

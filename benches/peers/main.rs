@@ -1,9 +1,10 @@
-//! Callsign compared with other servers: `cargo bench --bench peers [-- ROUNDS [SECONDS]]`.
+//! Callsign compared with other servers: `cargo bench --bench peers [-- ROUNDS [SECONDS [SERVICES]]]`.
 //!
 //! Starts a UDP echo (the floor: the kernel's cost of carrying two datagrams), Callsign, NSD, Knot DNS, and CoreDNS if
-//! CALLSIGN_COREDNS names its binary, with the same names and one worker each. The servers are pinned to one core and
-//! dnsperf to another, and each server is queried in turn, round by round. Needs the Debian packages dnsperf, nsd and
-//! knot. Servers that are not installed are reported and left out.
+//! CALLSIGN_COREDNS names its binary, with the same names and one worker each: clusters of 100, 10,000 and 100,000
+//! Services, or of one number that is given. CALLSIGN_BEFORE may name another binary of Callsign, to compare commits.
+//! The servers are pinned to one core and dnsperf to another, and each server is queried in turn, round by round. Needs
+//! the Debian packages dnsperf, nsd and knot. Servers that are not installed are reported and left out.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,15 +25,14 @@ use std::path::Path;
 
 use common::Scratch;
 use measure::{Figures, Server, free_port, median, pinned, which};
+use names::Cluster;
 
 /// A question that every server can answer.
 const KNOWN: &str = "service-1.ns-1.svc.cluster.local A";
 
-fn callsign(scratch: &Scratch) -> Server {
+fn callsign(name: &'static str, program: &Path, cluster: &Path) -> Server {
     let port = free_port();
-    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": names::objects()});
-    let file = scratch.file("cluster.json", &list.to_string());
-    let mut command = pinned(Path::new(env!("CARGO_BIN_EXE_callsign")));
+    let mut command = pinned(program);
     command.args([
         "serve",
         "--listen",
@@ -45,7 +45,7 @@ fn callsign(scratch: &Scratch) -> Server {
         "1",
     ]);
     command.args(["--upstream", "none"]);
-    measure::start(KNOWN, "Callsign", port, command.arg("--manifests").arg(file))
+    measure::start(KNOWN, name, port, command.arg("--manifests").arg(cluster))
 }
 
 fn nsd(scratch: &Scratch, program: &Path) -> Server {
@@ -101,12 +101,27 @@ fn main() {
         println!("dnsperf is not installed; run apt-get install dnsperf nsd knot");
         return;
     }
+    let sizes =
+        arguments.next().map_or(names::SIZES.to_vec(), |text| vec![text.parse().expect("a number of Services")]);
+    for services in sizes {
+        compare(Cluster { services }, rounds, seconds);
+    }
+}
+
+/// Runs all servers with one cluster, and prints a table for each mix of questions.
+fn compare(cluster: Cluster, rounds: usize, seconds: f64) {
     let scratch = Scratch::folder("peers");
-    let (forward, backward) = names::zone_files();
+    let (forward, backward) = names::zone_files(cluster);
     scratch.file("forward", &forward);
     scratch.file("backward", &backward);
     std::fs::create_dir_all(scratch.0.join("knot")).unwrap();
-    let mut servers = vec![measure::echo(KNOWN), callsign(&scratch)];
+    let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": names::objects(cluster)});
+    let list = scratch.file("cluster.json", &list.to_string());
+    let own = Path::new(env!("CARGO_BIN_EXE_callsign"));
+    let mut servers = vec![measure::echo(KNOWN), callsign("Callsign", own, &list)];
+    if let Some(before) = std::env::var_os("CALLSIGN_BEFORE") {
+        servers.push(callsign("Callsign before", Path::new(&before), &list));
+    }
     match which("nsd") {
         Some(program) => servers.push(nsd(&scratch, &program)),
         None => println!("NSD is not installed"),
@@ -118,7 +133,7 @@ fn main() {
     // CoreDNS reads the cluster from an API, as it does in production.
     let api = std::env::var_os("CALLSIGN_COREDNS").map(|program| {
         let api = common::scripted::Api::start(common::scripted::WatchListSupport::Yes);
-        for object in names::objects() {
+        for object in names::objects(cluster) {
             api.put(object);
         }
         let kubeconfig = scratch.file("kubeconfig", &api.kubeconfig());
@@ -126,7 +141,7 @@ fn main() {
         api
     });
     for (mix, mixed) in [("all A", false), ("A, AAAA, headless, SRV, PTR, 20 % NXDOMAIN", true)] {
-        let questions = scratch.file("questions", &names::questions(mixed));
+        let questions = scratch.file("questions", &names::questions(cluster, mixed));
         let mut full: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
         let mut half: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
         for server in &servers {
@@ -146,7 +161,10 @@ fn main() {
                 runs.push(measure::ask(server, &questions, seconds, Some(rate.min(best(full) / 2.0))));
             }
         }
-        println!("\n{mix}: medians of {rounds} rounds of {seconds} s; latency at {rate:.0} queries per second\n");
+        println!(
+            "\n{} Services, {mix}: medians of {rounds} rounds of {seconds} s; latency at {rate:.0} queries per second\n",
+            cluster.services
+        );
         println!("| | answers per second | CPU µs per answer | times the floor | mean µs | p99 µs | lost |");
         println!("|---|---|---|---|---|---|---|");
         let of = |runs: &[Figures], what: fn(&Figures) -> f64| median(runs.iter().map(what).collect());

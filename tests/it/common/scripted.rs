@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -79,6 +80,13 @@ pub struct Api {
 
 struct Stream(mpsc::Receiver<Result<Bytes, std::io::Error>>);
 
+/// Octets of all bodies sent so far, by all servers of this process.
+static OCTETS: AtomicU64 = AtomicU64::new(0);
+
+fn sent(octets: &Bytes) {
+    OCTETS.fetch_add(octets.len() as u64, Ordering::Relaxed);
+}
+
 impl Body for Stream {
     type Data = Bytes;
     type Error = std::io::Error;
@@ -86,7 +94,7 @@ impl Body for Stream {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
-        self.0.poll_recv(context).map(|item| item.map(|item| item.map(Frame::data)))
+        self.0.poll_recv(context).map(|item| item.map(|item| item.inspect(sent).map(Frame::data)))
     }
 }
 
@@ -234,6 +242,11 @@ impl Api {
         });
     }
 
+    /// Octets of all bodies sent so far.
+    pub fn octets(&self) -> u64 {
+        OCTETS.load(Ordering::Relaxed)
+    }
+
     /// Path and query of every request so far.
     pub fn requests(&self) -> Vec<String> {
         self.with(|state| state.requests.clone())
@@ -334,7 +347,9 @@ fn status(code: u16, reason: &str, message: &str) -> ApiResponse {
 }
 
 fn full_response(code: u16, kind: &str, body: String) -> ApiResponse {
-    Response::builder().status(code).header("content-type", kind).body(Either::Left(Full::new(body.into()))).unwrap()
+    let body = Bytes::from(body);
+    sent(&body);
+    Response::builder().status(code).header("content-type", kind).body(Either::Left(Full::new(body))).unwrap()
 }
 
 fn gone() -> ApiResponse {

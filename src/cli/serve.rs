@@ -3,8 +3,9 @@
 use std::io::Write as _;
 
 use serde_json::Value;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::Failure;
 use crate::app;
@@ -79,9 +80,16 @@ const DEFAULT_LEVEL: &str = "info,kube_client=off,hickory_net=error";
 /// Sets up the log of a command, which has no timestamps: warnings in words, for a person.
 pub(super) fn log_of_command(default: &str) {
     let given = std::env::var("CALLSIGN_LOG").unwrap_or_default();
-    let filter = EnvFilter::try_new(format!("{default},{given}")).unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
-    let _ = logs.with_target(false).with_ansi(super::paint::supports_colours(&std::io::stderr())).finish().try_init();
+    let levels = levels(default, &given).or_else(|_| levels(default, "")).unwrap_or_default();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).without_time().with_target(false);
+    let logs = logs.with_ansi(super::paint::supports_colours(&std::io::stderr()));
+    let _ = tracing_subscriber::registry().with(logs).with(levels).try_init();
+}
+
+/// The level of each target: what is given is added to the default.
+fn levels(default: &str, given: &str) -> Result<Targets, ParseError> {
+    let words = default.split(',').chain(given.split(','));
+    words.map(str::trim).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(",").parse()
 }
 
 /// Sets up logging to stderr: `--log-level` adds to the default.
@@ -92,22 +100,20 @@ fn log(format: LogFormat, given: Option<&str>) -> Result<(), Failure> {
         Failure::new(CONFIG, format!("--log-level '{given}': {error}; {words}"))
     };
     // A word alone would be taken for a target.
-    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let known = ["off", "error", "warn", "info", "debug", "trace"];
     let words = given.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', ':', '['])) {
-        if !levels.contains(&word.to_ascii_lowercase().as_str()) {
+    for word in words.filter(|word| !word.contains(['=', ':'])) {
+        if !known.contains(&word.to_ascii_lowercase().as_str()) {
             return Err(bad(&format!("'{word}' is not a level")));
         }
     }
-    let filter = EnvFilter::try_new(format!("{DEFAULT_LEVEL},{given}")).map_err(|error| bad(&error))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(super::paint::supports_colours(&std::io::stderr()));
+    let logs = tracing_subscriber::registry().with(levels(DEFAULT_LEVEL, given).map_err(|error| bad(&error))?);
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = layer.with_ansi(super::paint::supports_colours(&std::io::stderr()));
     // A program that embeds this crate may have set up logging already.
     let _ = match format {
-        LogFormat::Text => logs.with_target(false).finish().try_init(),
-        LogFormat::Json => logs.json().finish().try_init(),
+        LogFormat::Text => logs.with(layer.with_target(false)).try_init(),
+        LogFormat::Json => logs.with(layer.json()).try_init(),
     };
     Ok(())
 }

@@ -59,11 +59,13 @@ impl<'a> Meter<'a> {
     fn row(&self, phase: &str, servers: usize) {
         let requests = self.api.requests().split_off(self.requests);
         let lists = requests.iter().filter(|request| is_list(request)).count();
+        let checks = requests.iter().filter(|request| is_check(request)).count();
         println!(
-            "| {phase} | {:.0} s | {:.2} | {:.2} | {:.1} |",
+            "| {phase} | {:.0} s | {:.2} | {:.2} | {:.2} | {:.1} |",
             self.start.elapsed().as_secs_f64(),
             requests.len() as f64 / servers as f64,
             lists as f64 / servers as f64,
+            checks as f64 / servers as f64,
             (self.api.octets() - self.octets) as f64 / 1000.0 / servers as f64,
         );
     }
@@ -71,7 +73,13 @@ impl<'a> Meter<'a> {
 
 /// Whether a request asks for all objects, and not for what has changed since a version.
 fn is_list(request: &str) -> bool {
-    request.contains("sendInitialEvents=true") || !request.contains("watch=")
+    request.contains("sendInitialEvents=true") || !request.contains("watch=") && !is_check(request)
+}
+
+/// Whether a request is a page of the self-check, which has only the names and versions of objects.
+fn is_check(request: &str) -> bool {
+    request.contains("resourceVersionMatch=NotOlderThan") && !request.contains("watch=")
+        || request.contains("continue=")
 }
 
 fn wait_for_all(servers: &[Server], expected: &str) {
@@ -94,8 +102,10 @@ fn main() {
         api.put(slice(n));
     }
     let kubeconfig = scratch.file("kubeconfig", &api.kubeconfig());
-    println!("{count} servers, {SERVICES} Services; requests, whole lists among them, and kB, of each server\n");
-    println!("| phase | duration | requests | lists | kB |\n|---|---|---|---|---|");
+    println!(
+        "{count} servers, {SERVICES} Services; requests, whole lists and pages of the self-check among them, and kB, of each server\n"
+    );
+    println!("| phase | duration | requests | lists | self-check | kB |\n|---|---|---|---|---|---|");
 
     let meter = Meter::new(&api);
     let start = |_| Server::start(&["--workers", "1", "--kubeconfig", kubeconfig.to_str().unwrap()], None);

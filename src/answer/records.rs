@@ -90,6 +90,7 @@ impl<'r, 'b, 'z> Writer<'r, 'b, 'z> {
         'z: 'n,
     {
         match node {
+            Node::Service(service) if service.lacks(qtype) => self.nodata(),
             Node::Service(service) => match &service.kind {
                 Kind::ExternalName(Some(target)) => {
                     return self.chain(service, target, qtype, &mut [None; MAX_CHAIN], 0);

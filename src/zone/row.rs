@@ -7,7 +7,7 @@ use super::Label;
 use super::names::ServiceName;
 use super::persistent_map::Slot;
 use super::rrset::{A_LEN, OWNER, record_head};
-use super::service::Service;
+use super::service::{Kind, Service};
 use crate::wire::{Reply, rtype, same};
 
 /// Octets of labels that a row has room for. Nearly all names are that short.
@@ -21,6 +21,10 @@ mod is {
     pub(super) const ANSWERING: u8 = 2;
     /// It has exactly one A record.
     pub(super) const LONE_A: u8 = 4;
+    /// It has no A record, and no CNAME in its place.
+    pub(super) const WITHOUT_A: u8 = 8;
+    /// It has no AAAA record, and no CNAME in its place.
+    pub(super) const WITHOUT_AAAA: u8 = 16;
 }
 
 /// A Service, and beside it a copy of what nearly every answer needs: its name, whether anyone may see it, and its
@@ -49,10 +53,13 @@ impl Row {
     pub(super) fn new(service: Arc<Service>) -> Row {
         let name = &*service.name;
         let lone_a = service.a.lone_a();
+        let is_alias = matches!(service.kind, Kind::ExternalName(_));
         let flag = |condition: bool, flag| if condition { flag } else { 0 };
         let flags = flag(service.visibility.is_none(), is::OPEN)
             | flag(service.answers(), is::ANSWERING)
-            | flag(lone_a.is_some(), is::LONE_A);
+            | flag(lone_a.is_some(), is::LONE_A)
+            | flag(!is_alias && service.a.is_empty(), is::WITHOUT_A)
+            | flag(!is_alias && service.aaaa.is_empty(), is::WITHOUT_AAAA);
         let mut labels = [0; LABELS];
         let (mut split, mut len) = (u8::MAX, 0);
         if let Some(place) = labels.get_mut(..name.labels().len()) {
@@ -92,6 +99,17 @@ impl Row {
     #[inline(always)]
     pub fn answers(&self) -> bool {
         self.flags & is::ANSWERING != 0
+    }
+
+    /// Whether the Service is known to have no record of the type. In clusters without IPv6, this answers half of all
+    /// questions.
+    #[inline(always)]
+    pub fn lacks(&self, qtype: u16) -> bool {
+        match qtype {
+            rtype::A => self.flags & is::WITHOUT_A != 0,
+            rtype::AAAA => self.flags & is::WITHOUT_AAAA != 0,
+            _ => false,
+        }
     }
 
     /// Writes the address, with a TTL of `ttl` seconds, if there is exactly one of the query type, and returns whether it
@@ -135,7 +153,7 @@ mod tests {
     use super::*;
     use crate::wire::label_of;
     use crate::zone::rrset::Rrset;
-    use crate::zone::service::{Endpoints, Kind};
+    use crate::zone::service::Endpoints;
     use crate::zone::{Domain, Settings, Zone};
 
     #[test]
@@ -164,6 +182,7 @@ mod tests {
                 let mut out = Reply::start(&mut buffer, &query, 12, 0, 512, 0).unwrap();
                 let is_lone = [A_LEN, 28].contains(&rrset.octets().len());
                 assert_eq!(row.push_lone(qtype, 30, &mut out), is_lone);
+                assert_eq!(row.lacks(qtype), qtype != rtype::TXT && rrset.is_empty());
                 let end = out.at();
                 assert_eq!(&buffer[12..end], if is_lone { rrset.octets() } else { &[] });
             }

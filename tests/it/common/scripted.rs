@@ -406,6 +406,8 @@ async fn respond(
         changed.send_modify(|turn| *turn += 1);
         return Ok(answer);
     }
+    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let is_metadata = accept.contains("as=PartialObjectMetadataList");
     let fault = {
         let mut held = state.lock().unwrap();
         held.requests.push(request.uri().to_string());
@@ -417,7 +419,7 @@ async fn respond(
         None if query.get("watch").is_some_and(|watch| watch == "true" || watch == "1") => {
             watch_response(resource, Scope::of(namespace, &query), &query, state, changed.subscribe())
         }
-        None => list_response(resource, &Scope::of(namespace, &query), &query, &state),
+        None => list_response(resource, &Scope::of(namespace, &query), &query, is_metadata, &state),
     })
 }
 
@@ -453,7 +455,13 @@ fn fault_response(fault: Fault) -> ApiResponse {
     }
 }
 
-fn list_response(resource: &str, scope: &Scope, query: &BTreeMap<String, String>, state: &Mutex<State>) -> ApiResponse {
+fn list_response(
+    resource: &str,
+    scope: &Scope,
+    query: &BTreeMap<String, String>,
+    is_metadata: bool,
+    state: &Mutex<State>,
+) -> ApiResponse {
     let held = state.lock().unwrap();
     let limit: usize = query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     // A continue token holds the version of its list and the last name sent.
@@ -481,8 +489,13 @@ fn list_response(resource: &str, scope: &Scope, query: &BTreeMap<String, String>
         metadata["continue"] = format!("{version}:{}", name(page.last().unwrap())).into();
     }
     let (kind, group) = kind_of(resource);
-    let body =
-        json!({"kind": format!("{kind}List"), "apiVersion": group, "metadata": metadata, "items": page}).to_string();
+    let body = if is_metadata {
+        let items: Vec<Value> = page.iter().map(|object| json!({"metadata": object["metadata"]})).collect();
+        json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+    } else {
+        json!({"kind": format!("{kind}List"), "apiVersion": group, "metadata": metadata, "items": page})
+    };
+    let body = body.to_string();
     match held.slow {
         None => full_response(200, "application/json", body),
         Some(pause) => {

@@ -85,15 +85,15 @@ fn status_of(server: &str) -> Result<ServerStatus, Failure> {
     serde_json::from_str(body).map_err(|error| failed(&error))
 }
 
-/// Returns the finding for a rejected object or annotation.
-fn rejected(rejected: &Rejected) -> Finding {
+/// Returns the finding for a rejected object or annotation. `place` says where it is written, in parentheses.
+fn rejected(rejected: &Rejected, place: &str) -> Finding {
     // A bad annotation is only a warning: the Service itself is still served.
     let annotation = rejected.reason.contains("callsign.dev/");
     Finding {
         severity: if annotation { Severity::Warning } else { Severity::Error },
         code: if annotation { "invalid-annotation" } else { "invalid-object" },
         object: rejected.name.clone(),
-        what: format!("this {} is not valid: {}", rejected.kind, rejected.reason),
+        what: format!("this {}{place} is not valid: {}", rejected.kind, rejected.reason),
         why: match annotation {
             true if rejected.reason.contains("callsign.dev/visible-to") => {
                 "the server hides the object from all other namespaces until the annotation is valid".to_owned()
@@ -166,6 +166,13 @@ fn examine(args: &DoctorArgs, findings: &mut Vec<Finding>) -> Result<usize, Fail
     let (cluster, problems) = source::inspect(&args.source, &args.names, &mut |place, object| lint.add(place, object))?;
     let domains: Vec<String> =
         args.names.cluster_domains.iter().map(|domain| domain.trim_end_matches('.').to_lowercase()).collect();
+    // An invalid externalName and an object that is declared twice have findings of their own.
+    let others = cluster
+        .rejected
+        .iter()
+        .filter(|rejected| !rejected.reason.starts_with("externalName") && !rejected.reason.starts_with("declared "));
+    let others: Vec<Finding> =
+        others.map(|object| rejected(object, &lint.place_of(object.kind, &object.name))).collect();
     let (written, causes) = lint.findings(&domains);
     let mut found = doctor::examine(&cluster.catalog, &cluster.diagnostics);
     for finding in &mut found {
@@ -176,12 +183,7 @@ fn examine(args: &DoctorArgs, findings: &mut Vec<Finding>) -> Result<usize, Fail
         }
     }
     found.extend(written);
-    // An invalid externalName and an object that is declared twice have findings of their own.
-    let others = cluster
-        .rejected
-        .iter()
-        .filter(|rejected| !rejected.reason.starts_with("externalName") && !rejected.reason.starts_with("declared "));
-    found.extend(others.map(rejected));
+    found.extend(others);
     let selected = args.names.namespace().filter(|_| !args.all_namespaces);
     if let Some(namespace) = selected {
         let of = |object: &str| {

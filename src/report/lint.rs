@@ -222,6 +222,13 @@ impl Lint {
         }
     }
 
+    /// Where an object is written, in parentheses after a space; empty if that is not known. `name` is
+    /// `namespace/name`, or the name of a Namespace.
+    pub fn place_of(&self, kind: &str, name: &str) -> String {
+        let (namespace, own) = name.split_once('/').unwrap_or(("", name));
+        self.places.get(&(kind.to_owned(), Key::new(namespace, own))).map_or_else(String::new, |place| at(place))
+    }
+
     /// Returns all findings.
     pub fn findings(mut self, domains: &[String]) -> (BTreeSet<Finding>, BTreeMap<Key, String>) {
         self.same_addresses();

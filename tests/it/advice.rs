@@ -52,6 +52,11 @@ fn doctor_finds_mistakes_in_manifests() {
             "error selector-matches-nothing web/api: its selector app=apy matches no pod in its namespace (PATH:2) | did you mean app=api?",
         ),
         (
+            "an address that is none",
+            service("api", "clusterIP: 10.96.1.999"),
+            "error invalid-object web/api: this Service (PATH:2) is not valid: '10.96.1.999' is not an IP address | correct the object or the annotation",
+        ),
+        (
             "a named targetPort that no container has",
             service("api", "clusterIP: 10.96.1.1, selector: {app: api}, ports: [{port: 80, targetPort: htp}]") + DEPLOYMENT,
             "error target-port-missing web/api: its targetPort htp is not a port of the selected pods (PATH:2) | the containers have http (8080)",

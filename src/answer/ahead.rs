@@ -60,7 +60,7 @@ mod tests {
             ("a short name with its namespace", "api.orders", "api.orders"),
             ("the same with svc", "api.orders.svc", "api.orders"),
             ("a bare name, of the caller's namespace", "api", "api.web"),
-            ("a namespace, which is no Service", "web.svc.cluster.local", ""),
+            ("the name of a namespace", "web.svc.cluster.local", ""),
             ("the root", "", ""),
             ("a name elsewhere", "www.example.com", ""),
             ("a name with too many labels", "a.b.c.d.e.svc.cluster.local", ""),

@@ -44,7 +44,7 @@ fn bench(criterion: &mut Criterion) {
                     for _ in 0..count.div_ceil(size as u64) {
                         at = (at + size) % (queries.len() - size);
                         let batch = black_box(&queries[at..at + size]);
-                        prefetch::fetch(&zone, batch.iter().map(|query| ([127, 0, 0, 1].into(), &**query)));
+                        prefetch::fetch(&zone, batch.iter().map(|query| &**query));
                         for query in batch {
                             black_box(answer(&zone, caller, query, Limit::Datagram, &mut scratch, &mut reply));
                         }

@@ -43,7 +43,7 @@ fn slice(n: u32) -> Value {
            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
 }
 
-/// Requests and octets since a moment.
+/// Counts requests and octets since its creation.
 struct Meter<'a> {
     api: &'a Api,
     requests: usize,
@@ -124,7 +124,7 @@ fn main() {
     wait_for_all(&servers, &format!("10.97.0.{}", CHANGES - 1));
     meter.row(&format!("{CHANGES} changes of a Service"), count);
 
-    // A request for each open watch is on its way back when the server returns; nobody may be first all the time.
+    // All servers lose their watches at once. They should not all come back in the same second.
     api.kill();
     std::thread::sleep(Duration::from_secs(5));
     api.resume();

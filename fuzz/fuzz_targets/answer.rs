@@ -30,7 +30,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&choice, message)) = input.split_first() else { return };
     let (limit, max_len) = if choice & 1 == 0 { (Limit::Datagram, 1232) } else { (Limit::Stream, 65_535) };
     let caller = if choice & 2 == 0 { Caller::Unknown } else { Caller::Address(IpAddr::from([127, 0, 0, 1])) };
-    prefetch::fetch(&ZONE, [([127, 0, 0, 1].into(), message)].into_iter());
+    prefetch::fetch(&ZONE, std::iter::once(message));
     let mut reply = vec![0; 65_535];
     let Verdict::Reply { len, .. } = answer(&ZONE, caller, message, limit, &mut Scratch::new(choice.into()), &mut reply) else {
         assert!(message.len() < 12 || message[2] & 0x80 != 0);

@@ -1,28 +1,24 @@
 //! What an answer will look up first, for a transport that has several questions in hand.
 
 use crate::wire::HEADER_LEN;
-use crate::zone::{Caller, LazyCaller, Zone};
+use crate::zone::Zone;
 
 /// Labels before `svc` in the longest name of a Service: `_port._protocol.service.namespace`.
 const MOST: usize = 4;
 
-/// Returns the hash of the Service that [`answer`](super::answer) will look up first for this message; `None` if that is
-/// not obvious.
+/// Returns the hash of the Service that [`answer`](super::answer) will look up first for this message; `None` if the
+/// message does not name one together with its namespace.
 ///
-/// It is a hint, so it may be wrong, and costs little: it reads only the labels that it needs, and takes them for lower
-/// case, which nearly all are. Answers do not depend on it.
+/// This is a hint: it may be wrong, and no answer depends on it. To be cheap, it reads only the labels that it needs, and
+/// expects them in lower case, as nearly all are.
 #[inline(always)]
-pub fn first_lookup(zone: &Zone, caller: Caller<'_>, message: &[u8]) -> Option<u64> {
+pub fn first_lookup(zone: &Zone, message: &[u8]) -> Option<u64> {
     let mut labels: [&[u8]; 2] = [&[]; 2];
     let mut at = HEADER_LEN;
     for index in 0..=MOST {
         let label = message.get(at..).and_then(|rest| rest.get(..=usize::from(*rest.first()?)))?;
         match (index, label) {
-            // `x`, `x.y`
-            (1, [0]) => {
-                let own = LazyCaller::new(zone, caller).namespace()?;
-                return Some(zone.service_hash(zone.label(labels[1]), own.as_label()));
-            }
+            // `x.y`, and everything below `svc`.
             (2, [0]) | (2.., b"\x03svc") => {
                 return Some(zone.service_hash(zone.label(labels[0]), zone.label(labels[1])));
             }
@@ -45,9 +41,7 @@ mod tests {
     use crate::zone::{Domain, Settings};
 
     fn zone() -> Zone {
-        let mut settings = Settings::new(vec![Domain::new("cluster.local").unwrap()]);
-        settings.namespace = settings.namespace_name("web").ok();
-        Zone::unsynced(Arc::new(settings))
+        Zone::unsynced(Arc::new(Settings::new(vec![Domain::new("cluster.local").unwrap()])))
     }
 
     #[test]
@@ -59,7 +53,7 @@ mod tests {
             ("an SRV name", "_http._tcp.api.web.svc.cluster.local", "api.web"),
             ("a short name with its namespace", "api.orders", "api.orders"),
             ("the same with svc", "api.orders.svc", "api.orders"),
-            ("a bare name, of the caller's namespace", "api", "api.web"),
+            ("a bare name, whose namespace is the caller's", "api", ""),
             ("the name of a namespace", "web.svc.cluster.local", ""),
             ("the root", "", ""),
             ("a name elsewhere", "www.example.com", ""),
@@ -71,15 +65,14 @@ mod tests {
             let expected = expected.split_once('.').map(|(service, namespace)| {
                 zone.service_hash(zone.label(&label(service)), zone.label(&label(namespace)))
             });
-            let caller = Caller::Address([10, 0, 0, 1].into());
-            assert_eq!(first_lookup(&zone, caller, &message), expected, "{case}");
+            assert_eq!(first_lookup(&zone, &message), expected, "{case}");
         }
     }
 
     proptest! {
         #[test]
         fn any_octets_have_a_hint_or_none(message in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = first_lookup(&zone(), Caller::Unknown, &message);
+            let _ = first_lookup(&zone(), &message);
         }
     }
 }

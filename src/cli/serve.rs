@@ -102,8 +102,9 @@ fn log(format: LogFormat, given: Option<&str>) -> Result<(), Failure> {
     // A word alone would be taken for a target.
     let known = ["off", "error", "warn", "info", "debug", "trace"];
     let words = given.split(',').map(str::trim).filter(|word| !word.is_empty());
-    for word in words.filter(|word| !word.contains(['=', ':'])) {
-        if !known.contains(&word.to_ascii_lowercase().as_str()) {
+    for word in words {
+        let is_target = word.contains(['=', ':']) && !word.contains('[');
+        if !is_target && !known.contains(&word.to_ascii_lowercase().as_str()) {
             return Err(bad(&format!("'{word}' is not a level")));
         }
     }

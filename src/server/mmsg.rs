@@ -157,10 +157,9 @@ impl Batch {
         Ok(received)
     }
 
-    /// Iterates over messages `from..to`, with their senders.
-    pub(super) fn messages(&self, from: usize, to: usize) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        let messages = self.queries[from..to].iter().zip(&self.lengths[from..to]).zip(&self.paths[from..to]);
-        messages.filter_map(|((query, length), path)| Some((path.client()?, &query[..*length])))
+    /// Iterates over received messages `from..to`.
+    pub(super) fn messages(&self, from: usize, to: usize) -> impl Iterator<Item = &[u8]> {
+        self.queries[from..to].iter().zip(&self.lengths[from..to]).map(|(query, length)| &query[..*length])
     }
 
     /// Returns a received datagram with the buffer for its reply; `None` if a reply cannot be sent.

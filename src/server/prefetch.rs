@@ -1,15 +1,12 @@
 //! Fetches from memory what the answers to a batch will read, so that they wait for it once and not one by one.
 //!
-//! In a large cluster, nearly every answer reads memory that is in no cache: a slot of the table, the Service that it
-//! leads to, and that Service's name, each at an address that the one before contains. A wait for memory is as long as
-//! hundreds of instructions. With several questions in hand, the first of these reads is started for all of them, then
-//! the second, then the third; the memory serves them side by side. `docs/performance.md` has the measurements.
+//! In a large cluster, the row of the table that an answer reads is rarely in a cache, and waiting for it takes as long as
+//! hundreds of instructions. With several questions in hand, the reads of all their rows start before the first answer,
+//! and the memory serves them side by side. `docs/performance.md` has the measurements.
 #![allow(unsafe_code)]
 
-use std::net::IpAddr;
-
 use crate::answer::first_lookup;
-use crate::zone::{Caller, Zone};
+use crate::zone::Zone;
 
 /// Number of questions whose reads overlap.
 pub const GROUP: usize = 16;
@@ -18,9 +15,9 @@ const LINE: usize = 64;
 
 /// Fetches what the answers to the first [`GROUP`] of these messages will read first.
 #[inline]
-pub fn fetch<'m>(zone: &Zone, messages: impl Iterator<Item = (IpAddr, &'m [u8])>) {
-    for (from, message) in messages.take(GROUP) {
-        if let Some(hash) = first_lookup(zone, Caller::Address(from), message) {
+pub fn fetch<'m>(zone: &Zone, messages: impl Iterator<Item = &'m [u8]>) {
+    for message in messages.take(GROUP) {
+        if let Some(hash) = first_lookup(zone, message) {
             prefetch(zone.likely_rows(hash));
         }
     }

@@ -178,8 +178,7 @@ impl Worker {
         for index in 0..received {
             // A single question has no other to wait with.
             if index % GROUP == 0 && received - index > 1 {
-                let messages = batch.messages(index, received);
-                prefetch::fetch(&zone, messages.map(|(from, message)| (canonical(from), message)));
+                prefetch::fetch(&zone, batch.messages(index, received));
             }
             let Some(datagram) = batch.datagram(index) else { continue };
             let (from, return_path) = (canonical(datagram.from), datagram.return_path);

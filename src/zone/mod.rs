@@ -134,7 +134,7 @@ impl Zone {
     #[inline(always)]
     pub fn service(&self, service: Label<'_>, namespace: Label<'_>) -> Option<&Row> {
         let hash = self.service_hash(service, namespace);
-        // The prediction is nearly always right or one off.
+        // If the prediction is right, the rows beside it are not read.
         if let Some(row) = self.services.likely(hash).filter(|row| row.hash() == hash && row.is(service, namespace)) {
             return Some(row);
         }
@@ -156,7 +156,7 @@ impl Zone {
         self.settings.seed.pair(service.hash, namespace.hash)
     }
 
-    /// The rows that the lookup of a Service with this hash probably reads. They are not read.
+    /// Returns the rows that the lookup of a Service with this hash probably reads, without reading them.
     #[inline(always)]
     pub fn likely_rows(&self, hash: u64) -> &[Row] {
         self.services.likely_run(hash)

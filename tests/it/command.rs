@@ -46,6 +46,12 @@ fn every_error_is_one_line_and_an_exit_status() {
         ),
         ("an admin port in use", vec!["--manifests", good, "--admin", &taken], 69, vec!["another --admin", "in use"]),
         ("an unknown flag", vec!["--manifest", good], 64, vec!["\n  tip: a similar argument exists: '--manifests'"]),
+        (
+            "a filter by span",
+            vec!["--manifests", good, "--log-level", "callsign[sync]=debug"],
+            78,
+            vec!["is not a level"],
+        ),
         ("a level that is none", vec!["--manifests", good, "--log-level", "loud"], 78, vec!["'loud' is not a level"]),
         (
             "names of other namespaces that are denied",

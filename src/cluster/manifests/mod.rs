@@ -352,7 +352,7 @@ impl Manifests {
         events
     }
 
-    /// Replaces a file, or removes it if there is no new one. The objects that it had are remembered as gone.
+    /// Replaces a file, or removes it if `file` is `None`, and records its old objects as deleted.
     fn replace(&mut self, path: PathBuf, file: Option<File>) {
         let before = match file {
             Some(file) => self.files.insert(path, file),
